@@ -1,0 +1,26 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+// LimitDomain is the domain of every question that Envoys ask the rate limit service about a [Limit].
+const LimitDomain = "weir"
+
+// LimitKey is the key of a descriptor's first entry; its value is a [Limit]'s ID. The entries after it, in order,
+// are what the limit is by: together they name the counter.
+const LimitKey = "limit"
+
+// Limit is one global limit, shared by all replicas of all proxies. xds writes its descriptor into routes, ratelimit
+// looks the same one up.
+type Limit struct {
+	ID       string // unique and stable: of the document and the limit's place in it
+	Source   policy.Key
+	By       []policy.LimitBy
+	Requests uint64        // per Per; 0 refuses everything
+	Per      time.Duration // one second, minute, hour or day
+	Burst    uint64        // how many may pass at once; >= 1 unless Requests is 0
+	Shadow   bool          // counted, never refused
+}

@@ -1,0 +1,254 @@
+package policy
+
+// The kinds, as policy.md fixes their field names. Where a field has a default, [Load] has filled it in, so that
+// nobody downstream has to know it; a pointer is nil only where absence itself means something, as said there.
+
+// MeshSpec is what holds for everything; one document a set.
+type MeshSpec struct {
+	Tracing   *Tracing   `yaml:"tracing,omitempty"`   // nil: no spans
+	AccessLog *AccessLog `yaml:"accessLog,omitempty"` // nil: no access log
+}
+
+// Tracing is where Envoys send their spans and what they write on them.
+type Tracing struct {
+	Collector string   `yaml:"collector"`         // HOST:PORT of OTLP over gRPC
+	Percent   *float64 `yaml:"percent,omitempty"` // share of new traces that Envoy begins; default 100, since the collector decides
+	Tags      []Tag    `yaml:"tags,omitempty"`
+}
+
+// Tag is one attribute on spans and access logs. Exactly one of the sources is set.
+type Tag struct {
+	Name   string `yaml:"name"`
+	Header string `yaml:"header,omitempty"`
+	Cookie string `yaml:"cookie,omitempty"`
+}
+
+// AccessLog sends access logs to the tracing collector over OTLP.
+type AccessLog struct {
+	To   string         `yaml:"to"`             // otlp
+	Only *AccessLogOnly `yaml:"only,omitempty"` // nil: every request
+}
+
+// AccessLogOnly says which requests are logged.
+type AccessLogOnly struct {
+	Status StatusCondition `yaml:"status"`
+}
+
+// StatusCondition compares a response status: >=500, <400 or =404, with the operators >=, <=, >, < and =.
+type StatusCondition struct {
+	Op    string
+	Value int
+}
+
+// GatewaySpec is where traffic enters.
+type GatewaySpec struct {
+	Listeners []Listener `yaml:"listeners"`
+	Address   string     `yaml:"address,omitempty"`  // default 0.0.0.0
+	Services  []string   `yaml:"services,omitempty"` // NAMESPACE/NAME with * as wildcard; default ["*"], which is all
+}
+
+// Listener is one port of a gateway.
+type Listener struct {
+	Name     string `yaml:"name"`
+	Port     int    `yaml:"port"`
+	Protocol string `yaml:"protocol,omitempty"` // http (default); https and passthrough come with later issues
+}
+
+// ServiceSpec is what a service is called, where it runs, and how to call it well.
+type ServiceSpec struct {
+	Hosts            []string          `yaml:"hosts,omitempty"`    // default [NAME.NAMESPACE], or [NAME] without a namespace
+	Port             int               `yaml:"port,omitempty"`     // what endpoints without a port use
+	Protocol         string            `yaml:"protocol,omitempty"` // http (default), http2, grpc
+	Class            string            `yaml:"class,omitempty"`    // default "default"
+	Versions         []Version         `yaml:"versions,omitempty"`
+	Endpoints        Endpoints         `yaml:"endpoints"`
+	LoadBalancing    LoadBalancing     `yaml:"loadBalancing,omitempty"`
+	CircuitBreaker   CircuitBreaker    `yaml:"circuitBreaker,omitempty"`
+	OutlierDetection *OutlierDetection `yaml:"outlierDetection,omitempty"` // nil: off
+	HealthCheck      *HealthCheck      `yaml:"healthCheck,omitempty"`      // nil: off
+	Timeout          *Duration         `yaml:"timeout,omitempty"`          // default 15s; 0 is none
+	Retries          *Retries          `yaml:"retries,omitempty"`          // nil: none
+}
+
+// Version is a named subset of a service's endpoints.
+type Version struct {
+	Name     string            `yaml:"name"`
+	Selector map[string]string `yaml:"selector,omitempty"` // default {version: NAME}
+}
+
+// Endpoints is where a service runs: exactly one of its fields is set.
+type Endpoints struct {
+	Static []StaticEndpoint `yaml:"static,omitempty"`
+	DNS    *DNSEndpoints    `yaml:"dns,omitempty"`
+}
+
+// StaticEndpoint is one address, an IP.
+type StaticEndpoint struct {
+	Address string            `yaml:"address"`
+	Port    int               `yaml:"port,omitempty"` // default: the service's
+	Labels  map[string]string `yaml:"labels,omitempty"`
+	Zone    string            `yaml:"zone,omitempty"`
+}
+
+// DNSEndpoints are the addresses behind a name, which each Envoy resolves. All of them have the labels given.
+type DNSEndpoints struct {
+	Name    string    `yaml:"name"`
+	Port    int       `yaml:"port,omitempty"`    // default: the service's
+	Refresh *Duration `yaml:"refresh,omitempty"` // default 5s
+}
+
+// LoadBalancing is how an endpoint is picked.
+type LoadBalancing struct {
+	Policy string `yaml:"policy,omitempty"` // least_request (default), round_robin, random
+}
+
+// CircuitBreaker bounds what one Envoy has open towards one version.
+type CircuitBreaker struct {
+	MaxConnections int `yaml:"maxConnections,omitempty"` // default 1024
+	MaxPending     int `yaml:"maxPending,omitempty"`     // default 1024
+	MaxRequests    int `yaml:"maxRequests,omitempty"`    // default 1024
+	MaxRetries     int `yaml:"maxRetries,omitempty"`     // default 3
+}
+
+// OutlierDetection ejects endpoints that fail real requests.
+type OutlierDetection struct {
+	Consecutive5xx int      `yaml:"consecutive5xx,omitempty"` // default 5
+	Interval       Duration `yaml:"interval,omitempty"`       // default 10s
+	EjectFor       Duration `yaml:"ejectFor,omitempty"`       // default 30s
+	MaxEjected     float64  `yaml:"maxEjected,omitempty"`     // percent, default 50
+}
+
+// HealthCheck asks endpoints whether they are well.
+type HealthCheck struct {
+	Path      string   `yaml:"path,omitempty"`      // default /healthz
+	Interval  Duration `yaml:"interval,omitempty"`  // default 10s
+	Timeout   Duration `yaml:"timeout,omitempty"`   // default 1s
+	Unhealthy int      `yaml:"unhealthy,omitempty"` // default 3
+	Healthy   int      `yaml:"healthy,omitempty"`   // default 2
+}
+
+// Retries says which failures are tried again, and how often.
+type Retries struct {
+	Attempts int       `yaml:"attempts,omitempty"` // default 2
+	PerTry   *Duration `yaml:"perTry,omitempty"`   // nil: only the route's timeout
+	On       []string  `yaml:"on,omitempty"`       // Envoy's retry_on words; default [connect-failure, refused-stream, unavailable, reset]
+	Budget   float64   `yaml:"budget,omitempty"`   // percent of active requests that may be retries; 0: circuitBreaker.maxRetries bounds them
+}
+
+// RouteSpec is which requests to a service go where. Rules are tried in order; the first that matches wins.
+type RouteSpec struct {
+	Service string `yaml:"service"` // NAME in the document's namespace, or NAMESPACE/NAME
+	Rules   []Rule `yaml:"rules"`
+}
+
+// Rule is one row of a Route.
+type Rule struct {
+	Name            string        `yaml:"name,omitempty"`  // default rule-N, from 0
+	Match           Match         `yaml:"match,omitempty"` // zero: every request
+	To              []Destination `yaml:"to,omitempty"`    // default: all endpoints of the service
+	RequestHeaders  HeaderChanges `yaml:"requestHeaders,omitempty"`
+	ResponseHeaders HeaderChanges `yaml:"responseHeaders,omitempty"`
+	RateLimit       *RuleLimit    `yaml:"rateLimit,omitempty"`
+	Timeout         *Duration     `yaml:"timeout,omitempty"` // nil: the service's; 0 is none
+	Retries         *Retries      `yaml:"retries,omitempty"` // nil: the service's
+}
+
+// Match holds when every part that is set holds.
+type Match struct {
+	Path    *StringMatch `yaml:"path,omitempty"` // exact, prefix or regex
+	Methods []string     `yaml:"methods,omitempty"`
+	Headers []NamedMatch `yaml:"headers,omitempty"`
+	Query   []NamedMatch `yaml:"query,omitempty"`
+}
+
+// StringMatch compares a string; exactly one field is set. A path prefix matches whole segments, as in Gateway API.
+type StringMatch struct {
+	Exact  *string `yaml:"exact,omitempty"`
+	Prefix *string `yaml:"prefix,omitempty"`
+	Regex  *string `yaml:"regex,omitempty"` // RE2, the whole string
+}
+
+// NamedMatch compares a header or query parameter; exactly one of present and the comparisons is set.
+type NamedMatch struct {
+	Name    string  `yaml:"name"`
+	Exact   *string `yaml:"exact,omitempty"`
+	Prefix  *string `yaml:"prefix,omitempty"`
+	Regex   *string `yaml:"regex,omitempty"`
+	Present *bool   `yaml:"present,omitempty"`
+}
+
+// Destination is one share of a rule's traffic.
+type Destination struct {
+	Service string `yaml:"service,omitempty"` // default: the Route's
+	Version string `yaml:"version,omitempty"` // "" is every endpoint of the service
+	Weight  *int   `yaml:"weight,omitempty"`  // default 1; 0 keeps it warm without traffic
+}
+
+// HeaderChanges are made in the order add, set, remove.
+type HeaderChanges struct {
+	Add    map[string]string `yaml:"add,omitempty"`
+	Set    map[string]string `yaml:"set,omitempty"`
+	Remove []string          `yaml:"remove,omitempty"`
+}
+
+// RuleLimit is a limit that one rule's requests share.
+type RuleLimit struct {
+	Limit `yaml:",inline"`
+	Scope string `yaml:"scope,omitempty"` // global (default) or local
+}
+
+// Limit is a rate.
+type Limit struct {
+	By       []LimitBy `yaml:"by,omitempty"` // none: all requests share one key
+	Requests int       `yaml:"requests"`
+	Per      string    `yaml:"per"`              // second, minute, hour, day
+	Burst    int       `yaml:"burst,omitempty"`  // default: requests
+	Shadow   bool      `yaml:"shadow,omitempty"` // counted, never refused
+}
+
+// LimitBy is one part of a limit's key: exactly one of header and remoteAddress is set. With exact, the limit is
+// for requests with that value only, and takes them out of limits of the same document by the same header without it.
+type LimitBy struct {
+	Header        string `yaml:"header,omitempty"`
+	Exact         string `yaml:"exact,omitempty"`
+	RemoteAddress bool   `yaml:"remoteAddress,omitempty"`
+}
+
+// RateLimitSpec is limits on a service.
+type RateLimitSpec struct {
+	Service string  `yaml:"service"`
+	Limits  []Limit `yaml:"limits"`
+	Scope   string  `yaml:"scope,omitempty"`   // global (default) or local
+	OnError string  `yaml:"onError,omitempty"` // allow (default) or deny: when the limit service can't be asked
+}
+
+// SamplingSpec is which traces are kept.
+type SamplingSpec struct {
+	// Classes holds percentages by class. Of what a document leaves out the requirements' figures stay:
+	// main 20, api 30, background 5, health 1, executions 50, cache 20, default 20.
+	Classes    map[string]float64 `yaml:"classes,omitempty"`
+	Operations []OperationRate    `yaml:"operations,omitempty"` // the first that matches wins over the class
+}
+
+// OperationRate is an operation's own rate.
+type OperationRate struct {
+	Service   string  `yaml:"service,omitempty"` // NAMESPACE/NAME; "" is any
+	Operation string  `yaml:"operation"`         // a span's name, * as wildcard
+	Percent   float64 `yaml:"percent"`
+}
+
+// RetentionSpec is how long traces are kept, and where.
+type RetentionSpec struct {
+	// Classes holds how long by class; of what is left out, main 90d, api 60d, background 30d, health 7d,
+	// executions 90d, cache 30d, default 30d.
+	Classes map[string]Duration `yaml:"classes,omitempty"`
+	Archive *Archive            `yaml:"archive,omitempty"` // nil: nothing is archived
+}
+
+// Archive is a bucket.
+type Archive struct {
+	Bucket      string `yaml:"bucket"`                // s3://NAME or s3://NAME/PREFIX
+	Region      string `yaml:"region,omitempty"`      // default us-east-1
+	Endpoint    string `yaml:"endpoint,omitempty"`    // "" is AWS; http://… or https://… of any other S3 server
+	Compression string `yaml:"compression,omitempty"` // gzip
+}

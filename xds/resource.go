@@ -1,0 +1,41 @@
+package xds
+
+import (
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// The type URLs of the resources that Weir serves, in the order in which additions are safe to make (make before
+// break): what refers comes after what it refers to.
+const (
+	ClusterType  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+)
+
+// Types are the types served, in make-before-break order.
+var Types = []string{ClusterType, EndpointType, ListenerType, RouteType}
+
+// Resource is one Envoy resource: built, hashed and marshalled once, shared by all who are sent it. Immutable.
+type Resource struct {
+	Type    string
+	Name    string
+	Version string       // hash of Body: equal versions, equal bytes, on every replica
+	Body    []byte       // the marshalled message, as the value of an Any of Type
+	Sources []policy.Key // the documents it was made from, to say whose mistake a refusal is; sorted
+}
+
+// View is what one proxy may have: for each type its resources, sorted by name. Immutable; equal proxies share one.
+type View map[string][]*Resource
+
+// Snapshot is the whole of what is served at one moment. Immutable.
+type Snapshot struct {
+	views map[mesh.Proxy]View
+}
+
+// View gives what the proxy may have, and whether the mesh knows such a proxy.
+func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
+	v, ok := s.views[p]
+	return v, ok
+}
