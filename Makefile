@@ -1,0 +1,48 @@
+# Everything here works on a fresh Debian machine with Go and Python: what else is needed, `make tools` installs.
+SHELL := /bin/bash
+ARGS ?=
+FUZZTIME ?= 10s
+
+all: build lint test
+
+tools: ## Envoy, the S3 server, the linter and the collector builder, pinned, into ~/.cache/weir
+	@tools/install.sh
+
+build: ## bin/weir and bin/weir-collector
+	go build -trimpath -o bin/ ./cmd/...
+	@install -D "$$(tools/collector.sh)" bin/weir-collector
+
+test: tools lint race bench-smoke stale ## everything: what CI runs
+
+race: build ## every test with the race detector, the end-to-end tests among them
+	go test -race -timeout 20m ./...
+
+lint: tools
+	go vet ./...
+	"$$(tools/install.sh golangci-lint)/golangci-lint" run ./...
+
+golden: ## rewrite generated files and the wanted output of the golden tests
+	go test ./policy ./xds -update
+
+stale: ## generated files are as their generators make them
+	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata)" || { git status --short deploy/schema policy/testdata xds/testdata; echo "generated files changed: commit them"; exit 1; }
+
+fuzz:
+	go test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./policy
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+bench-smoke: ## each benchmark once
+	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v 'no test files'
+
+e2e: build ## a real Envoy against a real weir
+	go test -count 1 -v ./e2e/...
+
+demo: tools build
+	@bin/demo $(ARGS)
+
+clean:
+	rm -rf bin _build
+
+.PHONY: all tools build test race lint golden stale fuzz bench bench-smoke e2e demo clean
