@@ -1,0 +1,152 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/policy/source"
+	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/xds"
+	"github.com/machinenativeops/weir/xds/serve"
+)
+
+// plane carries a set of documents to all who act on it, and knows how that went.
+type plane struct {
+	log     *slog.Logger
+	limits  *ratelimit.Service
+	streams *serve.Server
+	options xds.Options
+	started time.Time
+	policy  atomic.Pointer[policyStatus] // nil until the first set is in force
+
+	problems  prometheus.Gauge
+	documents *prometheus.GaugeVec
+	applied   prometheus.Counter
+	duration  prometheus.Histogram
+}
+
+// policyStatus is what is in force and what was refused.
+type policyStatus struct {
+	Applied   time.Time        `json:"applied"`
+	Took      string           `json:"took"` // from seeing the change to serving it
+	Documents map[string]int   `json:"documents"`
+	Problems  []policy.Problem `json:"problems"`
+}
+
+func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimit.Service, streams *serve.Server, o xds.Options) *plane {
+	p := &plane{
+		log: log, limits: limits, streams: streams, options: o, started: time.Now(),
+		problems: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_policy_problems", Help: "Mistakes in the documents as they are now; their documents are refused.",
+		}),
+		documents: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weir_policy_documents", Help: "Documents in force, by kind.",
+		}, []string{"kind"}),
+		applied: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_policy_applied_total", Help: "Sets of documents put in force.",
+		}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_policy_apply_seconds", Help: "Time from seeing a change of documents to serving it.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}),
+	}
+	registry.MustRegister(p.problems, p.documents, p.applied, p.duration)
+	return p
+}
+
+// apply puts an update in force. It is called from one goroutine.
+func (p *plane) apply(u source.Update) {
+	for _, problem := range u.Problems {
+		p.log.Error("policy refused", "problem", problem.String())
+	}
+	p.problems.Set(float64(len(u.Problems)))
+	model := mesh.Build(u.Set)
+	snapshot, err := xds.Translate(model, p.options)
+	if err != nil {
+		// Nothing a user writes should lead here; what is in force stays.
+		p.log.Error("translate policy", "error", err)
+		return
+	}
+	// Limits first: a route that asks about a limit must not come before the limit.
+	p.limits.Apply(model.Limits)
+	p.streams.Apply(snapshot)
+	p.record(u)
+}
+
+func (p *plane) record(u source.Update) {
+	took := time.Since(u.Read)
+	documents := documentCounts(u.Set)
+	for kind, n := range documents {
+		p.documents.WithLabelValues(kind).Set(float64(n))
+	}
+	p.applied.Inc()
+	p.duration.Observe(took.Seconds())
+	problems := u.Problems
+	if problems == nil {
+		problems = []policy.Problem{}
+	}
+	p.policy.Store(&policyStatus{Applied: time.Now(), Took: took.Round(time.Microsecond).String(), Documents: documents, Problems: problems})
+	p.log.Info("policy in force", "took", took, "services", len(u.Set.Services), "problems", len(problems))
+}
+
+func documentCounts(s *policy.Set) map[string]int {
+	return map[string]int{
+		"Gateway": len(s.Gateways), "Service": len(s.Services), "Route": len(s.Routes), "RateLimit": len(s.RateLimits),
+	}
+}
+
+// statusReport is the answer of /api/v1/status.
+type statusReport struct {
+	Version   string           `json:"version"`
+	Started   time.Time        `json:"started"`
+	Policy    *policyStatus    `json:"policy"` // null until the first set is in force
+	XDS       serve.Status     `json:"xds"`
+	RateLimit ratelimit.Status `json:"rateLimit"`
+}
+
+func (p *plane) status() statusReport {
+	return statusReport{
+		Version: version(), Started: p.started, Policy: p.policy.Load(),
+		XDS: p.streams.Status(), RateLimit: p.limits.Status(),
+	}
+}
+
+func (p *plane) handler(metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
+	mux.HandleFunc("GET /readyz", p.ready)
+	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := writeJSON(w, p.status()); err != nil {
+			p.log.Debug("write status", "error", err)
+		}
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	// The address is a loopback one, as listen made sure.
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func (p *plane) ready(w http.ResponseWriter, _ *http.Request) {
+	if p.policy.Load() == nil {
+		writeText(w, http.StatusServiceUnavailable, "no policy is in force yet\n")
+		return
+	}
+	writeText(w, http.StatusOK, "ready\n")
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text)) // a client that went away needs no answer
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/xds"
+	"github.com/machinenativeops/weir/xds/serve"
+)
+
+// proxyFlags say which proxy a command is about.
+type proxyFlags struct{ gateway, service string }
+
+func (f *proxyFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.gateway, "gateway", "", "the proxy is this gateway: `[NAMESPACE/]NAME`")
+	cmd.Flags().StringVar(&f.service, "service", "", "the proxy is beside this service: `[NAMESPACE/]NAME`")
+}
+
+func (f *proxyFlags) proxy() (mesh.Proxy, error) {
+	switch {
+	case f.gateway != "" && f.service == "":
+		return mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.ParseRef(f.gateway, "")}, nil
+	case f.service != "" && f.gateway == "":
+		return mesh.Proxy{Role: mesh.RoleService, Ref: policy.ParseRef(f.service, "")}, nil
+	}
+	return mesh.Proxy{}, errOneProxy
+}
+
+func newRender() *cobra.Command {
+	var (
+		which  proxyFlags
+		output string
+	)
+	cmd := &cobra.Command{
+		Use:   "render PATH... --gateway NAME | --service NAMESPACE/NAME",
+		Short: "Print the Envoy resources that a proxy would be served; no server is needed",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, paths []string) error {
+			if err := checkOutput(output, outputYAML, outputJSON); err != nil {
+				return err
+			}
+			proxy, err := which.proxy()
+			if err != nil {
+				return err
+			}
+			return render(cmd, paths, proxy, output)
+		},
+	}
+	which.register(cmd)
+	cmd.Flags().StringVarP(&output, "output", "o", outputYAML, "yaml or json")
+	return cmd
+}
+
+func render(cmd *cobra.Command, paths []string, proxy mesh.Proxy, output string) error {
+	set, err := loadStrict(paths, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	snapshot, err := xds.Translate(mesh.Build(set), xds.Options{})
+	if err != nil {
+		return failed(err)
+	}
+	view, ok := snapshot.View(proxy)
+	if !ok {
+		return failed(fmt.Errorf("%s: no document of that kind and name in %v", proxy, paths))
+	}
+	text, err := xds.Render(view, output == outputJSON)
+	if err != nil {
+		return failed(err)
+	}
+	_, err = cmd.OutOrStdout().Write(text)
+	return err
+}
+
+type bootstrapOptions struct {
+	which                                 proxyFlags
+	zone, cluster, xdsAddr, admin, nodeID string
+}
+
+func newBootstrap() *cobra.Command {
+	var o bootstrapOptions
+	cmd := &cobra.Command{
+		Use:   "bootstrap --gateway NAME | --service NAMESPACE/NAME",
+		Short: "Print the bootstrap of an Envoy that takes its configuration from Weir",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			proxy, err := o.which.proxy()
+			if err != nil {
+				return err
+			}
+			text, err := bootstrap(proxy, o)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	o.which.register(cmd)
+	cmd.Flags().StringVar(&o.zone, "zone", "", "the zone that the proxy runs in")
+	cmd.Flags().StringVar(&o.cluster, "cluster", "", "the cluster that the proxy runs in")
+	cmd.Flags().StringVar(&o.xdsAddr, "xds", defaultXDSAddress, "`HOST:PORT` of weir serve's xDS address, as the proxy reaches it")
+	cmd.Flags().StringVar(&o.admin, "admin", "", "`HOST:PORT` of Envoy's admin interface; off by default")
+	cmd.Flags().StringVar(&o.nodeID, "node-id", "", "the node's id (default: ROLE~NAME~hostname)")
+	return cmd
+}
+
+// object is a YAML mapping of Envoy's bootstrap.
+type object = map[string]any
+
+// bootstrap writes what an Envoy needs to find Weir; everything else comes over xDS.
+func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
+	xdsAddress, err := socketAddress(o.xdsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("--xds %w", err)
+	}
+	node, err := bootstrapNode(proxy, o)
+	if err != nil {
+		return nil, err
+	}
+	ads := object{"ads": object{}, "resource_api_version": "V3"}
+	b := object{
+		"node": node,
+		"dynamic_resources": object{
+			"ads_config": object{
+				"api_type":              "DELTA_GRPC",
+				"transport_api_version": "V3",
+				"grpc_services":         []any{object{"envoy_grpc": object{"cluster_name": xdsCluster}}},
+				// A node's identity is sent once a stream.
+				"set_node_on_first_message_only": true,
+			},
+			"cds_config": ads,
+			"lds_config": ads,
+		},
+		"static_resources": object{"clusters": []any{bootstrapCluster(xdsAddress, o.xdsAddr)}},
+		"overload_manager": object{
+			"resource_monitors": []any{object{
+				"name": "envoy.resource_monitors.global_downstream_max_connections",
+				"typed_config": object{
+					"@type":                             "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+					"max_active_downstream_connections": 50000,
+				},
+			}},
+		},
+	}
+	if o.admin != "" {
+		admin, err := socketAddress(o.admin)
+		if err != nil {
+			return nil, fmt.Errorf("--admin %w", err)
+		}
+		b["admin"] = object{"address": admin}
+	}
+	return yaml.Marshal(b)
+}
+
+const xdsCluster = "weir/xds"
+
+func bootstrapNode(proxy mesh.Proxy, o bootstrapOptions) (object, error) {
+	id := o.nodeID
+	if id == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, failed(fmt.Errorf("host name for the node id (or give --node-id): %w", err))
+		}
+		id = serve.NodeID(proxy, host)
+	}
+	node := object{
+		"id":       id,
+		"cluster":  proxy.Ref.String(),
+		"metadata": object{"weir": object{"role": string(proxy.Role), "name": proxy.Ref.String(), "cluster": o.cluster}},
+	}
+	if o.zone != "" {
+		node["locality"] = object{"zone": o.zone}
+	}
+	return node, nil
+}
+
+func bootstrapCluster(address object, hostport string) object {
+	kind := "STRICT_DNS"
+	host, _, _ := net.SplitHostPort(hostport)
+	if _, err := netip.ParseAddr(host); err == nil {
+		kind = "STATIC"
+	}
+	return object{
+		"name":            xdsCluster,
+		"type":            kind,
+		"connect_timeout": "1s",
+		"load_assignment": object{
+			"cluster_name": xdsCluster,
+			"endpoints":    []any{object{"lb_endpoints": []any{object{"endpoint": object{"address": address}}}}},
+		},
+		"typed_extension_protocol_options": object{
+			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+				"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+				"explicit_http_config": object{"http2_protocol_options": object{
+					// A control plane that vanished without a word is noticed, and another one found.
+					"connection_keepalive": object{"interval": "30s", "timeout": "5s"},
+				}},
+			},
+		},
+	}
+}
+
+var errHostPort = errors.New("want HOST:PORT")
+
+func socketAddress(hostport string) (object, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil || host == "" {
+		return nil, fmt.Errorf("%q: %w", hostport, errHostPort)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", hostport, errHostPort)
+	}
+	return object{"socket_address": object{"address": host, "port_value": n}}, nil
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/machinenativeops/weir/policy/source"
+	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/xds"
+	"github.com/machinenativeops/weir/xds/serve"
+)
+
+const (
+	defaultXDSAddress       = "127.0.0.1:18000"
+	defaultRateLimitAddress = "127.0.0.1:18001"
+	defaultHTTPAddress      = "127.0.0.1:18002"
+)
+
+type serveOptions struct {
+	policy                        []string
+	xdsAddr, limitAddr, httpAddr  string
+	limitDial, logLevel, logStyle string
+}
+
+func newServe() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve --policy PATH...",
+		Short: "Run the control plane, the rate limit service and the status API",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(o.logLevel, o.logStyle)
+			if err != nil {
+				return err
+			}
+			if len(o.policy) == 0 {
+				return errors.New("--policy PATH is missing: a file or directory of policy documents")
+			}
+			return runServe(cmd.Context(), o, log)
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&o.policy, "policy", nil, "a file or directory of policy documents; may be repeated")
+	f.StringVar(&o.xdsAddr, "xds-address", defaultXDSAddress, "where Envoys get their configuration (gRPC)")
+	f.StringVar(&o.limitAddr, "ratelimit-address", defaultRateLimitAddress, "where Envoys ask about rate limits (gRPC)")
+	f.StringVar(&o.limitDial, "ratelimit-dial", "", "the rate limit `HOST:PORT` as proxies reach it (default: --ratelimit-address)")
+	f.StringVar(&o.httpAddr, "http-address", defaultHTTPAddress, "status API, /metrics, /healthz and /readyz")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
+	return cmd
+}
+
+func newLogger(level, style string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error", level)
+	}
+	if err := checkOutput(style, "auto", outputText, outputJSON); err != nil {
+		return nil, fmt.Errorf("--log-format %s: want auto, text or json", style)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if style == outputText || style == "auto" && isTerminal(os.Stderr) {
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// listeners are opened before anything starts, so that a taken port stops the program.
+type listeners struct{ xds, limit, http net.Listener }
+
+func listen(ctx context.Context, o serveOptions) (l listeners, err error) {
+	for _, one := range []struct {
+		flag, address string
+		to            *net.Listener
+	}{
+		{"--xds-address", o.xdsAddr, &l.xds},
+		{"--ratelimit-address", o.limitAddr, &l.limit},
+		{"--http-address", o.httpAddr, &l.http},
+	} {
+		if err := checkLoopback(one.address); err != nil {
+			return l, fmt.Errorf("%s %s: %w", one.flag, one.address, err)
+		}
+		if *one.to, err = new(net.ListenConfig).Listen(ctx, "tcp", one.address); err != nil {
+			return l, failed(fmt.Errorf("%s: %w", one.flag, err))
+		}
+	}
+	return l, nil
+}
+
+var errLoopback = errors.New("without TLS, which this version does not have yet, Weir listens on loopback only: use 127.0.0.1:PORT or [::1]:PORT")
+
+func checkLoopback(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return errHostPort
+	}
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+		return errLoopback
+	}
+	return nil
+}
+
+func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
+	l, err := listen(ctx, o)
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	limits := ratelimit.New(log, ratelimit.Options{})
+	streams := serve.New(log)
+	registry.MustRegister(limits, streams)
+
+	dial := o.limitDial
+	if dial == "" {
+		dial = l.limit.Addr().String()
+	}
+	plane := newPlane(log, registry, limits, streams, xds.Options{RateLimitAddress: dial})
+
+	xdsServer := grpc.NewServer(serve.GRPCOptions()...)
+	streams.Register(xdsServer)
+	limitServer := grpc.NewServer()
+	limits.Register(limitServer)
+	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
+
+	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.Go(func() error { return serveGRPC(ctx, xdsServer, l.xds) })
+	tasks.Go(func() error { return serveGRPC(ctx, limitServer, l.limit) })
+	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })
+	tasks.Go(func() error { return source.New(o.policy, log).Run(ctx, plane.apply) })
+	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return failed(err)
+	}
+	log.Info("weir stopped")
+	return nil
+}
+
+// serveGRPC serves until ctx is done. Streams are cut rather than drained: an Envoy keeps what it has and comes back.
+func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	return s.Serve(l)
+}
+
+func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
