@@ -1,0 +1,36 @@
+package sampling
+
+import "github.com/machinenativeops/weir/policy"
+
+// DefaultClass is the class of what no document and no attribute gives one.
+const DefaultClass = "default"
+
+// ClassAttribute is the resource attribute that gives a service without a document its class.
+const ClassAttribute = "weir.class"
+
+// Classes knows the class of each service. It is immutable.
+type Classes struct {
+	byService map[policy.Ref]string
+}
+
+// NewClasses takes the classes of the documents.
+func NewClasses(services []*policy.Document[policy.ServiceSpec]) *Classes {
+	c := &Classes{byService: make(map[policy.Ref]string, len(services))}
+	for _, s := range services {
+		if s.Spec.Class != "" {
+			c.byService[s.Ref()] = s.Spec.Class
+		}
+	}
+	return c
+}
+
+// Of gives a service's class: that of its document, or else the attribute's, or else [DefaultClass].
+func (c *Classes) Of(service policy.Ref, attribute string) string {
+	if class, ok := c.byService[service]; ok {
+		return class
+	}
+	if attribute != "" {
+		return attribute
+	}
+	return DefaultClass
+}

@@ -1,0 +1,170 @@
+package sampling
+
+import (
+	"sync"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+// Both bound what a stream of invented names can make us remember; beyond them decisions are the same, only slower.
+const (
+	maxServices   = 4096
+	maxOperations = 1024 // a service
+)
+
+// Rates are the rates of a set of documents, compiled. They are safe for use by many goroutines at once.
+type Rates struct {
+	classes    *Classes
+	thresholds map[string]Threshold
+	known      map[string]bool // classes that documents name
+	operations []operation
+
+	mu       sync.RWMutex
+	services map[serviceKey]*Service // at most maxServices
+}
+
+type serviceKey struct {
+	ref       policy.Ref
+	attribute string
+}
+
+type operation struct {
+	service   pattern
+	name      pattern
+	threshold Threshold
+}
+
+// NewRates compiles the rates of the documents.
+func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.ServiceSpec]) *Rates {
+	r := &Rates{
+		classes:    NewClasses(services),
+		thresholds: make(map[string]Threshold, len(spec.Classes)),
+		known:      map[string]bool{DefaultClass: true},
+		services:   map[serviceKey]*Service{},
+	}
+	for class, percent := range spec.Classes {
+		r.thresholds[class] = FromPercent(percent)
+		r.known[class] = true
+	}
+	for _, class := range r.classes.byService {
+		r.known[class] = true
+	}
+	for _, o := range spec.Operations {
+		service := o.Service
+		if service == "" {
+			service = "*"
+		}
+		r.operations = append(r.operations, operation{compilePattern(service), compilePattern(o.Operation), FromPercent(o.Percent)})
+	}
+	return r
+}
+
+// Decision is what is to be done with one span.
+type Decision struct {
+	Keep      bool
+	Threshold Threshold // the one it was judged by
+	Class     string
+}
+
+// Decide judges a span by its service, the class its resource claims ([ClassAttribute], or ""), its name and its
+// trace id.
+func (r *Rates) Decide(service policy.Ref, attribute, operation string, traceID [16]byte) Decision {
+	s := r.Service(service, attribute)
+	t := s.Threshold(operation)
+	return Decision{Keep: t.Keep(FromTraceID(traceID)), Threshold: t, Class: s.Class}
+}
+
+// Service gives the rates of one service. Resources hold many spans of one service: ask once for all of them.
+func (r *Rates) Service(service policy.Ref, attribute string) *Service {
+	key := serviceKey{service, attribute}
+	r.mu.RLock()
+	s := r.services[key]
+	r.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	s = r.compile(service, attribute)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.services) < maxServices {
+		r.services[key] = s
+	}
+	return s
+}
+
+func (r *Rates) compile(ref policy.Ref, attribute string) *Service {
+	s := &Service{Class: r.classes.Of(ref, attribute)}
+	if !r.known[s.Class] {
+		s.Class = DefaultClass
+	}
+	s.threshold = r.classThreshold(s.Class)
+	for _, o := range r.operations {
+		if o.service.match(ref.String()) {
+			s.operations = append(s.operations, o)
+		}
+	}
+	return s
+}
+
+func (r *Rates) classThreshold(class string) Threshold {
+	if t, ok := r.thresholds[class]; ok {
+		return t
+	}
+	if t, ok := r.thresholds[DefaultClass]; ok {
+		return t
+	}
+	return FromPercent(defaultPercent)
+}
+
+// defaultPercent is the rate of classes that have none; policy fills it in already.
+const defaultPercent = 20
+
+// Service is the rates of one service.
+type Service struct {
+	// Class is the service's class; a claimed one that no document knows is [DefaultClass], by whose rate it is
+	// judged, so that callers may count by class without bounds of their own.
+	Class string
+
+	threshold  Threshold   // of the class
+	operations []operation // those that are about this service, in order
+
+	mu   sync.RWMutex
+	seen map[string]Threshold // by operation; at most maxOperations
+}
+
+// Threshold gives the rate of an operation, a span's name: that of the first pattern which matches it, or else
+// the class's.
+func (s *Service) Threshold(operation string) Threshold {
+	if len(s.operations) == 0 {
+		return s.threshold
+	}
+	s.mu.RLock()
+	t, ok := s.seen[operation]
+	s.mu.RUnlock()
+	if ok {
+		return t
+	}
+	t = s.match(operation)
+	s.remember(operation, t)
+	return t
+}
+
+func (s *Service) match(operation string) Threshold {
+	for _, o := range s.operations {
+		if o.name.match(operation) {
+			return o.threshold
+		}
+	}
+	return s.threshold
+}
+
+func (s *Service) remember(operation string, t Threshold) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[string]Threshold{}
+	}
+	if len(s.seen) < maxOperations {
+		s.seen[operation] = t
+	}
+}
