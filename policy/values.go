@@ -2,11 +2,71 @@ package policy
 
 import (
 	"cmp"
+	"errors"
+	"strconv"
+	"strings"
 	"time"
 )
 
 // Duration is written as Go's, or in days: 250ms, 5m, 90d.
 type Duration time.Duration
+
+// String gives the form that is read: days where they are whole, and Go's otherwise.
+func (d Duration) String() string {
+	const day = 24 * time.Hour
+	if t := time.Duration(d); t != 0 && t%day == 0 {
+		return strconv.FormatInt(int64(t/day), 10) + "d"
+	}
+	return time.Duration(d).String()
+}
+
+var (
+	errDuration = errors.New("want a duration such as 250ms, 5m, 1h30m or 90d")
+	errStatus   = errors.New("want a comparison with a status, such as >=500, =404 or <400")
+)
+
+func (d *Duration) parse(s string) error {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return errDuration
+		}
+		*d = Duration(time.Duration(n) * 24 * time.Hour)
+		return nil
+	}
+	t, err := time.ParseDuration(s)
+	if err != nil || t < 0 {
+		return errDuration
+	}
+	*d = Duration(t)
+	return nil
+}
+
+func (c *StatusCondition) parse(s string) error {
+	op := strings.TrimRight(s, "0123456789 ")
+	value, err := strconv.Atoi(strings.TrimSpace(s[len(op):]))
+	switch op {
+	case ">=", "<=", ">", "<", "=":
+	default:
+		return errStatus
+	}
+	if err != nil || value < 100 || value > 599 {
+		return errStatus
+	}
+	*c = StatusCondition{Op: op, Value: value}
+	return nil
+}
+
+// String gives the form that is read.
+func (c StatusCondition) String() string { return c.Op + strconv.Itoa(c.Value) }
+
+// ParseRef reads NAME or NAMESPACE/NAME; a bare NAME is in the namespace given.
+func ParseRef(s, namespace string) Ref {
+	if before, after, ok := strings.Cut(s, "/"); ok {
+		return Ref{Namespace: before, Name: after}
+	}
+	return Ref{Namespace: namespace, Name: s}
+}
 
 func compareRefs(a, b Ref) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))

@@ -1,0 +1,562 @@
+package policy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// checker reports mistakes by path, at the place where the path, or what is nearest above it, was written.
+type checker struct {
+	*decoder
+	root *yaml.Node
+}
+
+func (c *checker) problem(path, suggestion, format string, args ...any) {
+	c.decoder.problem(c.place(path), path, suggestion, format, args...)
+}
+
+func (c *checker) place(path string) *yaml.Node {
+	for {
+		if n, ok := c.places[path]; ok {
+			return n
+		}
+		i := strings.LastIndexAny(path, ".[")
+		if i < 0 {
+			return c.root
+		}
+		path = path[:i]
+	}
+}
+
+var (
+	labelPattern  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	hostPattern   = regexp.MustCompile(`^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	headerPattern = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+	wildPattern   = regexp.MustCompile(`^[-a-z0-9*]+(/[-a-z0-9*]+)?$`)
+	// A command operator of Envoy's, %NAME% or %NAME(ARGUMENT):LENGTH%.
+	operatorPattern = regexp.MustCompile(`^[A-Z0-9_]+(\([^%]*\))?(:\d+)?$`)
+)
+
+var (
+	methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+	retryOn = []string{
+		"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "retriable-4xx", "refused-stream",
+		"envoy-ratelimited", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal",
+		"resource-exhausted", "unavailable",
+	}
+	units = []string{"second", "minute", "hour", "day"}
+)
+
+func (c *checker) name(path, s string) {
+	switch {
+	case s == "":
+		c.problem(path, "", "a name is missing")
+	case !labelPattern.MatchString(s):
+		c.problem(path, "", "%q is no name: want at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit", s)
+	}
+}
+
+func (c *checker) oneOf(path, s string, allowed []string) {
+	if slices.Contains(allowed, s) {
+		return
+	}
+	names := make(map[string]bool, len(allowed))
+	for _, a := range allowed {
+		names[a] = true
+	}
+	c.problem(path, closest(s, names), "want one of %s, got %q", strings.Join(allowed, ", "), s)
+}
+
+func (c *checker) between(path string, n, low, high int) {
+	if n < low || n > high {
+		c.problem(path, "", "want a number from %d to %d, got %d", low, high, n)
+	}
+}
+
+func (c *checker) percent(path string, p float64) {
+	if !(p >= 0 && p <= 100) {
+		c.problem(path, "", "want a percentage from 0 to 100, got %v", p)
+	}
+}
+
+// duration checks a duration that is not optional; zero says whether 0 has a meaning.
+func (c *checker) duration(path string, d Duration, zero bool) {
+	t := time.Duration(d)
+	if t == 0 && zero {
+		return
+	}
+	if t < time.Millisecond || t > time.Hour {
+		c.problem(path, "", "want a duration from 1ms to 1h, got %s", d)
+	}
+}
+
+func (c *checker) regex(path, s string) {
+	if _, err := regexp.Compile(s); err != nil {
+		c.problem(path, "", "not a regular expression (RE2): %s", err)
+	}
+}
+
+func (c *checker) unique(path, s string, seen map[string]bool) {
+	if seen[s] {
+		c.problem(path, "", "%q is here already", s)
+	}
+	seen[s] = true
+}
+
+func (s *MeshSpec) check(c *checker) {
+	if t := s.Tracing; t != nil {
+		s.checkTracing(c)
+	}
+	if s.AccessLog == nil {
+		return
+	}
+	c.oneOf("spec.accessLog.to", s.AccessLog.To, []string{"otlp"})
+	if s.Tracing == nil {
+		c.problem("spec.accessLog", "", "access logs go to the tracing collector: give spec.tracing.collector")
+	}
+	if only := s.AccessLog.Only; only != nil && only.Status.Op == "" {
+		c.problem("spec.accessLog.only", "", "want a status, such as {status: \">=500\"}")
+	}
+}
+
+func (s *MeshSpec) checkTracing(c *checker) {
+	t := s.Tracing
+	host, port, err := net.SplitHostPort(t.Collector)
+	n, e := strconv.ParseUint(port, 10, 16)
+	if err != nil || e != nil || host == "" || n == 0 {
+		c.problem("spec.tracing.collector", "", "want HOST:PORT of an OTLP gRPC receiver, got %q", t.Collector)
+	}
+	if t.Percent != nil {
+		c.percent("spec.tracing.percent", *t.Percent)
+	}
+	seen := make(map[string]bool)
+	for i, tag := range t.Tags {
+		path := fmt.Sprintf("spec.tracing.tags[%d]", i)
+		if tag.Name == "" {
+			c.problem(path, "", "a tag needs a name")
+		}
+		c.unique(path+".name", tag.Name, seen)
+		if (tag.Header == "") == (tag.Cookie == "") {
+			c.problem(path, "", "want exactly one of header and cookie")
+		}
+		for _, h := range []string{tag.Header, tag.Cookie} {
+			if h != "" {
+				c.headerName(path, h)
+			}
+		}
+	}
+}
+
+func (s *MeshSpec) refer(*checker, table) {}
+
+func (s *GatewaySpec) check(c *checker) {
+	if len(s.Listeners) == 0 {
+		c.problem("spec.listeners", "", "a gateway needs a listener")
+	}
+	if _, err := netip.ParseAddr(s.Address); err != nil && s.Address != "" {
+		c.problem("spec.address", "", "want an IP address, got %q", s.Address)
+	}
+	names, ports := make(map[string]bool), make(map[string]bool)
+	for i, l := range s.Listeners {
+		path := fmt.Sprintf("spec.listeners[%d]", i)
+		c.name(path+".name", l.Name)
+		c.unique(path+".name", l.Name, names)
+		c.between(path+".port", l.Port, 1, 65535)
+		c.unique(path+".port", strconv.Itoa(l.Port), ports)
+		c.protocol(path+".protocol", l.Protocol, laterValues["listenerProtocol"], []string{"http"})
+	}
+	for i, pattern := range s.Services {
+		if !wildPattern.MatchString(pattern) {
+			c.problem(fmt.Sprintf("spec.services[%d]", i), "", "want NAMESPACE/NAME with * as wildcard, got %q", pattern)
+		}
+	}
+}
+
+func (c *checker) protocol(path, s string, later, allowed []string) {
+	if slices.Contains(later, s) {
+		c.problem(path, "", "this version of Weir does not support %q yet: want one of %s", s, strings.Join(allowed, ", "))
+		return
+	}
+	if s != "" {
+		c.oneOf(path, s, allowed)
+	}
+}
+
+func (s *GatewaySpec) refer(*checker, table) {}
+
+func (s *ServiceSpec) check(c *checker) {
+	for i, host := range s.Hosts {
+		if !hostPattern.MatchString(host) || len(host) > 253 {
+			c.problem(fmt.Sprintf("spec.hosts[%d]", i), "", "want a host name in lower case, *.DOMAIN, or an address, without a port; got %q", host)
+		}
+	}
+	if s.Port != 0 {
+		c.between("spec.port", s.Port, 1, 65535)
+	}
+	c.protocol("spec.protocol", s.Protocol, laterValues["protocol"], []string{"http", "http2", "grpc"})
+	c.protocol("spec.loadBalancing.policy", s.LoadBalancing.Policy, laterValues["policy"], []string{"least_request", "round_robin", "random"})
+	if s.Class != "" {
+		c.name("spec.class", s.Class)
+	}
+	names := make(map[string]bool)
+	for i, v := range s.Versions {
+		path := fmt.Sprintf("spec.versions[%d].name", i)
+		c.name(path, v.Name)
+		c.unique(path, v.Name, names)
+	}
+	s.checkEndpoints(c)
+	s.checkProtection(c)
+	if s.Timeout != nil {
+		c.duration("spec.timeout", *s.Timeout, true)
+	}
+	s.Retries.check(c, "spec.retries")
+}
+
+func (s *ServiceSpec) checkEndpoints(c *checker) {
+	e := s.Endpoints
+	if (len(e.Static) == 0) == (e.DNS == nil) {
+		c.problem("spec.endpoints", "", "want exactly one of static (with an endpoint in it) and dns")
+	}
+	for i, one := range e.Static {
+		path := fmt.Sprintf("spec.endpoints.static[%d]", i)
+		if _, err := netip.ParseAddr(one.Address); err != nil {
+			c.problem(path+".address", "", "want an IP address, got %q: names are for endpoints.dns", one.Address)
+		}
+		c.endpointPort(path, one.Port, s.Port)
+	}
+	if e.DNS == nil {
+		return
+	}
+	if !hostPattern.MatchString(e.DNS.Name) || strings.HasPrefix(e.DNS.Name, "*") {
+		c.problem("spec.endpoints.dns.name", "", "want a host name, got %q", e.DNS.Name)
+	}
+	c.endpointPort("spec.endpoints.dns", e.DNS.Port, s.Port)
+	if e.DNS.Refresh != nil {
+		c.duration("spec.endpoints.dns.refresh", *e.DNS.Refresh, false)
+	}
+	if len(s.Versions) > 0 {
+		c.problem("spec.versions", "", "versions are told apart by the labels of static endpoints: endpoints.dns has none")
+	}
+}
+
+func (c *checker) endpointPort(path string, own, service int) {
+	if own == 0 && service == 0 {
+		c.problem(path, "", "no port: give one here or as spec.port")
+		return
+	}
+	if own != 0 {
+		c.between(path+".port", own, 1, 65535)
+	}
+}
+
+func (s *ServiceSpec) checkProtection(c *checker) {
+	b := s.CircuitBreaker
+	for path, n := range map[string]int{
+		"maxConnections": b.MaxConnections, "maxPending": b.MaxPending, "maxRequests": b.MaxRequests, "maxRetries": b.MaxRetries,
+	} {
+		c.between("spec.circuitBreaker."+path, n, 0, 1<<30)
+	}
+	if o := s.OutlierDetection; o != nil {
+		c.between("spec.outlierDetection.consecutive5xx", o.Consecutive5xx, 0, 1<<30)
+		c.duration("spec.outlierDetection.interval", o.Interval, true)
+		c.duration("spec.outlierDetection.ejectFor", o.EjectFor, true)
+		c.percent("spec.outlierDetection.maxEjected", o.MaxEjected)
+	}
+	if h := s.HealthCheck; h != nil {
+		if h.Path != "" && !strings.HasPrefix(h.Path, "/") {
+			c.problem("spec.healthCheck.path", "", "want a path that begins with /, got %q", h.Path)
+		}
+		c.duration("spec.healthCheck.interval", h.Interval, true)
+		c.duration("spec.healthCheck.timeout", h.Timeout, true)
+		c.between("spec.healthCheck.unhealthy", h.Unhealthy, 0, 1000)
+		c.between("spec.healthCheck.healthy", h.Healthy, 0, 1000)
+	}
+}
+
+func (r *Retries) check(c *checker, path string) {
+	if r == nil {
+		return
+	}
+	c.between(path+".attempts", r.Attempts, 0, 100)
+	if r.PerTry != nil {
+		c.duration(path+".perTry", *r.PerTry, false)
+	}
+	for i, on := range r.On {
+		c.oneOf(fmt.Sprintf("%s.on[%d]", path, i), on, retryOn)
+	}
+	c.percent(path+".budget", r.Budget)
+}
+
+func (s *ServiceSpec) refer(*checker, table) {}
+
+func (s *RouteSpec) check(c *checker) {
+	if s.Service == "" {
+		c.problem("spec.service", "", "want the service whose requests these are")
+	}
+	if len(s.Rules) == 0 {
+		c.problem("spec.rules", "", "a route needs a rule")
+	}
+	names := make(map[string]bool)
+	for i := range s.Rules {
+		r, path := &s.Rules[i], fmt.Sprintf("spec.rules[%d]", i)
+		if r.Name != "" {
+			c.name(path+".name", r.Name)
+			c.unique(path+".name", r.Name, names)
+		}
+		r.Match.check(c, path+".match")
+		r.checkTo(c, path+".to")
+		r.RequestHeaders.check(c, path+".requestHeaders")
+		r.ResponseHeaders.check(c, path+".responseHeaders")
+		if l := r.RateLimit; l != nil {
+			l.check(c, path+".rateLimit")
+			c.protocol(path+".rateLimit.scope", l.Scope, nil, []string{"global", "local"})
+		}
+		if r.Timeout != nil {
+			c.duration(path+".timeout", *r.Timeout, true)
+		}
+		r.Retries.check(c, path+".retries")
+	}
+}
+
+func (m *Match) check(c *checker, path string) {
+	if m.Path != nil {
+		m.Path.check(c, path+".path")
+	}
+	for i, method := range m.Methods {
+		c.oneOf(fmt.Sprintf("%s.methods[%d]", path, i), method, methods)
+	}
+	for i := range m.Headers {
+		at := fmt.Sprintf("%s.headers[%d]", path, i)
+		c.headerName(at+".name", m.Headers[i].Name)
+		m.Headers[i].check(c, at)
+	}
+	for i := range m.Query {
+		at := fmt.Sprintf("%s.query[%d]", path, i)
+		if m.Query[i].Name == "" {
+			c.problem(at+".name", "", "a name is missing")
+		}
+		m.Query[i].check(c, at)
+	}
+}
+
+func (m *StringMatch) check(c *checker, path string) {
+	if count(m.Exact != nil, m.Prefix != nil, m.Regex != nil) != 1 {
+		c.problem(path, "", "want exactly one of exact, prefix and regex")
+	}
+	for word, s := range map[string]*string{"exact": m.Exact, "prefix": m.Prefix} {
+		if s != nil && (!strings.HasPrefix(*s, "/") || strings.ContainsAny(*s, "?#")) {
+			c.problem(path+"."+word, "", "want a path that begins with / and has no ? or #, got %q", *s)
+		}
+	}
+	if m.Regex != nil {
+		c.regex(path+".regex", *m.Regex)
+	}
+}
+
+func (m *NamedMatch) check(c *checker, path string) {
+	if count(m.Exact != nil, m.Prefix != nil, m.Regex != nil, m.Present != nil) != 1 {
+		c.problem(path, "", "want exactly one of exact, prefix, regex and present")
+	}
+	if m.Prefix != nil && *m.Prefix == "" {
+		c.problem(path+".prefix", "", "an empty prefix matches everything: use present: true")
+	}
+	if m.Exact != nil && *m.Exact == "" {
+		c.problem(path+".exact", "", "an empty value can't be matched: use present")
+	}
+	if m.Regex != nil {
+		c.regex(path+".regex", *m.Regex)
+	}
+}
+
+func count(conditions ...bool) int {
+	n := 0
+	for _, c := range conditions {
+		if c {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *Rule) checkTo(c *checker, path string) {
+	sum := 0
+	for i, to := range r.To {
+		weight := 1
+		if to.Weight != nil {
+			weight = *to.Weight
+			c.between(fmt.Sprintf("%s[%d].weight", path, i), weight, 0, 1_000_000)
+		}
+		sum += weight
+	}
+	if len(r.To) > 0 && sum == 0 {
+		c.problem(path, "", "the weights sum to nothing: give one a weight above 0")
+	}
+}
+
+func (h *HeaderChanges) check(c *checker, path string) {
+	for word, changes := range map[string]map[string]string{"add": h.Add, "set": h.Set} {
+		for name, value := range changes {
+			at := path + "." + word + "." + name
+			c.changeable(at, name)
+			c.headerValue(at, value)
+		}
+	}
+	for i, name := range h.Remove {
+		c.changeable(fmt.Sprintf("%s.remove[%d]", path, i), name)
+	}
+}
+
+func (c *checker) headerName(path, name string) {
+	if !headerPattern.MatchString(name) {
+		c.problem(path, "", "%q is no header name", name)
+	}
+}
+
+func (c *checker) changeable(path, name string) {
+	if strings.HasPrefix(name, ":") || strings.EqualFold(name, "host") {
+		c.problem(path, "", "%q can't be changed here", name)
+		return
+	}
+	c.headerName(path, name)
+}
+
+// headerValue checks a value with Envoy's command operators in it.
+func (c *checker) headerValue(path, s string) {
+	if strings.ContainsAny(s, "\r\n\x00") || len(s) > 16384 {
+		c.problem(path, "", "want one line of at most 16384 bytes")
+		return
+	}
+	for rest := s; ; {
+		_, after, found := strings.Cut(rest, "%")
+		if !found {
+			return
+		}
+		operator, next, closed := strings.Cut(after, "%")
+		if !closed || operator != "" && !operatorPattern.MatchString(operator) {
+			c.problem(path, "", "want Envoy's command operators as %%NAME%% or %%NAME(ARGUMENT)%%, and %%%% for a %% itself, in %q", s)
+			return
+		}
+		rest = next
+	}
+}
+
+func (s *RouteSpec) refer(c *checker, t table) {
+	if t.service(s.Service) == nil {
+		c.unknownService("spec.service", s.Service, t)
+	}
+	for i, r := range s.Rules {
+		for j, to := range r.To {
+			path := fmt.Sprintf("spec.rules[%d].to[%d]", i, j)
+			target := t.service(to.Service)
+			if target == nil {
+				if to.Service != s.Service {
+					c.unknownService(path+".service", to.Service, t)
+				}
+				continue
+			}
+			c.version(path+".version", to, target)
+		}
+	}
+}
+
+func (c *checker) version(path string, to Destination, target *ServiceSpec) {
+	names := make(map[string]bool)
+	for _, v := range target.Versions {
+		names[v.Name] = true
+	}
+	if to.Version != "" && !names[to.Version] {
+		c.problem(path, closest(to.Version, names), "the service %q has no version %q", to.Service, to.Version)
+	}
+}
+
+func (c *checker) unknownService(path, name string, t table) {
+	names := make(map[string]bool)
+	for key := range t {
+		if key.Kind == "Service" {
+			names[key.Ref().String()] = true
+		}
+	}
+	c.problem(path, closest(name, names), "there is no service %q", name)
+}
+
+func (s *RateLimitSpec) check(c *checker) {
+	if s.Service == "" {
+		c.problem("spec.service", "", "want the service that is limited")
+	}
+	if len(s.Limits) == 0 {
+		c.problem("spec.limits", "", "want a limit")
+	}
+	for i := range s.Limits {
+		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i))
+	}
+	c.protocol("spec.scope", s.Scope, nil, []string{"global", "local"})
+	c.protocol("spec.onError", s.OnError, nil, []string{"allow", "deny"})
+}
+
+func (l *Limit) check(c *checker, path string) {
+	c.between(path+".requests", l.Requests, 0, 1_000_000_000)
+	c.between(path+".burst", l.Burst, 0, 1_000_000_000)
+	c.oneOf(path+".per", l.Per, units)
+	for i, by := range l.By {
+		at := fmt.Sprintf("%s.by[%d]", path, i)
+		if (by.Header == "") == !by.RemoteAddress {
+			c.problem(at, "", "want exactly one of header and remoteAddress: true")
+		}
+		if by.Header != "" {
+			c.headerName(at+".header", by.Header)
+		}
+		if by.Exact != "" && by.Header == "" {
+			c.problem(at+".exact", "", "exact goes with header")
+		}
+	}
+}
+
+func (s *RateLimitSpec) refer(c *checker, t table) {
+	if t.service(s.Service) == nil {
+		c.unknownService("spec.service", s.Service, t)
+	}
+}
+
+func (s *SamplingSpec) check(c *checker) {
+	for class, percent := range s.Classes {
+		c.percent("spec.classes."+class, percent)
+	}
+	for i, o := range s.Operations {
+		path := fmt.Sprintf("spec.operations[%d]", i)
+		if o.Operation == "" {
+			c.problem(path+".operation", "", "want a span's name, with * as wildcard")
+		}
+		c.percent(path+".percent", o.Percent)
+	}
+}
+
+func (s *SamplingSpec) refer(*checker, table) {}
+
+func (s *RetentionSpec) check(c *checker) {
+	for class, keep := range s.Classes {
+		if keep < day {
+			c.problem("spec.classes."+class, "", "want at least 1d, got %s", keep)
+		}
+	}
+	a := s.Archive
+	if a == nil {
+		return
+	}
+	if bucket, ok := strings.CutPrefix(a.Bucket, "s3://"); !ok || strings.Trim(bucket, "/") == "" {
+		c.problem("spec.archive.bucket", "", "want s3://NAME or s3://NAME/PREFIX, got %q", a.Bucket)
+	}
+	c.protocol("spec.archive.compression", a.Compression, nil, []string{"gzip"})
+	if a.Endpoint != "" && !strings.HasPrefix(a.Endpoint, "http://") && !strings.HasPrefix(a.Endpoint, "https://") {
+		c.problem("spec.archive.endpoint", "", "want http://HOST:PORT or https://HOST:PORT, got %q", a.Endpoint)
+	}
+}
+
+func (s *RetentionSpec) refer(*checker, table) {}

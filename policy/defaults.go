@@ -1,0 +1,172 @@
+package policy
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What holds where a document says nothing is written here and nowhere else.
+
+// DefaultClass is the class of a service that names none.
+const DefaultClass = "default"
+
+var (
+	defaultRates = map[string]float64{
+		"main": 20, "api": 30, "background": 5, "health": 1, "executions": 50, "cache": 20, DefaultClass: 20,
+	}
+	defaultRetentionDays = map[string]int{
+		"main": 90, "api": 60, "background": 30, "health": 7, "executions": 90, "cache": 30, DefaultClass: 30,
+	}
+	defaultRetryOn = []string{"connect-failure", "refused-stream", "unavailable", "reset"}
+)
+
+const day = Duration(24 * time.Hour)
+
+func or[T comparable](v *T, fallback T) {
+	var zero T
+	if *v == zero {
+		*v = fallback
+	}
+}
+
+func orNew[T any](v **T, fallback T) {
+	if *v == nil {
+		*v = &fallback
+	}
+}
+
+func (s *MeshSpec) defaults(Metadata) {
+	if s.Tracing != nil {
+		orNew(&s.Tracing.Percent, 100)
+	}
+}
+
+func (s *GatewaySpec) defaults(Metadata) {
+	or(&s.Address, "0.0.0.0")
+	if len(s.Services) == 0 {
+		s.Services = []string{"*"}
+	}
+	for i := range s.Listeners {
+		or(&s.Listeners[i].Protocol, "http")
+	}
+}
+
+func (s *ServiceSpec) defaults(m Metadata) {
+	if len(s.Hosts) == 0 {
+		s.Hosts = []string{strings.TrimSuffix(m.Name+"."+m.Namespace, ".")}
+	}
+	or(&s.Protocol, "http")
+	or(&s.Class, DefaultClass)
+	or(&s.LoadBalancing.Policy, "least_request")
+	orNew(&s.Timeout, Duration(15*time.Second))
+	for i := range s.Versions {
+		if v := &s.Versions[i]; len(v.Selector) == 0 {
+			v.Selector = map[string]string{"version": v.Name}
+		}
+	}
+	for i := range s.Endpoints.Static {
+		or(&s.Endpoints.Static[i].Port, s.Port)
+	}
+	if dns := s.Endpoints.DNS; dns != nil {
+		or(&dns.Port, s.Port)
+		orNew(&dns.Refresh, Duration(5*time.Second))
+	}
+	s.Retries.defaults()
+	s.defaultProtection()
+}
+
+func (s *ServiceSpec) defaultProtection() {
+	b := &s.CircuitBreaker
+	or(&b.MaxConnections, 1024)
+	or(&b.MaxPending, 1024)
+	or(&b.MaxRequests, 1024)
+	or(&b.MaxRetries, 3)
+	if o := s.OutlierDetection; o != nil {
+		or(&o.Consecutive5xx, 5)
+		or(&o.Interval, Duration(10*time.Second))
+		or(&o.EjectFor, Duration(30*time.Second))
+		or(&o.MaxEjected, 50)
+	}
+	if h := s.HealthCheck; h != nil {
+		or(&h.Path, "/healthz")
+		or(&h.Interval, Duration(10*time.Second))
+		or(&h.Timeout, Duration(time.Second))
+		or(&h.Unhealthy, 3)
+		or(&h.Healthy, 2)
+	}
+}
+
+func (r *Retries) defaults() {
+	if r == nil {
+		return
+	}
+	or(&r.Attempts, 2)
+	if len(r.On) == 0 {
+		r.On = defaultRetryOn
+	}
+}
+
+func (s *RouteSpec) defaults(m Metadata) {
+	s.Service = ParseRef(s.Service, m.Namespace).String()
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		or(&r.Name, "rule-"+strconv.Itoa(i))
+		if len(r.To) == 0 {
+			r.To = []Destination{{}}
+		}
+		for j := range r.To {
+			to := &r.To[j]
+			if to.Service == "" {
+				to.Service = s.Service
+			}
+			to.Service = ParseRef(to.Service, m.Namespace).String()
+			orNew(&to.Weight, 1)
+		}
+		r.Retries.defaults()
+		if r.RateLimit != nil {
+			or(&r.RateLimit.Scope, "global")
+			or(&r.RateLimit.Burst, r.RateLimit.Requests)
+		}
+	}
+}
+
+func (s *RateLimitSpec) defaults(m Metadata) {
+	s.Service = ParseRef(s.Service, m.Namespace).String()
+	or(&s.Scope, "global")
+	or(&s.OnError, "allow")
+	for i := range s.Limits {
+		or(&s.Limits[i].Burst, s.Limits[i].Requests)
+	}
+}
+
+func (s *SamplingSpec) defaults(Metadata) {
+	classes := make(map[string]float64, len(defaultRates)+len(s.Classes))
+	for class, percent := range defaultRates {
+		classes[class] = percent
+	}
+	for class, percent := range s.Classes {
+		classes[class] = percent
+	}
+	s.Classes = classes
+	for i := range s.Operations {
+		if o := &s.Operations[i]; o.Service != "" {
+			o.Service = ParseRef(o.Service, "").String()
+		}
+	}
+}
+
+func (s *RetentionSpec) defaults(Metadata) {
+	classes := make(map[string]Duration, len(defaultRetentionDays)+len(s.Classes))
+	for class, days := range defaultRetentionDays {
+		classes[class] = Duration(days) * day
+	}
+	for class, keep := range s.Classes {
+		classes[class] = keep
+	}
+	s.Classes = classes
+	if a := s.Archive; a != nil {
+		or(&a.Region, "us-east-1")
+		or(&a.Compression, "gzip")
+	}
+}
