@@ -1,0 +1,140 @@
+package ratelimit
+
+import (
+	"sync/atomic"
+	"time"
+
+	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// Status is what a [Service] has done.
+type Status struct {
+	Limits  []LimitStatus `json:"limits"` // by ID
+	Store   Stats         `json:"store"`
+	Unknown uint64        `json:"unknown"` // descriptors of no limit in force; they refused nobody
+}
+
+// LimitStatus is what became of the requests at one limit since it came into force. A request that another limit
+// refused is in none of the numbers.
+type LimitStatus struct {
+	ID            string     `json:"id"`
+	Source        policy.Key `json:"source"`
+	Requests      uint64     `json:"requests"`
+	Per           string     `json:"per"`
+	Burst         uint64     `json:"burst"`
+	Shadow        bool       `json:"shadow"`
+	Allowed       uint64     `json:"allowed"`
+	Refused       uint64     `json:"refused"`
+	ShadowRefused uint64     `json:"shadowRefused"` // let through, since the limit was a shadow
+}
+
+// Status tells what the service has done. It looks at every key.
+func (s *Service) Status() Status {
+	t := s.limits.Load()
+	st := Status{
+		Limits: make([]LimitStatus, 0, len(t.sorted)), Store: s.store.Stats(s.now()),
+		Unknown: s.metrics.unknownLimits.Load() + s.metrics.unknownDomains.Load(),
+	}
+	for _, l := range t.sorted {
+		st.Limits = append(st.Limits, LimitStatus{
+			ID: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l.Per), Burst: l.Burst, Shadow: l.Shadow,
+			Allowed: l.counts.allowed.Load(), Refused: l.counts.refused.Load(), ShadowRefused: l.counts.shadowRefused.Load(),
+		})
+	}
+	return st
+}
+
+func perName(per time.Duration) string {
+	switch per {
+	case time.Second:
+		return "second"
+	case time.Minute:
+		return "minute"
+	case time.Hour:
+		return "hour"
+	case 24 * time.Hour:
+		return "day"
+	default:
+		return per.String()
+	}
+}
+
+// metrics is what is counted beside the limits.
+type metrics struct {
+	unknownLimits, unknownDomains, errors atomic.Uint64
+
+	duration prometheus.Histogram
+}
+
+func newMetrics() *metrics {
+	return &metrics{duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "weir_ratelimit_decision_seconds", Help: "Time to answer one request of Envoy, without the network.",
+		Buckets: prometheus.ExponentialBuckets(250e-9, 4, 10),
+	})}
+}
+
+// count counts refusals always, and what was allowed only where the request passed: else it has used nothing.
+func (m *metrics) count(r *ratelimitsvcv3.RateLimitRequest, q *question, allowed bool) {
+	for i := range q.asked {
+		switch a := &q.asked[i]; {
+		case a.limit == nil && r.GetDomain() != mesh.LimitDomain:
+			m.unknownDomains.Add(1)
+		case a.limit == nil:
+			m.unknownLimits.Add(1)
+		case a.hit.Decision.Allowed && allowed:
+			a.limit.counts.allowed.Add(1)
+		case !a.hit.Decision.Allowed && a.limit.Shadow:
+			a.limit.counts.shadowRefused.Add(1)
+		case !a.hit.Decision.Allowed:
+			a.limit.counts.refused.Add(1)
+		}
+	}
+}
+
+var (
+	decisionsDesc = prometheus.NewDesc("weir_ratelimit_decisions_total",
+		"Requests at each limit: allowed, refused, or shadow_refused (let through). Those that another limit refused are left out.", []string{"limit", "result"}, nil)
+	unknownDesc   = prometheus.NewDesc("weir_ratelimit_unknown_total", "Descriptors of no limit in force, all let through, by what isn't known.", []string{"what"}, nil)
+	errorsDesc    = prometheus.NewDesc("weir_ratelimit_errors_total", "Requests that could not be decided; Envoy does as the policy's onError says.", nil, nil)
+	limitsDesc    = prometheus.NewDesc("weir_ratelimit_limits", "Limits in force.", nil, nil)
+	keysDesc      = prometheus.NewDesc("weir_ratelimit_keys", "Keys that have used some of their limit.", nil, nil)
+	capacityDesc  = prometheus.NewDesc("weir_ratelimit_keys_capacity", "Keys that the store has slots for.", nil, nil)
+	evictionsDesc = prometheus.NewDesc("weir_ratelimit_evictions_total", "Keys forgotten while in use, because the store was full.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s *Service) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{decisionsDesc, unknownDesc, errorsDesc, limitsDesc, keysDesc, capacityDesc, evictionsDesc} {
+		out <- d
+	}
+	s.metrics.duration.Describe(out)
+}
+
+// Collect implements prometheus.Collector. It looks at every key.
+func (s *Service) Collect(out chan<- prometheus.Metric) {
+	count := func(d *prometheus.Desc, n uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n uint64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+	t := s.limits.Load()
+	for _, l := range t.sorted {
+		count(decisionsDesc, l.counts.allowed.Load(), l.ID, "allowed")
+		count(decisionsDesc, l.counts.refused.Load(), l.ID, "refused")
+		count(decisionsDesc, l.counts.shadowRefused.Load(), l.ID, "shadow_refused")
+	}
+	count(unknownDesc, s.metrics.unknownLimits.Load(), "limit")
+	count(unknownDesc, s.metrics.unknownDomains.Load(), "domain")
+	count(errorsDesc, s.metrics.errors.Load())
+	gauge(limitsDesc, uint64(len(t.sorted)))
+	stats := s.store.Stats(s.now())
+	gauge(keysDesc, stats.Keys)
+	gauge(capacityDesc, stats.Capacity)
+	count(evictionsDesc, stats.Evictions)
+	s.metrics.duration.Collect(out)
+}

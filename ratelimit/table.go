@@ -1,0 +1,79 @@
+package ratelimit
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+
+	"github.com/machinenativeops/weir/mesh"
+)
+
+// table is the limits in force. It is immutable but for what is counted, which the next table takes over.
+type table struct {
+	byID   map[string]*limit
+	sorted []*limit // by ID
+}
+
+// limit is a [mesh.Limit] with everything made that its answers need.
+type limit struct {
+	mesh.Limit
+	rate    Rate
+	markers bool                                        // entries with the key "not" are marks of xds, not headers
+	current *ratelimitsvcv3.RateLimitResponse_RateLimit // shared by all answers, never changed
+	name    string                                      // as a string of structured fields
+	policy  *corev3.HeaderValue                         // of the limit alone; shared and never changed
+	counts  *counts
+}
+
+// counts is what became of requests at a limit. A request that another limit refused counts only where it was refused.
+type counts struct {
+	allowed, refused, shadowRefused atomic.Uint64
+}
+
+// notKey is the key of an entry that xds only uses to keep requests out.
+const notKey = "not"
+
+func newTable(limits []*mesh.Limit, old *table) *table {
+	t := &table{byID: make(map[string]*limit, len(limits))}
+	for _, l := range limits {
+		c := new(counts)
+		if before := old.byID[l.ID]; before != nil {
+			c = before.counts
+		}
+		t.byID[l.ID] = newLimit(*l, c)
+	}
+	for _, l := range t.byID {
+		t.sorted = append(t.sorted, l)
+	}
+	slices.SortFunc(t.sorted, func(a, b *limit) int { return cmp.Compare(a.ID, b.ID) })
+	return t
+}
+
+func newLimit(l mesh.Limit, c *counts) *limit {
+	out := &limit{Limit: l, rate: NewRate(l.Requests, l.Burst, l.Per), markers: true, name: quote(l.ID), counts: c}
+	for _, by := range l.By {
+		out.markers = out.markers && by.Header != notKey
+	}
+	out.current = &ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: unitOf(l.Per)}
+	out.policy = &corev3.HeaderValue{Key: policyHeader, Value: out.policyItem()}
+	return out
+}
+
+func unitOf(per time.Duration) ratelimitsvcv3.RateLimitResponse_RateLimit_Unit {
+	switch per {
+	case time.Second:
+		return ratelimitsvcv3.RateLimitResponse_RateLimit_SECOND
+	case time.Minute:
+		return ratelimitsvcv3.RateLimitResponse_RateLimit_MINUTE
+	case time.Hour:
+		return ratelimitsvcv3.RateLimitResponse_RateLimit_HOUR
+	case 24 * time.Hour:
+		return ratelimitsvcv3.RateLimitResponse_RateLimit_DAY
+	default:
+		return ratelimitsvcv3.RateLimitResponse_RateLimit_UNKNOWN
+	}
+}
