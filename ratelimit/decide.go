@@ -90,14 +90,18 @@ type Decision struct {
 // Decide says whether n more may pass at now (nanoseconds since 1970) on a key that stands at at, and where the
 // key stands then. A refusal leaves the key alone. None more are always allowed, unless the rate refuses everything.
 //
-// What stands at may have been counted at another rate: a key is then at worst without any burst left, and off by
-// less than a nanosecond.
+// What stands at may have been counted at another rate. Then the key is at worst without any burst left, which also
+// a refusal writes down, and off by less than a nanosecond. So for one key now must never go back: what was counted
+// at a later now would look like another rate's.
 func (r *Rate) Decide(at Arrival, now int64, n uint64) (Arrival, Decision) {
 	if r.den == 0 {
 		return at, Decision{RetryAfter: r.per, Reset: r.per}
 	}
 	full := Arrival{now + r.window.ns, r.window.frac}
 	start := r.start(at, now, full)
+	if full.before(at) {
+		at = full
+	}
 	if n > r.burst {
 		return at, Decision{Remaining: r.room(start, full), RetryAfter: r.per, Reset: ceil(start, now)}
 	}

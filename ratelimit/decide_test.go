@@ -174,9 +174,11 @@ func TestChangedLimitKeepsWhatWasUsed(t *testing.T) {
 	slow, fast := NewRate(1000, 1000, day), NewRate(7, 7, time.Second)
 	at, d := slow.Decide(Arrival{}, now, 1000)
 	require.True(t, d.Allowed)
-	_, d = fast.Decide(at, now, 1)
+	at, d = fast.Decide(at, now, 1)
 	assert.False(t, d.Allowed, "used up stays used up")
 	assert.Equal(t, time.Duration(142_857_143), d.RetryAfter, "but a day of waiting does not come along")
+	_, d = fast.Decide(at, now+142_857_143, 1)
+	assert.True(t, d.Allowed)
 
 	at, d = fast.Decide(Arrival{}, now, 5)
 	require.True(t, d.Allowed)

@@ -40,8 +40,9 @@ type bucket struct {
 type shard struct {
 	mu        sync.Mutex // guards everything declared below, and the buckets
 	buckets   []bucket
+	now       int64 // the latest there was: for its keys time never goes back
 	evictions uint64
-	_         [24]byte // a cache line for each shard
+	_         [16]byte // a cache line for each shard
 }
 
 // place is where a key stands while its shard is locked.
@@ -87,9 +88,9 @@ func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 		ok = ok && (h.Decision.Allowed || h.Shadow)
 	}
 	if ok {
-		m.settle(hits, now)
+		m.settle(hits)
 	} else {
-		m.undo(hits, now)
+		m.undo(hits)
 	}
 	return ok, nil
 }
@@ -120,29 +121,34 @@ func (m *Memory) next(hits []Hit, least uint64) (shard uint64, ok bool) {
 // take decides one hit and counts it if it is allowed. Earlier hits of the same request are not moved.
 func (m *Memory) take(h *Hit, now int64, earlier []Hit) {
 	p, s := &h.place, m.shard(h)
-	if !p.find(s) {
-		p.choose(s, now, earlier)
+	s.now = max(s.now, now)
+	found := p.find(s)
+	if !found {
+		p.choose(s, earlier)
 	}
-	var next Arrival
-	next, h.Decision = h.Rate.Decide(p.arrival(), now, h.N)
-	if !h.Decision.Allowed || h.N == 0 {
-		return
+	next, d := h.Rate.Decide(p.arrival(), s.now, h.N)
+	h.Decision = d
+	switch {
+	case d.Allowed && h.N > 0:
+		p.taken, p.tag, p.was = true, p.bucket.tag[p.way], Arrival{p.bucket.ns[p.way], p.bucket.frac[p.way]}
+		p.write(p.hash, next)
+	case !d.Allowed && found:
+		p.write(p.hash, next) // the same, unless it was another rate's
 	}
-	p.taken, p.tag, p.was = true, p.bucket.tag[p.way], Arrival{p.bucket.ns[p.way], p.bucket.frac[p.way]}
-	p.write(p.hash, next)
 }
 
 // settle counts what was pushed out.
-func (m *Memory) settle(hits []Hit, now int64) {
+func (m *Memory) settle(hits []Hit) {
 	for i := range hits {
-		if p := &hits[i].place; p.taken && p.tag != p.hash && p.was.ns > now {
-			m.shard(&hits[i]).evictions++
+		p, s := &hits[i].place, m.shard(&hits[i])
+		if p.taken && p.tag != p.hash && p.was.ns > s.now {
+			s.evictions++
 		}
 	}
 }
 
 // undo takes back what was counted, last first.
-func (m *Memory) undo(hits []Hit, now int64) {
+func (m *Memory) undo(hits []Hit) {
 	for i := len(hits) - 1; i >= 0; i-- {
 		if p := &hits[i].place; p.taken {
 			p.write(p.tag, p.was)
@@ -150,8 +156,9 @@ func (m *Memory) undo(hits []Hit, now int64) {
 	}
 	for i := range hits {
 		if h := &hits[i]; h.place.taken {
-			h.place.find(m.shard(h))
-			_, h.Decision = h.Rate.Decide(h.place.arrival(), now, 0)
+			s := m.shard(h)
+			h.place.find(s)
+			_, h.Decision = h.Rate.Decide(h.place.arrival(), s.now, 0)
 		}
 	}
 }
@@ -176,29 +183,30 @@ func (p *place) find(s *shard) bool {
 
 // choose sets the slot that a new key may have. Fast path: the emptier bucket has a free one. Slow path: one of the
 // keys there moves to its other bucket; or, if none can, the one that would be back first is forgotten.
-func (p *place) choose(s *shard, now int64, earlier []Hit) {
+func (p *place) choose(s *shard, earlier []Hit) {
 	a, b := s.pair(p.hash)
 	i, j := a.first(), b.first()
-	free := a.free(now) - b.free(now)
+	free := a.free(s.now) - b.free(s.now)
 	if free > 0 || free == 0 && a.ns[i] <= b.ns[j] {
 		p.bucket, p.way = a, i
 	} else {
 		p.bucket, p.way = b, j
 	}
-	if p.bucket.ns[p.way] > now && !p.makeRoom(s, a, now, earlier) {
-		p.makeRoom(s, b, now, earlier)
+	if p.bucket.ns[p.way] > s.now && !p.makeRoom(s, a, earlier) {
+		p.makeRoom(s, b, earlier)
 	}
 }
 
-// makeRoom moves a key out of a full bucket and sets the slot it leaves, if one can move.
-func (p *place) makeRoom(s *shard, full *bucket, now int64, earlier []Hit) bool {
+// makeRoom moves a key out of a full bucket and sets the slot it leaves, if one can move. Those of earlier hits stay:
+// their places are to hold until all is decided.
+func (p *place) makeRoom(s *shard, full *bucket, earlier []Hit) bool {
 	for i, tag := range full.tag {
 		other, b := s.pair(tag)
 		if other == full {
 			other = b
 		}
 		j := other.first()
-		if other.ns[j] > now || slices.ContainsFunc(earlier, func(h Hit) bool { return h.place.hash == tag }) {
+		if other.ns[j] > s.now || slices.ContainsFunc(earlier, func(h Hit) bool { return h.place.hash == tag }) {
 			continue
 		}
 		other.tag[j], other.ns[j], other.frac[j] = tag, full.ns[i], full.frac[i]

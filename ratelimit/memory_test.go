@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -53,9 +54,7 @@ func (s sequential) take(now int64, hits []Hit, rates []simpleRate) (bool, []Dec
 		ok = ok && (out[i].Allowed || h.Shadow)
 	}
 	if ok {
-		for k, v := range after {
-			s[k] = v
-		}
+		maps.Copy(s, after)
 	}
 	for i, h := range hits {
 		left := now*unit + rates[i].burst*rates[i].interval - max(s[string(h.Key)], now*unit)
@@ -143,6 +142,34 @@ func TestExactlyTheLimitUnderConcurrency(t *testing.T) {
 	assert.EqualValues(t, 1000, both.Load()+onlyA.Load())
 	assert.LessOrEqual(t, both.Load(), int64(700))
 	assert.False(t, take(t, m, someday, one([]byte("a"), &a)))
+}
+
+// While time goes on, seen by each goroutine a little differently, exactly the burst and the rate pass.
+func TestExactlyTheRateUnderConcurrency(t *testing.T) {
+	const burst, requests = 10, 7000
+	rate := NewRate(requests, burst, time.Second)
+	m := NewMemory(1000)
+	var clock, passed atomic.Int64
+	clock.Store(someday)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50_000 {
+				now := clock.Add(2000) // some 70 questions an interval
+				if ok, _ := m.Take(t.Context(), now, one([]byte("k"), &rate)); ok {
+					passed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	end := clock.Load()
+	for take(t, m, end, one([]byte("k"), &rate)) {
+		passed.Add(1)
+	}
+	// The first question of all may have been any of the first ones.
+	assert.InDelta(t, burst+float64(end-someday)*requests/1e9, float64(passed.Load()), 1.01)
+	assert.LessOrEqual(t, passed.Load(), burst+(end-someday)*requests/1e9)
 }
 
 func TestManyKeysConcurrently(t *testing.T) {

@@ -12,7 +12,7 @@ type Store interface {
 	// is counted at all; hits that others brought down then tell what remains without them.
 	//
 	// No two calls interleave: the decisions are those of some order of the calls, one after the other. A now that
-	// is earlier than another call's neither counts twice nor forgets. Two hits of one call may share a key.
+	// is earlier than that of a call before is as good as that one. Two hits of one call may share a key.
 	//
 	// With an error nothing is decided, and the hits may or may not be counted; so it isn't retried. Memory has none.
 	// Take keeps neither hits nor their keys when it returns.
