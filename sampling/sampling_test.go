@@ -16,9 +16,20 @@ func TestThresholdFromPercent(t *testing.T) {
 		percent float64
 		want    string
 	}{
-		{100, "0"}, {150, "0"}, {0, ""}, {-1, ""}, {math.NaN(), ""},
-		{50, "8"}, {25, "c"}, {75, "4"},
-		{10, "e666"}, {20, "cccd"}, {30, "b333"}, {5, "f3333"}, {1, "fd70a"}, {0.1, "ffbe77"},
+		{100, "0"},
+		{150, "0"},
+		{0, ""},
+		{-1, ""},
+		{math.NaN(), ""},
+		{50, "8"},
+		{25, "c"},
+		{75, "4"},
+		{10, "e666"},
+		{20, "cccd"},
+		{30, "b333"},
+		{5, "f3333"},
+		{1, "fd70a"},
+		{0.1, "ffbe77"},
 	} {
 		if got := FromPercent(tt.percent).String(); got != tt.want {
 			t.Errorf("FromPercent(%v) = %q, want %q", tt.percent, got, tt.want)
@@ -144,11 +155,23 @@ func TestPatterns(t *testing.T) {
 		pattern, s string
 		want       bool
 	}{
-		{"GET /a", "GET /a", true}, {"GET /a", "GET /ab", false}, {"", "", true}, {"", "x", false},
-		{"*", "", true}, {"*", "anything", true}, {"GET /healthz*", "GET /healthz", true},
-		{"GET /healthz*", "GET /healthz/live", true}, {"*/b", "a/b", true}, {"*/b", "a/bc", false},
-		{"a*a", "a", false}, {"a*a", "aa", true}, {"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c", false},
-		{"**", "x", true}, {"a.c", "abc", false}, {"shop/*", "shop/checkout", true},
+		{"GET /a", "GET /a", true},
+		{"GET /a", "GET /ab", false},
+		{"", "", true},
+		{"", "x", false},
+		{"*", "", true},
+		{"*", "anything", true},
+		{"GET /healthz*", "GET /healthz", true},
+		{"GET /healthz*", "GET /healthz/live", true},
+		{"*/b", "a/b", true},
+		{"*/b", "a/bc", false},
+		{"a*a", "a", false},
+		{"a*a", "aa", true},
+		{"a*b*c", "a-b-b-c", true},
+		{"a*b*c", "a-c", false},
+		{"**", "x", true},
+		{"a.c", "abc", false},
+		{"shop/*", "shop/checkout", true},
 	} {
 		if got := compilePattern(tt.pattern).match(tt.s); got != tt.want {
 			t.Errorf("%q on %q: %v", tt.pattern, tt.s, got)

@@ -1,0 +1,17 @@
+package adaptivesampling
+
+import "errors"
+
+// Config is the processor's configuration.
+type Config struct {
+	// Policy are the files and directories of policy documents.
+	Policy []string `mapstructure:"policy"`
+}
+
+// Validate says what is missing.
+func (c *Config) Validate() error {
+	if len(c.Policy) == 0 {
+		return errors.New("policy: must name at least one file or directory of policy documents")
+	}
+	return nil
+}

@@ -1,0 +1,33 @@
+package adaptivesampling
+
+import (
+	"context"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/processorhelper"
+
+	"github.com/machinenativeops/weir/collector/documents"
+)
+
+// Type is what the processor is called in configurations.
+var Type = component.MustNewType("adaptive_sampling")
+
+// NewFactory makes the processor.
+func NewFactory() processor.Factory {
+	return processor.NewFactory(Type, func() component.Config { return &Config{} },
+		processor.WithTraces(createTraces, component.StabilityLevelBeta))
+}
+
+func createTraces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
+	s, err := newSampler(set.TelemetrySettings)
+	if err != nil {
+		return nil, err
+	}
+	watcher := documents.NewWatcher(cfg.(*Config).Policy, set.Logger, s.apply)
+	return processorhelper.NewTraces(ctx, set, cfg, next, s.process,
+		processorhelper.WithCapabilities(consumer.Capabilities{MutatesData: true}),
+		processorhelper.WithStart(watcher.Start),
+		processorhelper.WithShutdown(watcher.Shutdown))
+}
