@@ -1,0 +1,238 @@
+package adaptivesampling
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/processortest"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/goleak"
+
+	"github.com/machinenativeops/weir/sampling"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const rates = `
+kind: Service
+metadata: {name: checkout, namespace: shop}
+spec:
+  class: api
+  endpoints: {static: [{address: 127.0.0.1, port: 9}]}
+---
+kind: Sampling
+metadata: {name: default}
+spec:
+  classes: {main: 20, api: 50, health: 0, default: 100}
+  operations:
+    - {service: shop/checkout, operation: "POST /pay", percent: 100}
+    - {operation: "GET /secret*", percent: 0}
+`
+
+func TestConfig(t *testing.T) {
+	if err := componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()); err != nil {
+		t.Error(err)
+	}
+	if err := (&Config{}).Validate(); err == nil {
+		t.Error("a configuration without documents is taken")
+	}
+	if err := (&Config{Policy: []string{"x"}}).Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLifecycle(t *testing.T) {
+	all := "kind: Sampling\nmetadata: {name: default}\nspec: {classes: {default: 100}}\n"
+	processortest.VerifyShutdown(t, NewFactory(), config(t, all))
+}
+
+func TestStartWithoutDocumentsIsRefused(t *testing.T) {
+	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(Type),
+		&Config{Policy: []string{filepath.Join(t.TempDir(), "none.yaml")}}, consumertest.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(t.Context(), componenttest.NewNopHost()); err == nil {
+		t.Error("it starts without documents")
+	}
+	if err := p.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestJudgement(t *testing.T) {
+	low, high := traceID(0x10000000000000), traceID(0xf0000000000000)
+	for _, tt := range []struct {
+		name                   string
+		service, class, span   string
+		id                     pcommon.TraceID
+		tracestate, wantStates string // "dropped", or the tracestate
+	}{
+		{"its document's class", "checkout", "main", "GET /", high, "", "ot=th:8"},
+		{"below its rate", "checkout", "", "GET /", low, "", "dropped"},
+		{"an operation's rate", "checkout", "", "POST /pay", low, "", "ot=th:0"},
+		{"only of its service", "other", "health", "POST /pay", high, "", "dropped"},
+		{"an operation of any service", "checkout", "", "GET /secret/x", high, "", "dropped"},
+		{"the class it claims", "other", "main", "GET /", high, "", "ot=th:cccd"},
+		{"no class at all", "other", "", "GET /", low, "", "ot=th:0"},
+		{"others' state stays", "other", "", "GET /", low, "a=b,ot=x:y", "ot=th:0;x:y,a=b"},
+		{"sampled before at less", "other", "main", "GET /", high, "ot=th:e", "ot=th:e"},
+		{"sampled before at more", "other", "main", "GET /", high, "ot=th:8", "ot=th:cccd"},
+		{"explicit randomness", "checkout", "", "GET /", low, "ot=rv:f0000000000000", "ot=th:8;rv:f0000000000000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			td := ptrace.NewTraces()
+			span := resource(td, tt.service, tt.class).AppendEmpty()
+			span.SetName(tt.span)
+			span.SetTraceID(tt.id)
+			span.TraceState().FromRaw(tt.tracestate)
+			got := "dropped"
+			if out := consume(t, td); len(out) > 0 {
+				got = out[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).TraceState().AsRaw()
+			}
+			if got != tt.wantStates {
+				t.Errorf("got %q, want %q", got, tt.wantStates)
+			}
+		})
+	}
+}
+
+func TestEmptiedPartsGo(t *testing.T) {
+	td := ptrace.NewTraces()
+	for _, class := range []string{"health", "", "health"} {
+		spans := resource(td, "other", class)
+		spans.AppendEmpty().SetTraceID(traceID(1))
+		spans.AppendEmpty().SetTraceID(traceID(2))
+	}
+	out := consume(t, td)
+	if len(out) != 1 || out[0].ResourceSpans().Len() != 1 || out[0].SpanCount() != 2 {
+		t.Errorf("got %d batches", len(out))
+	}
+}
+
+func TestSpansAreCounted(t *testing.T) {
+	telemetry := componenttest.NewTelemetry()
+	set := processortest.NewNopSettings(Type)
+	set.TelemetrySettings = telemetry.NewTelemetrySettings()
+	td := ptrace.NewTraces()
+	for range 2 {
+		spans := resource(td, "checkout", "")
+		spans.AppendEmpty().SetTraceID(traceID(0x10000000000000))
+		spans.AppendEmpty().SetTraceID(traceID(0xf0000000000000))
+	}
+	resource(td, "other", "invented").AppendEmpty()
+	p := start(t, set, consumertest.NewNop())
+	if err := p.ConsumeTraces(t.Context(), td); err != nil {
+		t.Fatal(err)
+	}
+	m, err := telemetry.GetMetric("weir_sampling_spans")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, point := range m.Data.(metricdata.Sum[int64]).DataPoints {
+		class, _ := point.Attributes.Value(attribute.Key("class"))
+		decision, _ := point.Attributes.Value(attribute.Key("decision"))
+		got[class.AsString()+" "+decision.AsString()] = point.Value
+	}
+	want := map[string]int64{"api kept": 2, "api dropped": 2, "default kept": 1, "default dropped": 0}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if err := telemetry.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkConsumeTraces is the sampler on batches of 1,000 spans of ten services. ns/span is what counts.
+func BenchmarkConsumeTraces(b *testing.B) {
+	const services, spans = 10, 100
+	random := rand.New(rand.NewPCG(1, 2))
+	batch := ptrace.NewTraces()
+	for i := range services {
+		ss := resource(batch, fmt.Sprintf("s%d", i), "main")
+		for range spans {
+			span := ss.AppendEmpty()
+			span.SetName("GET /cart")
+			span.SetTraceID(traceID(random.Uint64() >> 8))
+		}
+	}
+	p := start(b, processortest.NewNopSettings(Type), consumertest.NewNop())
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		td := ptrace.NewTraces()
+		batch.CopyTo(td)
+		b.StartTimer()
+		if err := p.ConsumeTraces(b.Context(), td); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(services*spans), "ns/span")
+}
+
+// consume runs one batch through a processor of its own and gives what comes out.
+func consume(t *testing.T, td ptrace.Traces) []ptrace.Traces {
+	t.Helper()
+	sink := new(consumertest.TracesSink)
+	if err := start(t, processortest.NewNopSettings(Type), sink).ConsumeTraces(t.Context(), td); err != nil {
+		t.Fatal(err)
+	}
+	return sink.AllTraces()
+}
+
+func start(tb testing.TB, set processor.Settings, next consumer.Traces) processor.Traces {
+	tb.Helper()
+	p, err := NewFactory().CreateTraces(tb.Context(), set, config(tb, rates), next)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := p.Start(tb.Context(), componenttest.NewNopHost()); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := p.Shutdown(context.Background()); err != nil {
+			tb.Error(err)
+		}
+	})
+	return p
+}
+
+func config(tb testing.TB, text string) *Config {
+	tb.Helper()
+	file := filepath.Join(tb.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return &Config{Policy: []string{file}}
+}
+
+func resource(td ptrace.Traces, service, class string) ptrace.SpanSlice {
+	rs := td.ResourceSpans().AppendEmpty()
+	attributes := rs.Resource().Attributes()
+	attributes.PutStr("service.name", service)
+	attributes.PutStr("service.namespace", "shop")
+	if class != "" {
+		attributes.PutStr(sampling.ClassAttribute, class)
+	}
+	return rs.ScopeSpans().AppendEmpty().Spans()
+}
+
+// traceID is one of that randomness.
+func traceID(randomness uint64) (id pcommon.TraceID) {
+	id[0] = 1
+	binary.BigEndian.PutUint64(id[8:], randomness)
+	return id
+}
