@@ -39,3 +39,9 @@ func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
 	v, ok := s.views[p]
 	return v, ok
 }
+
+// NewSnapshot makes a snapshot of views, each type of which is sorted by name.
+func NewSnapshot(views map[mesh.Proxy]View) *Snapshot { return &Snapshot{views: views} }
+
+// Views gives all views by proxy. Don't change it.
+func (s *Snapshot) Views() map[mesh.Proxy]View { return s.views }

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newStatus() *cobra.Command {
+	var address, output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Who is connected, what each proxy runs, what was refused and by whom; exit 1 if something is refused",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output, outputText, outputJSON); err != nil {
+				return err
+			}
+			report, err := fetchStatus(cmd.Context(), address)
+			if err != nil {
+				return failed(err)
+			}
+			if output == outputJSON {
+				err = writeJSON(cmd.OutOrStdout(), report)
+			} else {
+				err = printStatus(cmd.OutOrStdout(), report)
+			}
+			if err == nil && report.refused() {
+				return errRefused
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&address, "http-address", defaultHTTPAddress, "the `HOST:PORT` of weir serve's status API")
+	cmd.Flags().StringVarP(&output, "output", "o", outputText, "text or json")
+	return cmd
+}
+
+func fetchStatus(ctx context.Context, address string) (r statusReport, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", http.NoBody)
+	if err != nil {
+		return r, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return r, fmt.Errorf("ask weir serve (is it running? --http-address says where): %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return r, fmt.Errorf("ask weir serve at %s: %s", address, resp.Status)
+	}
+	return r, json.NewDecoder(resp.Body).Decode(&r)
+}
+
+// refused says whether documents or resources are refused.
+func (r *statusReport) refused() bool {
+	return len(r.XDS.Refused) > 0 || r.Policy != nil && len(r.Policy.Problems) > 0
+}
+
+func printStatus(out io.Writer, r statusReport) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "weir %s, up %s\n", r.Version, time.Since(r.Started).Round(time.Second))
+	if r.Policy == nil {
+		fmt.Fprintln(w, "no policy is in force yet")
+	} else {
+		printPolicy(w, r.Policy)
+	}
+	fmt.Fprintf(w, "\nPROXY\tADDRESS\tENVOY\tPROTOCOL\tCONNECTED\tCLUSTERS\tROUTES\tSYNCED\n")
+	for _, p := range r.XDS.Proxies {
+		synced := "no"
+		switch {
+		case !p.Known:
+			synced = "no: no document of this name"
+		case p.Synced:
+			synced = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Node, p.Address, p.Envoy, p.Protocol,
+			time.Since(p.Connected).Round(time.Second), len(p.Types["Cluster"].Resources), len(p.Types["RouteConfiguration"].Resources), synced)
+	}
+	for _, x := range r.XDS.Refused {
+		serving := "the proxies keep what they have"
+		if x.Serving != "" {
+			serving = "version " + x.Serving + " is served instead"
+		}
+		fmt.Fprintf(w, "\nrefused by %s: %s, of %v: %s\n  %s\n", x.Node, x.Name, x.Sources, x.Message, serving)
+	}
+	return w.Flush()
+}
+
+func printPolicy(w io.Writer, p *policyStatus) {
+	fmt.Fprintf(w, "policy in force since %s (took %s): %s, %s, %s, %s\n", p.Applied.Format(time.RFC3339), p.Took,
+		count(p.Documents["Gateway"], "gateway"), count(p.Documents["Service"], "service"),
+		count(p.Documents["Route"], "route"), count(p.Documents["RateLimit"], "rate limit"))
+	if len(p.Problems) > 0 {
+		fmt.Fprintf(w, "refused: %s\n", count(len(p.Problems), "error"))
+		printProblems(w, p.Problems)
+	}
+}

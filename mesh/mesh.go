@@ -1,0 +1,294 @@
+// Package mesh is the resolved model: what a set of policy documents means, with every reference followed and every
+// name unique and sorted. It is plain data, made by a pure function; xds and ratelimit both work from it.
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+// Model is the mesh at one moment. It is immutable, and every slice is sorted by name unless it says otherwise.
+type Model struct {
+	Source    policy.Key        // of the Mesh document
+	Tracing   *policy.Tracing   // nil: no spans
+	AccessLog *policy.AccessLog // nil: no access log
+	Gateways  []*Gateway
+	Services  []*Service
+	Limits    []*Limit // all global limits
+}
+
+// Gateway is where traffic enters.
+type Gateway struct {
+	Ref       policy.Ref
+	Source    policy.Key
+	Address   string
+	Listeners []policy.Listener
+	Services  []*Service // that it serves
+}
+
+// Service is a service with its route and limits.
+type Service struct {
+	Ref       policy.Ref
+	Source    policy.Key
+	Spec      policy.ServiceSpec
+	Subsets   []*Subset // of all endpoints first, then of each version
+	Rules     []*Rule   // in the order in which they are tried
+	Endpoints []Endpoint
+}
+
+// Subset is what is balanced over as one: the endpoints of a version, or all of them.
+type Subset struct {
+	Name      string // SERVICE, or SERVICE/VERSION; unique in the mesh
+	Version   string // "" is all
+	Endpoints []Endpoint
+}
+
+// Endpoint is one address of a service.
+type Endpoint struct {
+	Address string // an IP
+	Port    int
+	Zone    string
+}
+
+// Rule is one row of a route, complete.
+type Rule struct {
+	policy.Rule
+	Source  policy.Key      // of the Route, or of the Service where it has none
+	Timeout time.Duration   // 0: none
+	Retries *policy.Retries // nil: none
+	To      []Share
+	Global  []GlobalLimit
+	Local   []LocalLimit
+}
+
+// Share is one destination of a rule.
+type Share struct {
+	Subset string
+	Weight int
+}
+
+// GlobalLimit is a limit that requests of a rule ask the rate limit service about.
+type GlobalLimit struct {
+	*Limit
+	Except      []policy.LimitBy // requests with one of these values are another limit's
+	DenyOnError bool
+}
+
+// LocalLimit is a limit that each Envoy holds by itself.
+type LocalLimit struct {
+	ID     string
+	Source policy.Key
+	policy.Limit
+	Except []policy.LimitBy
+}
+
+var units = map[string]time.Duration{
+	"second": time.Second, "minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour,
+}
+
+// Unit gives the time of a limit's per.
+func Unit(per string) time.Duration { return units[per] }
+
+// Build resolves a set. A set that policy.Load made always can be.
+func Build(set *policy.Set) *Model {
+	b := builder{set: set, model: &Model{
+		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
+		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
+	}}
+	for _, d := range set.Services {
+		b.model.Services = append(b.model.Services, b.service(d))
+	}
+	for _, d := range set.Gateways {
+		b.model.Gateways = append(b.model.Gateways, b.gateway(d))
+	}
+	slices.SortFunc(b.model.Limits, func(a, c *Limit) int { return cmp.Compare(a.ID, c.ID) })
+	return b.model
+}
+
+type builder struct {
+	set   *policy.Set
+	model *Model
+}
+
+func key(kind string, m policy.Metadata) policy.Key {
+	return policy.Key{Kind: kind, Namespace: m.Namespace, Name: m.Name}
+}
+
+func (b *builder) gateway(d *policy.Document[policy.GatewaySpec]) *Gateway {
+	g := &Gateway{Ref: d.Ref(), Source: key("Gateway", d.Metadata), Address: d.Spec.Address, Listeners: slices.Clone(d.Spec.Listeners)}
+	slices.SortFunc(g.Listeners, func(a, c policy.Listener) int { return cmp.Compare(a.Name, c.Name) })
+	for _, s := range b.model.Services {
+		if slices.ContainsFunc(d.Spec.Services, func(pattern string) bool { return serves(pattern, s.Ref.String()) }) {
+			g.Services = append(g.Services, s)
+		}
+	}
+	return g
+}
+
+// serves matches NAMESPACE/NAME with * as wildcard; a lone * is every service.
+func serves(pattern, ref string) bool {
+	if pattern == "*" {
+		return true
+	}
+	ok, err := path.Match(pattern, ref)
+	return ok && err == nil
+}
+
+func (b *builder) service(d *policy.Document[policy.ServiceSpec]) *Service {
+	s := &Service{Ref: d.Ref(), Source: key("Service", d.Metadata), Spec: d.Spec}
+	s.Subsets = append(s.Subsets, subset(s, ""))
+	for _, v := range d.Spec.Versions {
+		s.Subsets = append(s.Subsets, subset(s, v.Name))
+	}
+	slices.SortFunc(s.Subsets, func(a, c *Subset) int { return cmp.Compare(a.Name, c.Name) })
+	s.Endpoints = s.Subsets[0].Endpoints
+	s.Rules = b.rules(s)
+	b.limits(s)
+	return s
+}
+
+// SubsetName names what is balanced over as one.
+func SubsetName(service, version string) string {
+	if version == "" {
+		return service
+	}
+	return service + "/" + version
+}
+
+func subset(s *Service, version string) *Subset {
+	sub := &Subset{Name: SubsetName(s.Ref.String(), version), Version: version}
+	selector := selectorOf(s.Spec.Versions, version)
+	for _, e := range s.Spec.Endpoints.Static {
+		if selects(selector, e.Labels) {
+			sub.Endpoints = append(sub.Endpoints, Endpoint{Address: e.Address, Port: e.Port, Zone: e.Zone})
+		}
+	}
+	slices.SortFunc(sub.Endpoints, func(a, c Endpoint) int {
+		return cmp.Or(cmp.Compare(a.Zone, c.Zone), cmp.Compare(a.Address, c.Address), cmp.Compare(a.Port, c.Port))
+	})
+	sub.Endpoints = slices.Compact(sub.Endpoints)
+	return sub
+}
+
+func selectorOf(versions []policy.Version, name string) map[string]string {
+	for _, v := range versions {
+		if v.Name == name {
+			return v.Selector
+		}
+	}
+	return nil
+}
+
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// rules gives a service's rules. A service without a Route has one that takes everything.
+func (b *builder) rules(s *Service) []*Rule {
+	for _, d := range b.set.Routes {
+		if d.Spec.Service != s.Ref.String() {
+			continue
+		}
+		var rules []*Rule
+		for _, r := range d.Spec.Rules {
+			rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
+		}
+		return rules
+	}
+	weight := 1
+	return []*Rule{b.rule(s, s.Source, policy.Rule{Name: "default", To: []policy.Destination{{Service: s.Ref.String(), Weight: &weight}}})}
+}
+
+func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
+	out := &Rule{Rule: r, Source: source, Timeout: time.Duration(*s.Spec.Timeout), Retries: s.Spec.Retries}
+	if r.Timeout != nil {
+		out.Timeout = time.Duration(*r.Timeout)
+	}
+	if r.Retries != nil {
+		out.Retries = r.Retries
+	}
+	for _, to := range r.To {
+		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})
+	}
+	if l := r.RateLimit; l != nil {
+		id := source.Ref().String() + "/" + r.Name
+		b.addLimit(out, source, "route/"+id, l.Limit, nil, l.Scope, false)
+	}
+	return out
+}
+
+// limits adds the RateLimit documents of a service to each of its rules.
+func (b *builder) limits(s *Service) {
+	for _, d := range b.set.RateLimits {
+		if d.Spec.Service != s.Ref.String() {
+			continue
+		}
+		source := key("RateLimit", d.Metadata)
+		for i, l := range d.Spec.Limits {
+			id := fmt.Sprintf("limit/%s/%d", source.Ref(), i)
+			shared := newLimit(id, source, l)
+			if d.Spec.Scope == "global" {
+				b.model.Limits = append(b.model.Limits, shared)
+			}
+			for _, r := range s.Rules {
+				r.add(shared, l, exceptions(d.Spec.Limits, l), d.Spec.Scope, d.Spec.OnError == "deny")
+			}
+		}
+	}
+}
+
+func (b *builder) addLimit(r *Rule, source policy.Key, id string, l policy.Limit, except []policy.LimitBy, scope string, deny bool) {
+	limit := newLimit(id, source, l)
+	if scope == "global" {
+		b.model.Limits = append(b.model.Limits, limit)
+	}
+	r.add(limit, l, except, scope, deny)
+}
+
+func newLimit(id string, source policy.Key, l policy.Limit) *Limit {
+	return &Limit{
+		ID: id, Source: source, By: l.By, Requests: uint64(l.Requests), Per: units[l.Per],
+		Burst: uint64(max(1, l.Burst)), Shadow: l.Shadow,
+	}
+}
+
+func (r *Rule) add(limit *Limit, l policy.Limit, except []policy.LimitBy, scope string, deny bool) {
+	if scope == "local" {
+		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: l, Except: except})
+		return
+	}
+	r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: deny})
+}
+
+// exceptions are the values of a limit's headers for which another limit of the same document is made: those requests
+// are that limit's alone.
+func exceptions(all []policy.Limit, l policy.Limit) []policy.LimitBy {
+	values := make(map[policy.LimitBy]bool)
+	for _, by := range l.By {
+		if by.Header == "" || by.Exact != "" {
+			continue
+		}
+		for _, other := range all {
+			for _, o := range other.By {
+				if o.Exact != "" && strings.EqualFold(o.Header, by.Header) {
+					values[policy.LimitBy{Header: o.Header, Exact: o.Exact}] = true
+				}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(values), func(a, c policy.LimitBy) int {
+		return cmp.Or(cmp.Compare(a.Header, c.Header), cmp.Compare(a.Exact, c.Exact))
+	})
+}

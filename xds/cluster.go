@@ -1,0 +1,190 @@
+package xds
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// The clusters that are Weir's own.
+const (
+	rateLimitCluster = "weir/ratelimit"
+	collectorCluster = "weir/collector"
+)
+
+const connectTimeout = time.Second
+
+var lbPolicies = map[string]clusterv3.Cluster_LbPolicy{
+	"least_request": clusterv3.Cluster_LEAST_REQUEST,
+	"round_robin":   clusterv3.Cluster_ROUND_ROBIN,
+	"random":        clusterv3.Cluster_RANDOM,
+}
+
+// adsSource says that a resource comes over the same stream.
+func adsSource() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+	}
+}
+
+func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
+	return t.resource(ClusterType, sub.Name, []policy.Key{s.Source}, func() proto.Message {
+		c := &clusterv3.Cluster{
+			Name:                          sub.Name,
+			ConnectTimeout:                durationpb.New(connectTimeout),
+			LbPolicy:                      lbPolicies[s.Spec.LoadBalancing.Policy],
+			CircuitBreakers:               circuitBreakers(s.Spec),
+			OutlierDetection:              outlierDetection(s.Spec.OutlierDetection),
+			HealthChecks:                  healthChecks(s.Spec),
+			IgnoreHealthOnHostRemoval:     true,
+			TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
+		}
+		if dns := s.Spec.Endpoints.DNS; dns != nil {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
+			c.DnsRefreshRate = durationpb.New(time.Duration(*dns.Refresh))
+			c.LoadAssignment = assignment(sub.Name, dns.Name, dns.Port)
+			return c
+		}
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
+		return c
+	})
+}
+
+// infrastructure is a gRPC cluster of Weir's own.
+func (t *translator) infrastructure(name, address string) *Resource {
+	return t.resource(ClusterType, name, []policy.Key{t.model.Source}, func() proto.Message {
+		host, port, _ := net.SplitHostPort(address) // policy and flags have been checked
+		n, _ := strconv.Atoi(port)
+		kind := clusterv3.Cluster_STRICT_DNS
+		if _, err := netip.ParseAddr(host); err == nil {
+			kind = clusterv3.Cluster_STATIC
+		}
+		return &clusterv3.Cluster{
+			Name:                          name,
+			ConnectTimeout:                durationpb.New(connectTimeout),
+			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: kind},
+			LoadAssignment:                assignment(name, host, n),
+			TypedExtensionProtocolOptions: t.protocol(true),
+		}
+	})
+}
+
+// protocol speaks HTTP/2 upstream, or else HTTP/1.1, which is what a cluster without it does.
+func (t *translator) protocol(http2 bool) map[string]*anypb.Any {
+	if !http2 {
+		return nil
+	}
+	return map[string]*anypb.Any{
+		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": t.any(&upstreamsv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_{
+				ExplicitHttpConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig{
+					ProtocolConfig: &upstreamsv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+						Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
+					},
+				},
+			},
+		}),
+	}
+}
+
+// any marshals deterministically, unlike anypb.New.
+func (t *translator) any(m proto.Message) *anypb.Any {
+	a := new(anypb.Any)
+	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil && t.err == nil {
+		t.err = err
+	}
+	return a
+}
+
+func circuitBreakers(s policy.ServiceSpec) *clusterv3.CircuitBreakers {
+	b := s.CircuitBreaker
+	thresholds := &clusterv3.CircuitBreakers_Thresholds{
+		MaxConnections:     number(b.MaxConnections),
+		MaxPendingRequests: number(b.MaxPending),
+		MaxRequests:        number(b.MaxRequests),
+		MaxRetries:         number(b.MaxRetries),
+		TrackRemaining:     true,
+	}
+	if s.Retries != nil && s.Retries.Budget > 0 {
+		// The two exclude each other in Envoy: a budget, once given, is the bound.
+		thresholds.MaxRetries = nil
+		thresholds.RetryBudget = &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+			BudgetPercent:       &typev3.Percent{Value: s.Retries.Budget},
+			MinRetryConcurrency: number(b.MaxRetries),
+		}
+	}
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{thresholds}}
+}
+
+func outlierDetection(o *policy.OutlierDetection) *clusterv3.OutlierDetection {
+	if o == nil {
+		return nil
+	}
+	return &clusterv3.OutlierDetection{
+		Consecutive_5Xx:           number(o.Consecutive5xx),
+		Interval:                  durationpb.New(time.Duration(o.Interval)),
+		BaseEjectionTime:          durationpb.New(time.Duration(o.EjectFor)),
+		MaxEjectionPercent:        number(int(o.MaxEjected)),
+		EnforcingSuccessRate:      number(0), // ejects by comparing endpoints, which nobody asked for
+		EnforcingConsecutive_5Xx:  number(100),
+		ConsecutiveGatewayFailure: number(o.Consecutive5xx),
+	}
+}
+
+func healthChecks(s policy.ServiceSpec) []*corev3.HealthCheck {
+	h := s.HealthCheck
+	if h == nil {
+		return nil
+	}
+	codec := typev3.CodecClientType_HTTP1
+	if s.Protocol != "http" {
+		codec = typev3.CodecClientType_HTTP2
+	}
+	return []*corev3.HealthCheck{{
+		Timeout:            durationpb.New(time.Duration(h.Timeout)),
+		Interval:           durationpb.New(time.Duration(h.Interval)),
+		IntervalJitter:     durationpb.New(time.Duration(h.Interval) / 10),
+		UnhealthyThreshold: number(h.Unhealthy),
+		HealthyThreshold:   number(h.Healthy),
+		HealthChecker: &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: &corev3.HealthCheck_HttpHealthCheck{
+			Path: h.Path, Host: s.Hosts[0], CodecClientType: codec,
+		}},
+	}}
+}
+
+func number(n int) *wrapperspb.UInt32Value { return wrapperspb.UInt32(uint32(n)) }
+
+func assignment(cluster, host string, port int) *endpointv3.ClusterLoadAssignment {
+	return &endpointv3.ClusterLoadAssignment{
+		ClusterName: cluster,
+		Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{lbEndpoint(host, port)}}},
+	}
+}
+
+func lbEndpoint(host string, port int) *endpointv3.LbEndpoint {
+	return &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+		Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, port)},
+	}}
+}
+
+func socketAddress(host string, port int) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}

@@ -1,0 +1,165 @@
+package xds
+
+import (
+	"math"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	local_ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
+	ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// askTimeout bounds what a slow rate limit service costs a request; after it the limit's onError decides.
+const askTimeout = 100 * time.Millisecond
+
+// exceptKey is the key of a descriptor entry that is there only where another limit does not take the request.
+const exceptKey = "not"
+
+// globalFilter asks the rate limit service. There are two in the chain, since what happens when it can't be asked is
+// a setting of the filter: a limit is put on the one that does as its onError says.
+func (t *translator) globalFilter(deny bool) *anypb.Any {
+	return t.any(&ratelimitfilterv3.RateLimit{
+		Domain:          mesh.LimitDomain,
+		Timeout:         durationpb.New(askTimeout),
+		FailureModeDeny: deny,
+		StatusOnError:   &typev3.HttpStatus{Code: typev3.StatusCode_ServiceUnavailable},
+		RateLimitService: &ratelimitv3.RateLimitServiceConfig{
+			TransportApiVersion: corev3.ApiVersion_V3,
+			GrpcService:         envoyGRPC(rateLimitCluster),
+		},
+		EnableXRatelimitHeaders: ratelimitfilterv3.RateLimit_DRAFT_VERSION_03,
+	})
+}
+
+func envoyGRPC(cluster string) *corev3.GrpcService {
+	return &corev3.GrpcService{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster}}}
+}
+
+func (t *translator) globalLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
+	byFilter := make(map[string][]*routev3.RateLimit)
+	for _, l := range r.Global {
+		name := rateLimitAllow
+		if l.DenyOnError {
+			name = rateLimitDeny
+		}
+		byFilter[name] = append(byFilter[name], descriptor(l.ID, l.By, l.Except))
+	}
+	for name, limits := range byFilter {
+		filters[name] = t.any(&ratelimitfilterv3.RateLimitPerRoute{RateLimits: limits})
+	}
+}
+
+// descriptor names the counter of a request: the limit, and the values it is by. A request without a header lacks
+// that entry, so that all those share one counter.
+func descriptor(id string, by, except []policy.LimitBy) *routev3.RateLimit {
+	limit := &routev3.RateLimit{Actions: []*routev3.RateLimit_Action{{
+		ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{GenericKey: &routev3.RateLimit_Action_GenericKey{
+			DescriptorKey: mesh.LimitKey, DescriptorValue: id,
+		}},
+	}}}
+	for _, b := range by {
+		limit.Actions = append(limit.Actions, action(b))
+	}
+	for _, e := range except {
+		limit.Actions = append(limit.Actions, headerValueMatch(exceptKey, e, false))
+	}
+	return limit
+}
+
+func action(by policy.LimitBy) *routev3.RateLimit_Action {
+	switch {
+	case by.RemoteAddress:
+		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
+	case by.Exact != "":
+		return headerValueMatch(by.Header, by, true)
+	default:
+		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
+			RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: by.Header, DescriptorKey: by.Header, SkipIfAbsent: true},
+		}}
+	}
+}
+
+func headerValueMatch(key string, by policy.LimitBy, expect bool) *routev3.RateLimit_Action {
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
+		HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
+			DescriptorKey: key, DescriptorValue: by.Exact, ExpectMatch: wrapperspb.Bool(expect),
+			Headers: []*routev3.HeaderMatcher{headerMatch(policy.NamedMatch{Name: by.Header, Exact: &by.Exact})},
+		},
+	}}
+}
+
+// localLimits gives every limit a bucket of its own, named by a descriptor; the filter's default bucket, which takes
+// what no descriptor does, is as good as endless.
+func (t *translator) localLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
+	if len(r.Local) == 0 {
+		return
+	}
+	c := &local_ratelimitfilterv3.LocalRateLimit{
+		StatPrefix:                      "local_rate_limit",
+		TokenBucket:                     bucket(math.MaxUint32, math.MaxUint32, 50*time.Millisecond),
+		AlwaysConsumeDefaultTokenBucket: wrapperspb.Bool(false),
+		FilterEnabled:                   always(),
+		FilterEnforced:                  always(),
+		EnableXRatelimitHeaders:         limitv3.XRateLimitHeadersRFCVersion_DRAFT_VERSION_03,
+		EnableRetryAfterHeader:          true,
+		MaxDynamicDescriptors:           number(100_000),
+	}
+	for _, l := range r.Local {
+		c.RateLimits = append(c.RateLimits, descriptor(l.ID, l.By, l.Except))
+		c.Descriptors = append(c.Descriptors, localDescriptors(l)...)
+	}
+	filters[localRateLimit] = t.any(c)
+}
+
+// localDescriptors are the forms that a limit's descriptor can take: with and without each header that a request may
+// lack. An entry without a value stands for any value, each with a bucket of its own.
+func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
+	forms := [][]*limitv3.RateLimitDescriptor_Entry{{{Key: mesh.LimitKey, Value: l.ID}}}
+	for _, by := range l.By {
+		entry, optional := &limitv3.RateLimitDescriptor_Entry{Key: by.Header, Value: by.Exact}, by.Exact == ""
+		if by.RemoteAddress {
+			entry, optional = &limitv3.RateLimitDescriptor_Entry{Key: "remote_address"}, false
+		}
+		forms = extend(forms, entry, optional)
+	}
+	for _, e := range l.Except {
+		forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: exceptKey, Value: e.Exact}, false)
+	}
+	descriptors := make([]*limitv3.LocalRateLimitDescriptor, 0, len(forms))
+	for _, entries := range forms {
+		descriptors = append(descriptors, &limitv3.LocalRateLimitDescriptor{
+			Entries: entries, TokenBucket: bucket(uint32(max(1, l.Burst)), uint32(max(1, l.Requests)), mesh.Unit(l.Per)),
+			ShadowMode: l.Shadow,
+		})
+	}
+	return descriptors
+}
+
+func extend(forms [][]*limitv3.RateLimitDescriptor_Entry, e *limitv3.RateLimitDescriptor_Entry, optional bool) [][]*limitv3.RateLimitDescriptor_Entry {
+	var out [][]*limitv3.RateLimitDescriptor_Entry
+	for _, form := range forms {
+		out = append(out, append(form[:len(form):len(form)], e))
+		if optional {
+			out = append(out, form)
+		}
+	}
+	return out
+}
+
+func bucket(burst, tokens uint32, per time.Duration) *typev3.TokenBucket {
+	return &typev3.TokenBucket{MaxTokens: burst, TokensPerFill: wrapperspb.UInt32(tokens), FillInterval: durationpb.New(per)}
+}
+
+func always() *corev3.RuntimeFractionalPercent {
+	return &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{Numerator: 100}}
+}

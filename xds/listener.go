@@ -1,0 +1,186 @@
+package xds
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	otelv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+const connectionBuffer = 1 << 20 // bytes; what Envoy recommends is smaller than its default
+
+// listener takes HTTP and routes it by its route configuration.
+func (t *translator) listener(d door) *Resource {
+	sources := append(slices.Clone(d.sources), t.model.Source)
+	return t.resource(ListenerType, d.name, sources, func() proto.Message {
+		return &listenerv3.Listener{
+			Name:                          d.name,
+			Address:                       socketAddress(d.address, d.port),
+			PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
+			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+				Name:       "envoy.filters.network.http_connection_manager",
+				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(t.connectionManager(d))},
+			}}}},
+		}
+	})
+}
+
+func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
+	m := &hcmv3.HttpConnectionManager{
+		StatPrefix: d.name,
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
+			ConfigSource: adsSource(), RouteConfigName: d.name,
+		}},
+		HttpFilters: t.httpFilters(d),
+		Tracing:     t.tracing(d),
+		AccessLog:   t.accessLog(d),
+		// The address of the peer is who the client is at the edge; inside, the edge has said it.
+		UseRemoteAddress:             wrapperspb.Bool(d.edge),
+		NormalizePath:                wrapperspb.Bool(true),
+		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT,
+		// Routes may then remove or replace the upstream's own.
+		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
+		RequestHeadersTimeout:      durationpb.New(10 * time.Second),
+		StreamIdleTimeout:          durationpb.New(5 * time.Minute),
+		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			IdleTimeout:                  durationpb.New(time.Hour),
+			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
+		},
+		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+			MaxConcurrentStreams:        wrapperspb.UInt32(100),
+			InitialStreamWindowSize:     wrapperspb.UInt32(1 << 16),
+			InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
+		},
+	}
+	if !d.edge {
+		m.CommonHttpProtocolOptions.HeadersWithUnderscoresAction = corev3.HttpProtocolOptions_ALLOW
+	}
+	return m
+}
+
+func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
+	tr := t.model.Tracing
+	if tr == nil {
+		return nil
+	}
+	all := &typev3.Percent{Value: 100}
+	return &hcmv3.HttpConnectionManager_Tracing{
+		ClientSampling:  all,
+		RandomSampling:  &typev3.Percent{Value: *tr.Percent},
+		OverallSampling: all,
+		CustomTags:      customTags(tr.Tags),
+		Provider: &tracev3.Tracing_Http{
+			Name: "envoy.tracers.opentelemetry",
+			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: t.any(&tracev3.OpenTelemetryConfig{
+				GrpcService: envoyGRPC(collectorCluster), ServiceName: d.owner.String(),
+			})},
+		},
+	}
+}
+
+func customTags(tags []policy.Tag) []*tracingv3.CustomTag {
+	var all []*tracingv3.CustomTag
+	for _, tag := range tags {
+		c := &tracingv3.CustomTag{Tag: tag.Name}
+		if tag.Header != "" {
+			c.Type = &tracingv3.CustomTag_RequestHeader{RequestHeader: &tracingv3.CustomTag_Header{Name: tag.Header}}
+		} else {
+			c.Type = &tracingv3.CustomTag_Value{Value: cookieOperator(tag.Cookie)}
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+func cookieOperator(name string) string { return "%COOKIE(" + name + ")%" }
+
+// logged are the attributes of every access log.
+var logged = [][2]string{
+	{"http.request.method", "%REQ(:METHOD)%"},
+	{"url.path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"},
+	{"server.address", "%REQ(:AUTHORITY)%"},
+	{"http.response.status_code", "%RESPONSE_CODE%"},
+	{"envoy.response_flags", "%RESPONSE_FLAGS%"},
+	{"envoy.route_name", "%ROUTE_NAME%"},
+	{"envoy.upstream_cluster", "%UPSTREAM_CLUSTER%"},
+	{"envoy.duration_ms", "%DURATION%"},
+	{"http.request.body.size", "%BYTES_RECEIVED%"},
+	{"http.response.body.size", "%BYTES_SENT%"},
+	{"request_id", "%REQ(X-REQUEST-ID)%"},
+}
+
+func (t *translator) accessLog(d door) []*accesslogv3.AccessLog {
+	log := t.model.AccessLog
+	if log == nil {
+		return nil
+	}
+	attributes := make([]*commonv1.KeyValue, 0, len(logged))
+	for _, a := range logged {
+		attributes = append(attributes, text(a[0], a[1]))
+	}
+	for _, tag := range t.model.Tracing.Tags {
+		operator := cookieOperator(tag.Cookie)
+		if tag.Header != "" {
+			operator = "%REQ(" + strings.ToUpper(tag.Header) + ")%"
+		}
+		if tag.Name != "request_id" {
+			attributes = append(attributes, text(tag.Name, operator))
+		}
+	}
+	return []*accesslogv3.AccessLog{{
+		Name:   "envoy.access_loggers.open_telemetry",
+		Filter: statusFilter(log.Only),
+		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: t.any(&otelv3.OpenTelemetryAccessLogConfig{
+			GrpcService:        envoyGRPC(collectorCluster),
+			LogName:            d.name,
+			ResourceAttributes: &commonv1.KeyValueList{Values: []*commonv1.KeyValue{text("service.name", d.owner.String())}},
+			Body:               stringValue("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %RESPONSE_CODE%"),
+			Attributes:         &commonv1.KeyValueList{Values: attributes},
+		})},
+	}}
+}
+
+func text(key, value string) *commonv1.KeyValue {
+	return &commonv1.KeyValue{Key: key, Value: stringValue(value)}
+}
+
+func stringValue(s string) *commonv1.AnyValue {
+	return &commonv1.AnyValue{Value: &commonv1.AnyValue_StringValue{StringValue: s}}
+}
+
+// statusFilter speaks Envoy's three comparisons: equal, at least and at most.
+func statusFilter(only *policy.AccessLogOnly) *accesslogv3.AccessLogFilter {
+	if only == nil {
+		return nil
+	}
+	op, value := accesslogv3.ComparisonFilter_EQ, only.Status.Value
+	switch only.Status.Op {
+	case ">=":
+		op = accesslogv3.ComparisonFilter_GE
+	case ">":
+		op, value = accesslogv3.ComparisonFilter_GE, value+1
+	case "<=":
+		op = accesslogv3.ComparisonFilter_LE
+	case "<":
+		op, value = accesslogv3.ComparisonFilter_LE, value-1
+	}
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
+		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
+			Op: op, Value: &corev3.RuntimeUInt32{DefaultValue: uint32(value), RuntimeKey: "weir.access_log.status"},
+		}},
+	}}
+}

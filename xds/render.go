@@ -1,0 +1,50 @@
+package xds
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Render writes a view for people, a list of resources a type, as YAML or JSON.
+func Render(v View, asJSON bool) ([]byte, error) {
+	all := make(map[string][]any)
+	for kind, resources := range v {
+		for _, r := range resources {
+			one, err := plain(r)
+			if err != nil {
+				return nil, err
+			}
+			all[kind] = append(all[kind], one)
+		}
+	}
+	var out bytes.Buffer
+	if asJSON {
+		enc := json.NewEncoder(&out)
+		enc.SetIndent("", "  ")
+		err := enc.Encode(all)
+		return out.Bytes(), err
+	}
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	err := enc.Encode(all)
+	return out.Bytes(), err
+}
+
+// plain is a resource as maps and lists.
+func plain(r *Resource) (any, error) {
+	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(&anypb.Any{TypeUrl: r.Type, Value: r.Body})
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", r.Name, err)
+	}
+	var one map[string]any
+	if err := json.Unmarshal(text, &one); err != nil {
+		return nil, fmt.Errorf("render %s: %w", r.Name, err)
+	}
+	delete(one, "@type")
+	return one, nil
+}

@@ -1,0 +1,208 @@
+package xds
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// routes is the route configuration of a listener: a virtual host for each service.
+func (t *translator) routes(d door) *Resource {
+	sources := slices.Clone(d.sources)
+	for _, s := range d.services {
+		sources = append(sources, s.Source)
+		for _, r := range s.Rules {
+			sources = append(sources, r.Source)
+			for _, l := range r.Global {
+				sources = append(sources, l.Source)
+			}
+			for _, l := range r.Local {
+				sources = append(sources, l.Source)
+			}
+		}
+	}
+	return t.resource(RouteType, d.name, sources, func() proto.Message {
+		c := &routev3.RouteConfiguration{Name: d.name, ValidateClusters: wrapperspb.Bool(false)}
+		for _, s := range d.services {
+			c.VirtualHosts = append(c.VirtualHosts, t.virtualHost(s))
+		}
+		return c
+	})
+}
+
+func (t *translator) virtualHost(s *mesh.Service) *routev3.VirtualHost {
+	v := &routev3.VirtualHost{Name: s.Ref.String()}
+	for _, host := range s.Spec.Hosts {
+		v.Domains = append(v.Domains, host)
+		if !strings.HasPrefix(host, "*") { // Envoy's wildcards are at one end only
+			v.Domains = append(v.Domains, host+":*")
+		}
+	}
+	for _, r := range s.Rules {
+		v.Routes = append(v.Routes, t.route(r))
+	}
+	return v
+}
+
+func (t *translator) route(r *mesh.Rule) *routev3.Route {
+	return &routev3.Route{
+		Name:                    r.Source.Ref().String() + "/" + r.Name,
+		Match:                   routeMatch(&r.Match),
+		Action:                  &routev3.Route_Route{Route: t.routeAction(r)},
+		RequestHeadersToAdd:     headersToAdd(r.RequestHeaders),
+		RequestHeadersToRemove:  r.RequestHeaders.Remove,
+		ResponseHeadersToAdd:    headersToAdd(r.ResponseHeaders),
+		ResponseHeadersToRemove: r.ResponseHeaders.Remove,
+		TypedPerFilterConfig:    t.limitsPerRoute(r),
+	}
+}
+
+func routeMatch(m *policy.Match) *routev3.RouteMatch {
+	out := pathMatch(m.Path)
+	if len(m.Methods) > 0 {
+		out.Headers = append(out.Headers, methodMatch(m.Methods))
+	}
+	for _, h := range m.Headers {
+		out.Headers = append(out.Headers, headerMatch(h))
+	}
+	for _, q := range m.Query {
+		out.QueryParameters = append(out.QueryParameters, queryMatch(q))
+	}
+	return out
+}
+
+// pathMatch: a prefix is of whole segments, so that /cart is not the beginning of /cartoon.
+func pathMatch(p *policy.StringMatch) *routev3.RouteMatch {
+	out := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+	switch {
+	case p == nil:
+	case p.Exact != nil:
+		out.PathSpecifier = &routev3.RouteMatch_Path{Path: *p.Exact}
+	case p.Regex != nil:
+		out.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: regex(*p.Regex)}
+	default:
+		if prefix := strings.TrimRight(*p.Prefix, "/"); prefix != "" {
+			out.PathSpecifier = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: prefix}
+		}
+	}
+	return out
+}
+
+func regex(s string) *matcherv3.RegexMatcher { return &matcherv3.RegexMatcher{Regex: s} }
+
+func methodMatch(methods []string) *routev3.HeaderMatcher {
+	alternatives := make([]string, len(methods))
+	for i, m := range methods {
+		alternatives[i] = regexp.QuoteMeta(m)
+	}
+	return &routev3.HeaderMatcher{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(strings.Join(alternatives, "|"))}},
+	}}
+}
+
+func headerMatch(m policy.NamedMatch) *routev3.HeaderMatcher {
+	if m.Present != nil {
+		return &routev3.HeaderMatcher{Name: m.Name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: *m.Present}}
+	}
+	return &routev3.HeaderMatcher{Name: m.Name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: stringMatch(m)}}
+}
+
+func queryMatch(m policy.NamedMatch) *routev3.QueryParameterMatcher {
+	if m.Present != nil {
+		return &routev3.QueryParameterMatcher{
+			Name: m.Name, QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_PresentMatch{PresentMatch: *m.Present},
+		}
+	}
+	return &routev3.QueryParameterMatcher{
+		Name: m.Name, QueryParameterMatchSpecifier: &routev3.QueryParameterMatcher_StringMatch{StringMatch: stringMatch(m)},
+	}
+}
+
+func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
+	switch {
+	case m.Exact != nil:
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: *m.Exact}}
+	case m.Prefix != nil:
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: *m.Prefix}}
+	default:
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(*m.Regex)}}
+	}
+}
+
+func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
+	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
+	if len(r.To) == 1 {
+		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.To[0].Subset}
+		return a
+	}
+	weighted := &routev3.WeightedCluster{}
+	for _, to := range r.To {
+		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: to.Subset, Weight: number(to.Weight)})
+	}
+	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
+	return a
+}
+
+func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
+	if r == nil || r.Attempts == 0 {
+		return nil
+	}
+	p := &routev3.RetryPolicy{
+		RetryOn:    strings.Join(r.On, ","),
+		NumRetries: number(r.Attempts),
+		// Another endpoint than the one that failed, where there is one.
+		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name: "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
+				TypedConfig: t.any(&previoushostsv3.PreviousHostsPredicate{}),
+			},
+		}},
+		HostSelectionRetryMaxAttempts: 3,
+	}
+	if r.PerTry != nil {
+		p.PerTryTimeout = durationpb.New(time.Duration(*r.PerTry))
+	}
+	return p
+}
+
+// headersToAdd gives what is added and then what is set, each by name.
+func headersToAdd(c policy.HeaderChanges) []*corev3.HeaderValueOption {
+	var all []*corev3.HeaderValueOption
+	for _, name := range slices.Sorted(maps.Keys(c.Add)) {
+		all = append(all, header(name, c.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Set)) {
+		all = append(all, header(name, c.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
+	}
+	return all
+}
+
+func header(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: action, KeepEmptyValue: true,
+	}
+}
+
+func (t *translator) limitsPerRoute(r *mesh.Rule) map[string]*anypb.Any {
+	filters := make(map[string]*anypb.Any)
+	t.globalLimits(r, filters)
+	t.localLimits(r, filters)
+	if len(filters) == 0 {
+		return nil
+	}
+	return filters
+}

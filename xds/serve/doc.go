@@ -1,0 +1,10 @@
+// Package serve gives proxies their resources: aggregated discovery (ADS), delta and state-of-the-world.
+//
+// A stream is sent what its proxy's view has and the proxy has not, by name and version; versions are hashes of the
+// content, so that a proxy which comes back to a restarted Weir is sent only what changed. One response a type is in
+// flight at a time: a slow proxy is sent the latest when it is ready, and costs nobody else anything. Clusters and
+// endpoints go out before the listeners and routes that use them, and are taken away after.
+//
+// A resource that a proxy refuses (NACK) is withdrawn for everybody: its last accepted version is served again, or
+// nothing is changed where there is none, until a snapshot has another version of it.
+package serve

@@ -1,0 +1,49 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// NodeID is a node's id: ROLE~[NAMESPACE/]NAME~INSTANCE.
+func NodeID(p mesh.Proxy, instance string) string {
+	return string(p.Role) + "~" + p.Ref.String() + "~" + instance
+}
+
+var errNode = errors.New("want a node id of the form gateway~NAME~INSTANCE or service~NAMESPACE/NAME~INSTANCE, or metadata weir: {role, name}; `weir bootstrap` writes both")
+
+// ParseNode says which proxy a node is, by its metadata weir: {role, name} or else by its id. Both must agree where
+// both speak.
+func ParseNode(n *corev3.Node) (mesh.Proxy, error) {
+	fields := n.GetMetadata().GetFields()["weir"].GetStructValue().GetFields()
+	said := mesh.Proxy{Role: mesh.Role(fields["role"].GetStringValue()), Ref: policy.ParseRef(fields["name"].GetStringValue(), "")}
+	byID, idOK := parseID(n.GetId())
+	switch {
+	case said.Role == "" && idOK:
+		return byID, nil
+	case said.Role == "":
+		return mesh.Proxy{}, fmt.Errorf("node id %q: %w", n.GetId(), errNode)
+	case !known(said):
+		return mesh.Proxy{}, fmt.Errorf("node metadata weir: {role: %s, name: %s}: %w", said.Role, said.Ref, errNode)
+	case idOK && byID != said:
+		return mesh.Proxy{}, fmt.Errorf("node id %q says %s and its metadata %s: they must agree", n.GetId(), byID, said)
+	}
+	return said, nil
+}
+
+func parseID(id string) (mesh.Proxy, bool) {
+	role, rest, _ := strings.Cut(id, "~")
+	name, _, ok := strings.Cut(rest, "~")
+	p := mesh.Proxy{Role: mesh.Role(role), Ref: policy.ParseRef(name, "")}
+	return p, ok && known(p)
+}
+
+func known(p mesh.Proxy) bool {
+	return p.Ref.Name != "" && (p.Role == mesh.RoleGateway || p.Role == mesh.RoleService)
+}

@@ -1,0 +1,127 @@
+package serve
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/machinenativeops/weir/xds"
+)
+
+// request is what a proxy says, in the delta protocol's terms; the other protocol is turned into it.
+type request struct {
+	node        *corev3.Node
+	kind        string // type URL
+	subscribe   []string
+	unsubscribe []string
+	initial     map[string]string // what it has from an earlier stream, name to version
+	version     string            // state-of-the-world: of all that it has from an earlier stream
+	nonce       string            // of the response that this answers; "" answers none
+	refusal     string            // why it refused that; "" accepts it
+}
+
+// response is what goes out.
+type response struct {
+	kind    string
+	nonce   string
+	changed []*discoverysvcv3.Resource
+	removed []string
+	whole   string // the version of all that the proxy then has of the type
+}
+
+// wire is a stream's protocol. receive and send are each called from one goroutine.
+type wire interface {
+	receive() (*request, error)
+	send(*response) error
+	// full says whether every response must have all resources of the type.
+	full(kind string) bool
+}
+
+type deltaWire struct {
+	stream discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
+}
+
+func (w deltaWire) full(string) bool { return false }
+
+func (w deltaWire) receive() (*request, error) {
+	r, err := w.stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	return &request{
+		node: r.GetNode(), kind: r.GetTypeUrl(), subscribe: r.GetResourceNamesSubscribe(),
+		unsubscribe: r.GetResourceNamesUnsubscribe(), initial: r.GetInitialResourceVersions(),
+		nonce: r.GetResponseNonce(), refusal: refusal(r.GetErrorDetail() != nil, r.GetErrorDetail().GetMessage()),
+	}, nil
+}
+
+func refusal(refused bool, message string) string {
+	if refused && message == "" {
+		return "no reason given"
+	}
+	return message
+}
+
+func (w deltaWire) send(r *response) error {
+	return w.stream.Send(&discoverysvcv3.DeltaDiscoveryResponse{
+		TypeUrl: r.kind, Nonce: r.nonce, Resources: r.changed, RemovedResources: r.removed, SystemVersionInfo: r.whole,
+	})
+}
+
+type sotwWire struct {
+	stream discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
+	names  map[string]map[string]bool // by type, what the last request named
+}
+
+// full: in this protocol clusters and listeners that a response lacks are gone.
+func (w *sotwWire) full(kind string) bool { return kind == xds.ClusterType || kind == xds.ListenerType }
+
+func (w *sotwWire) receive() (*request, error) {
+	r, err := w.stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	out := &request{
+		node: r.GetNode(), kind: r.GetTypeUrl(), version: r.GetVersionInfo(), nonce: r.GetResponseNonce(),
+		refusal: refusal(r.GetErrorDetail() != nil, r.GetErrorDetail().GetMessage()),
+	}
+	named := make(map[string]bool)
+	for _, n := range r.GetResourceNames() {
+		named[n] = true
+	}
+	before := w.names[out.kind]
+	for _, n := range slices.Sorted(maps.Keys(named)) {
+		if !before[n] {
+			out.subscribe = append(out.subscribe, n)
+		}
+	}
+	for n := range before {
+		if !named[n] {
+			out.unsubscribe = append(out.unsubscribe, n)
+		}
+	}
+	w.names[out.kind] = named
+	return out, nil
+}
+
+func (w *sotwWire) send(r *response) error {
+	resources := make([]*anypb.Any, len(r.changed))
+	for i, one := range r.changed {
+		resources[i] = one.GetResource()
+	}
+	return w.stream.Send(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, Resources: resources, VersionInfo: r.whole})
+}
+
+// wholeVersion is a version of names and versions together.
+func wholeVersion(versions map[string]string) string {
+	h := xxhash.New()
+	for _, name := range slices.Sorted(maps.Keys(versions)) {
+		_, _ = h.WriteString(strconv.Itoa(len(name)) + name + versions[name] + " ") // a hash takes everything
+	}
+	return strconv.FormatUint(h.Sum64(), 16)
+}

@@ -1,0 +1,171 @@
+package xds
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// DefaultRateLimitAddress is where proxies ask about limits unless Options says otherwise.
+const DefaultRateLimitAddress = "127.0.0.1:18001"
+
+// The outbound listener of a proxy beside a workload.
+const (
+	OutboundAddress = "127.0.0.1"
+	OutboundPort    = 15001
+)
+
+// Options is what translation depends on beside the model.
+type Options struct {
+	RateLimitAddress string // HOST:PORT as proxies reach it; "" is DefaultRateLimitAddress
+}
+
+// Translate makes everything that proxies are served. Its errors are defects of this package: what validates
+// translates.
+func Translate(m *mesh.Model, o Options) (*Snapshot, error) {
+	if o.RateLimitAddress == "" {
+		o.RateLimitAddress = DefaultRateLimitAddress
+	}
+	t := &translator{model: m, options: o, made: make(map[resourceKey]*Resource)}
+	views := make(map[mesh.Proxy]View)
+	for _, g := range m.Gateways {
+		views[mesh.Proxy{Role: mesh.RoleGateway, Ref: g.Ref}] = t.gateway(g)
+	}
+	if len(m.Services) > 0 {
+		sidecar := t.sidecar()
+		for _, s := range m.Services {
+			views[mesh.Proxy{Role: mesh.RoleService, Ref: s.Ref}] = sidecar
+		}
+	}
+	if t.err != nil {
+		return nil, t.err
+	}
+	return NewSnapshot(views), nil
+}
+
+type resourceKey struct{ kind, name string }
+
+// translator makes each resource once. The first error sticks.
+type translator struct {
+	model   *mesh.Model
+	options Options
+	made    map[resourceKey]*Resource
+	err     error
+}
+
+// resource gives the named resource, building it the first time.
+func (t *translator) resource(kind, name string, sources []policy.Key, build func() proto.Message) *Resource {
+	key := resourceKey{kind, name}
+	if r, ok := t.made[key]; ok {
+		return r
+	}
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(build())
+	if err != nil && t.err == nil {
+		t.err = fmt.Errorf("marshal %s: %w", name, err)
+	}
+	r := &Resource{
+		Type: kind, Name: name, Body: body, Sources: sortedKeys(sources),
+		Version: strconv.FormatUint(xxhash.Sum64(body), 16),
+	}
+	t.made[key] = r
+	return r
+}
+
+func sortedKeys(keys []policy.Key) []policy.Key {
+	keys = slices.Clone(keys)
+	slices.SortFunc(keys, func(a, b policy.Key) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return slices.Compact(keys)
+}
+
+// door is a listener and the services behind it.
+type door struct {
+	name     string // of the listener and its route configuration
+	address  string
+	port     int
+	edge     bool // strangers come in here
+	owner    policy.Ref
+	sources  []policy.Key
+	services []*mesh.Service
+}
+
+func (t *translator) gateway(g *mesh.Gateway) View {
+	var doors []door
+	for _, l := range g.Listeners {
+		doors = append(doors, door{
+			name: "gateway/" + g.Ref.String() + "/" + l.Name, address: g.Address, port: l.Port, edge: true, owner: g.Ref,
+			sources: []policy.Key{g.Source}, services: g.Services,
+		})
+	}
+	return t.view(doors, g.Services)
+}
+
+// sidecar is the same for every service: an outbound listener that routes by host.
+func (t *translator) sidecar() View {
+	return t.view([]door{{
+		name: "outbound", address: OutboundAddress, port: OutboundPort,
+		owner: policy.Ref{Name: "outbound"}, services: t.model.Services,
+	}}, t.model.Services)
+}
+
+func (t *translator) view(doors []door, services []*mesh.Service) View {
+	v := View{}
+	limited := false
+	for _, s := range t.reachable(services) {
+		for _, sub := range s.Subsets {
+			v.add(t.cluster(s, sub))
+			if s.Spec.Endpoints.DNS == nil {
+				v.add(t.endpoints(s, sub))
+			}
+		}
+	}
+	for _, s := range services {
+		for _, r := range s.Rules {
+			limited = limited || len(r.Global) > 0
+		}
+	}
+	if limited {
+		v.add(t.infrastructure(rateLimitCluster, t.options.RateLimitAddress))
+	}
+	if t.model.Tracing != nil {
+		v.add(t.infrastructure(collectorCluster, t.model.Tracing.Collector))
+	}
+	for _, d := range doors {
+		v.add(t.listener(d))
+		v.add(t.routes(d))
+	}
+	for _, kind := range v {
+		slices.SortFunc(kind, func(a, b *Resource) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return v
+}
+
+// reachable adds the services that rules of the given ones send requests to.
+func (t *translator) reachable(services []*mesh.Service) []*mesh.Service {
+	wanted := make(map[string]bool)
+	for _, s := range services {
+		wanted[s.Subsets[0].Name] = true
+		for _, r := range s.Rules {
+			for _, to := range r.To {
+				wanted[to.Subset] = true
+			}
+		}
+	}
+	var all []*mesh.Service
+	for _, s := range t.model.Services {
+		if slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool { return wanted[sub.Name] }) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (v View) add(r *Resource) { v[r.Type] = append(v[r.Type], r) }
