@@ -79,8 +79,10 @@ func checkResources(t *testing.T, key archive.Key, td ptrace.Traces) {
 	t.Helper()
 	for _, rs := range td.ResourceSpans().All() {
 		text := func(name string) string {
-			v, _ := rs.Resource().Attributes().Get(name)
-			return v.AsString()
+			if v, ok := rs.Resource().Attributes().Get(name); ok {
+				return v.AsString()
+			}
+			return ""
 		}
 		got := archive.Group{
 			Retention: text("weir.retention"), Class: text("weir.class"),

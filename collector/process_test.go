@@ -49,7 +49,7 @@ func newCollector(t *testing.T, s3 *servers.S3, policy string) *collector {
 	_, metricsPort, _ := net.SplitHostPort(c.metrics)
 	c.env = []string{
 		"WEIR_OTLP_GRPC=" + c.otlp, "WEIR_OTLP_HTTP=" + ports[5], "WEIR_HEALTH=" + c.health,
-		"WEIR_JAEGER_GRPC=" + ports[6], "WEIR_JAEGER_HTTP=" + c.jaeger, "WEIR_ZIPKIN=" + c.zipkin,
+		"WEIR_JAEGER_GRPC=" + c.jaeger, "WEIR_JAEGER_HTTP=" + ports[6], "WEIR_ZIPKIN=" + c.zipkin,
 		"WEIR_METRICS_PORT=" + metricsPort, "WEIR_POLICY=" + policy, "WEIR_QUEUE=" + t.TempDir(),
 		"AWS_ACCESS_KEY_ID=" + s3.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3.SecretKey, "AWS_EC2_METADATA_DISABLED=true",
 		"HOME=" + t.TempDir(), "WEIR_ARCHIVE_FLUSH=1s",

@@ -3,7 +3,7 @@ package sampling
 import "github.com/machinenativeops/weir/policy"
 
 // DefaultClass is the class of what no document and no attribute gives one.
-const DefaultClass = "default"
+const DefaultClass = policy.DefaultClass
 
 // ClassAttribute is the resource attribute that gives a service without a document its class.
 const ClassAttribute = "weir.class"
@@ -13,11 +13,12 @@ type Classes struct {
 	byService map[policy.Ref]string
 }
 
-// NewClasses takes the classes of the documents.
+// NewClasses takes the classes of the documents. One that names no class, which a loaded document can't be told
+// apart from one that names the default class, leaves it to the attribute.
 func NewClasses(services []*policy.Document[policy.ServiceSpec]) *Classes {
 	c := &Classes{byService: make(map[policy.Ref]string, len(services))}
 	for _, s := range services {
-		if s.Spec.Class != "" {
+		if s.Spec.Class != "" && s.Spec.Class != DefaultClass {
 			c.byService[s.Ref()] = s.Spec.Class
 		}
 	}

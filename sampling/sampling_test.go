@@ -191,6 +191,8 @@ func TestClassIsTheDocumentsThenTheAttributes(t *testing.T) {
 		{policy.Ref{Name: "checkout"}, "main", "main"},
 		{policy.Ref{Name: "checkout"}, "", "default"},
 		{policy.Ref{Namespace: "shop", Name: "jobs"}, "", "background"},
+		{policy.Ref{Namespace: "shop", Name: "plain"}, "main", "main"},
+		{policy.Ref{Namespace: "shop", Name: "plain"}, "", "default"},
 	} {
 		if got := c.Of(tt.ref, tt.attribute); got != tt.want {
 			t.Errorf("%s with %q: %s, want %s", tt.ref, tt.attribute, got, tt.want)
@@ -335,6 +337,7 @@ func services() []*policy.Document[policy.ServiceSpec] {
 	return []*policy.Document[policy.ServiceSpec]{
 		{Metadata: policy.Metadata{Name: "checkout", Namespace: "shop"}, Spec: policy.ServiceSpec{Class: "api"}},
 		{Metadata: policy.Metadata{Name: "jobs", Namespace: "shop"}, Spec: policy.ServiceSpec{Class: "background"}},
+		{Metadata: policy.Metadata{Name: "plain", Namespace: "shop"}, Spec: policy.ServiceSpec{Class: "default"}},
 	}
 }
 

@@ -51,8 +51,11 @@ func (s State) Final(ours Threshold, r Randomness) Threshold {
 // WithThreshold gives the tracestate with the threshold written into its ot member, which comes to stand first as
 // W3C wants of a changed one. Everything else stays, other vendors' members included. [Never] takes it out.
 func WithThreshold(tracestate string, t Threshold) string {
-	if tracestate == "" {
-		return newMember(t, "")
+	if tracestate == "" { // the usual case
+		if t >= Never {
+			return ""
+		}
+		return vendor + "=th:" + t.String()
 	}
 	var b strings.Builder
 	b.Grow(len(tracestate) + len("ot=th:;") + hexDigits)
