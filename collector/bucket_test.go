@@ -65,7 +65,7 @@ func (b bucket) object(t *testing.T, name string) object {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer out.Body.Close()
+	defer func() { _ = out.Body.Close() }()
 	td, err := archive.Decode(out.Body)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)

@@ -25,16 +25,16 @@ import (
 
 // collector is the real weir-collector with the configuration that users get, as a process.
 type collector struct {
-	env      []string
-	otlp     string // addresses
-	health   string
-	metrics  string
-	jaeger   string
-	zipkin   string
-	process  *exec.Cmd
-	exited   chan struct{}
-	output   *os.File
-	binary   string
+	env     []string
+	otlp    string // addresses
+	health  string
+	metrics string
+	jaeger  string
+	zipkin  string
+	process *exec.Cmd
+	exited  chan struct{}
+	output  *os.File
+	binary  string
 }
 
 // newCollector prepares a collector; policy documents are in a folder of their own, which the test may change.
@@ -165,7 +165,7 @@ func get(t *testing.T, url string) string {
 	if err != nil {
 		return ""
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil || res.StatusCode != http.StatusOK {
 		return ""
@@ -197,7 +197,7 @@ func freePorts(t *testing.T, n int) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close() // all are held until all are found, so that they differ
+		defer func() { _ = l.Close() }() // all are held until all are found, so that they differ
 		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses

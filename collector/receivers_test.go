@@ -45,7 +45,7 @@ func sendZipkin(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusAccepted {
 		t.Fatal(res.Status)
 	}
@@ -58,7 +58,7 @@ func sendJaeger(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	timestamp := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 1_795_435_200)
 	span := field(nil, 1, []byte("jaegerjaegerjaeg"))
 	span = field(span, 2, []byte("spanspan"))

@@ -82,7 +82,8 @@ func newMember(t Threshold, old string) string {
 	}
 	size := hexDigits + len("th:")
 	for field := range strings.SplitSeq(old, ";") {
-		if field == "" || strings.HasPrefix(field, "th:") || size+1+len(field) > maxValue {
+		name, _, ok := strings.Cut(field, ":")
+		if !ok || name == "th" || size+1+len(field) > maxValue { // ours, malformed or too much
 			continue
 		}
 		size += 1 + len(field)
