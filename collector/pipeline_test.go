@@ -180,6 +180,31 @@ func missing(requests []int, counts []uint8) int {
 	return n
 }
 
+// TestBucketIsAway: while there is no bucket the queue holds what was acknowledged, across a crash too, and what was
+// held arrives once there is one.
+func TestBucketIsAway(t *testing.T) {
+	const requests = 8
+	s3 := servers.Minio(t)
+	everything := map[string]float64{"main": 100, "api": 100, "background": 100, "health": 100, "executions": 100}
+	c := newCollector(t, s3, writePolicy(t, s3, everything))
+	c.start(t)
+	sendAll(t, c, requests)
+	eventually(t, 20*time.Second, "an attempt has failed", func() bool {
+		log, err := os.ReadFile(c.output.Name())
+		return err == nil && containsAll(string(log), []string{"Exporting failed. Will retry", "NoSuchBucket"})
+	})
+	c.kill(t)
+	archived := newBucket(t, s3)
+	c.start(t)
+	all := make([]int, requests)
+	for i := range all {
+		all[i] = i
+	}
+	eventually(t, 30*time.Second, "everything is archived", func() bool {
+		return missing(all, archived.spanCounts(t, requests*blockSpans/2)) == 0
+	})
+}
+
 // TestRatesChangeWithoutRestart: new documents hold for what comes after them, and bad ones change nothing.
 func TestRatesChangeWithoutRestart(t *testing.T) {
 	s3 := servers.Minio(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -188,14 +189,15 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() bo
 	}
 }
 
-// freePorts gives addresses on which nothing listens.
+// freePorts gives addresses on which nothing listens. They are below the ports that the system gives to others, so
+// that they stay free until the collector takes them, and while it is dead.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	var addresses []string
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	for len(addresses) < n {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000)))
 		if err != nil {
-			t.Fatal(err)
+			continue // it is in use
 		}
 		defer func() { _ = l.Close() }() // all are held until all are found, so that they differ
 		addresses = append(addresses, l.Addr().String())
