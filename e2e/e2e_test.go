@@ -30,7 +30,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	weirBinary = filepath.Join(dir, "weir")
 	build := exec.Command("go", "build", "-o", weirBinary, "github.com/machinenativeops/weir/cmd/weir")
 	build.Stderr = os.Stderr
@@ -231,11 +231,10 @@ func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	ports := make([]string, n)
 	for i := range ports {
-		p, err := servers.FreePort()
-		if err != nil {
+		var err error
+		if ports[i], err = servers.FreeAddress(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		ports[i] = fmt.Sprintf("127.0.0.1:%d", p)
 	}
 	return ports
 }

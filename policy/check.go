@@ -16,7 +16,8 @@ import (
 // checker reports mistakes by path, at the place where the path, or what is nearest above it, was written.
 type checker struct {
 	*decoder
-	root *yaml.Node
+	root    *yaml.Node
+	refused map[Key]bool // documents that were written, and refused
 }
 
 func (c *checker) problem(path, suggestion, format string, args ...any) {
@@ -144,14 +145,7 @@ func (s *MeshSpec) checkTracing(c *checker) {
 			c.problem(path, "", "a tag needs a name")
 		}
 		c.unique(path+".name", tag.Name, seen)
-		if (tag.Header == "") == (tag.Cookie == "") {
-			c.problem(path, "", "want exactly one of header and cookie")
-		}
-		for _, h := range []string{tag.Header, tag.Cookie} {
-			if h != "" {
-				c.headerName(path, h)
-			}
-		}
+		c.headerName(path+".header", tag.Header)
 	}
 }
 
@@ -478,6 +472,10 @@ func (c *checker) version(path string, to Destination, target *ServiceSpec) {
 }
 
 func (c *checker) unknownService(path, name string, t table) {
+	if c.refused[serviceKey(name)] {
+		c.problem(path, "", "the service %q is refused itself", name)
+		return
+	}
 	names := make(map[string]bool)
 	for key := range t {
 		if key.Kind == "Service" {

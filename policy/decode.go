@@ -37,7 +37,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
-	if s, ok := v.Addr().Interface().(scalar); ok {
+	if s, ok := reflect.TypeAssert[scalar](v.Addr()); ok {
 		d.own(n, s, path)
 		return
 	}

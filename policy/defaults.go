@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -142,12 +143,8 @@ func (s *RateLimitSpec) defaults(m Metadata) {
 
 func (s *SamplingSpec) defaults(Metadata) {
 	classes := make(map[string]float64, len(defaultRates)+len(s.Classes))
-	for class, percent := range defaultRates {
-		classes[class] = percent
-	}
-	for class, percent := range s.Classes {
-		classes[class] = percent
-	}
+	maps.Copy(classes, defaultRates)
+	maps.Copy(classes, s.Classes)
 	s.Classes = classes
 	for i := range s.Operations {
 		if o := &s.Operations[i]; o.Service != "" {
@@ -161,9 +158,7 @@ func (s *RetentionSpec) defaults(Metadata) {
 	for class, days := range defaultRetentionDays {
 		classes[class] = Duration(days) * day
 	}
-	for class, keep := range s.Classes {
-		classes[class] = keep
-	}
+	maps.Copy(classes, s.Classes)
 	s.Classes = classes
 	if a := s.Archive; a != nil {
 		or(&a.Region, "us-east-1")

@@ -16,11 +16,10 @@ type Tracing struct {
 	Tags      []Tag    `yaml:"tags,omitempty"`
 }
 
-// Tag is one attribute on spans and access logs. Exactly one of the sources is set.
+// Tag is one attribute on spans and access logs.
 type Tag struct {
 	Name   string `yaml:"name"`
-	Header string `yaml:"header,omitempty"`
-	Cookie string `yaml:"cookie,omitempty"`
+	Header string `yaml:"header"` // the request header that it is taken from
 }
 
 // AccessLog sends access logs to the tracing collector over OTLP.

@@ -9,6 +9,7 @@ var laterFields = func() map[string]string {
 	for _, f := range []string{
 		"Mesh.spec.trustDomain", "Mesh.spec.mtls", "Mesh.spec.access", "Mesh.spec.networks", "Mesh.spec.clusters",
 		"Mesh.spec.locality", "Mesh.spec.tracing.propagate", "Mesh.spec.tracing.baggage",
+		"Mesh.spec.tracing.tags[].cookie", // Envoy 1.40 can read a cookie in routes, not in tags
 		"Service.spec.affinity", "Service.spec.clusterSplit", "Service.spec.endpoints.kubernetes",
 		"Service.spec.endpoints.static[].cluster",
 		"Route.spec.rules[].mirror", "Route.spec.rules[].maintenance", "Route.spec.rules[].redirect",

@@ -57,8 +57,13 @@ type document struct {
 // table is the documents in force, by key.
 type table map[Key]*document
 
+func serviceKey(ref string) Key {
+	r := ParseRef(ref, "")
+	return Key{Kind: "Service", Namespace: r.Namespace, Name: r.Name}
+}
+
 func (t table) service(ref string) *ServiceSpec {
-	d := t[Key{Kind: "Service", Namespace: ParseRef(ref, "").Namespace, Name: ParseRef(ref, "").Name}]
+	d := t[serviceKey(ref)]
 	if d == nil {
 		return nil
 	}
@@ -171,7 +176,7 @@ var documentFields = map[string]bool{"apiVersion": true, "kind": true, "metadata
 
 func (l *loader) decodeSpec(d *document, n *yaml.Node) {
 	c := d.checker
-	make, ok := newSpec[d.key.Kind]
+	build, ok := newSpec[d.key.Kind]
 	switch {
 	case laterKinds[d.key.Kind]:
 		c.problem("kind", "", "this version of Weir does not support the kind %s yet: remove the document", d.key.Kind)
@@ -187,7 +192,7 @@ func (l *loader) decodeSpec(d *document, n *yaml.Node) {
 	if d.metadata.Namespace != "" {
 		c.name("metadata.namespace", d.metadata.Namespace)
 	}
-	d.spec = make()
+	d.spec = build()
 	if n != nil {
 		c.value(n, reflect.ValueOf(d.spec).Elem(), "spec")
 		d.origin.Hash = hashNode(n)
@@ -217,6 +222,9 @@ func (l *loader) admit() {
 	seen := make(map[Key]*document)
 	first := make(map[string]*document)
 	for _, d := range l.documents {
+		if d.key.Kind == "" || d.key.Name == "" { // refused already, and there is nothing to tell it by
+			continue
+		}
 		other, twice := seen[d.key]
 		if !twice && single[d.key.Kind] {
 			other, twice = first[d.key.Kind]
@@ -260,7 +268,7 @@ func (l *loader) keep(key Key) {
 	delete(l.inForce, key)
 }
 
-// sorted gives the documents in force of a kind in the order in which they were read.
+// inOrder gives the documents in force of a kind in the order in which they were read.
 func (l *loader) inOrder(kind string) []*document {
 	var all []*document
 	for _, d := range l.documents {
@@ -304,11 +312,13 @@ func (l *loader) oneRoute() {
 // another refers to.
 func (l *loader) refer() {
 	for changed := true; changed; {
+		refused := l.refusedKeys()
 		changed = false
 		for _, d := range l.documents {
 			if d.refused || l.inForce[d.key] != d || d.checker == nil {
 				continue
 			}
+			d.checker.refused = refused
 			d.spec.refer(d.checker, l.inForce)
 			if len(d.checker.problems) == 0 {
 				continue
@@ -319,6 +329,16 @@ func (l *loader) refer() {
 		}
 	}
 	l.keepReferred()
+}
+
+func (l *loader) refusedKeys() map[Key]bool {
+	keys := make(map[Key]bool)
+	for _, d := range l.documents {
+		if d.refused {
+			keys[d.key] = true
+		}
+	}
+	return keys
 }
 
 // keepReferred gives documents that stay in force from before what they refer to, of before as well.
@@ -333,8 +353,7 @@ func (l *loader) keepReferred() {
 			continue
 		}
 		for _, ref := range references(d.spec) {
-			r := ParseRef(ref, "")
-			l.keep(Key{Kind: "Service", Namespace: r.Namespace, Name: r.Name})
+			l.keep(serviceKey(ref))
 		}
 	}
 }

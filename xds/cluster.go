@@ -9,6 +9,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -55,8 +56,10 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
 			TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
 		}
 		if dns := s.Spec.Endpoints.DNS; dns != nil {
-			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}
-			c.DnsRefreshRate = durationpb.New(time.Duration(*dns.Refresh))
+			c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+				Name:        "envoy.clusters.dns",
+				TypedConfig: t.any(&dnsv3.DnsCluster{DnsRefreshRate: durationpb.New(time.Duration(*dns.Refresh))}),
+			}}
 			c.LoadAssignment = assignment(sub.Name, dns.Name, dns.Port)
 			return c
 		}

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"slices"
+
 	local_ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	routerfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -56,12 +58,5 @@ func (t *translator) httpFilters(d door) []*hcmv3.HttpFilter {
 }
 
 func anyRule(d door, is func(*mesh.Rule) bool) bool {
-	for _, s := range d.services {
-		for _, r := range s.Rules {
-			if is(r) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.services, func(s *mesh.Service) bool { return slices.ContainsFunc(s.Rules, is) })
 }

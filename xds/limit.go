@@ -2,6 +2,7 @@ package xds
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -148,7 +149,7 @@ func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
 func extend(forms [][]*limitv3.RateLimitDescriptor_Entry, e *limitv3.RateLimitDescriptor_Entry, optional bool) [][]*limitv3.RateLimitDescriptor_Entry {
 	var out [][]*limitv3.RateLimitDescriptor_Entry
 	for _, form := range forms {
-		out = append(out, append(form[:len(form):len(form)], e))
+		out = append(out, append(slices.Clip(form), e))
 		if optional {
 			out = append(out, form)
 		}

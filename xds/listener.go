@@ -95,18 +95,12 @@ func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 func customTags(tags []policy.Tag) []*tracingv3.CustomTag {
 	var all []*tracingv3.CustomTag
 	for _, tag := range tags {
-		c := &tracingv3.CustomTag{Tag: tag.Name}
-		if tag.Header != "" {
-			c.Type = &tracingv3.CustomTag_RequestHeader{RequestHeader: &tracingv3.CustomTag_Header{Name: tag.Header}}
-		} else {
-			c.Type = &tracingv3.CustomTag_Value{Value: cookieOperator(tag.Cookie)}
-		}
-		all = append(all, c)
+		all = append(all, &tracingv3.CustomTag{Tag: tag.Name, Type: &tracingv3.CustomTag_RequestHeader{
+			RequestHeader: &tracingv3.CustomTag_Header{Name: tag.Header},
+		}})
 	}
 	return all
 }
-
-func cookieOperator(name string) string { return "%COOKIE(" + name + ")%" }
 
 // logged are the attributes of every access log.
 var logged = [][2]string{
@@ -133,12 +127,8 @@ func (t *translator) accessLog(d door) []*accesslogv3.AccessLog {
 		attributes = append(attributes, text(a[0], a[1]))
 	}
 	for _, tag := range t.model.Tracing.Tags {
-		operator := cookieOperator(tag.Cookie)
-		if tag.Header != "" {
-			operator = "%REQ(" + strings.ToUpper(tag.Header) + ")%"
-		}
-		if tag.Name != "request_id" {
-			attributes = append(attributes, text(tag.Name, operator))
+		if tag.Name != "request_id" { // which is logged anyway
+			attributes = append(attributes, text(tag.Name, "%REQ("+strings.ToUpper(tag.Header)+")%"))
 		}
 	}
 	return []*accesslogv3.AccessLog{{

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -43,15 +44,7 @@ Three things to try:
   2. Kill weir: kill -9 %[6]d; Envoy carries on.  Start it again: %[7]s/weir %[8]s
   3. Ask: %[7]s/weir status --http-address %[4]s
 
-`, w.dir, w.gateway(), w.address("admin"), w.address("http"), w.s3.Endpoint, w.pid("weir"), w.bin, joinArgs(w.weirArgs))
-}
-
-func joinArgs(args []string) string {
-	text := ""
-	for _, a := range args {
-		text += a + " "
-	}
-	return text
+`, w.dir, w.gateway(), w.address("admin"), w.address("http"), w.s3.Endpoint, w.pid("weir"), w.bin, strings.Join(w.weirArgs, " "))
 }
 
 func printEffects(out io.Writer, effects []effect) (all bool) {

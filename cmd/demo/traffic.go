@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -128,10 +129,7 @@ func (t *traffic) seen() (c counts, generation string, changed time.Time) {
 	c = t.counts
 	c.byVersion = make(map[string]map[string]int, len(t.counts.byVersion))
 	for g, versions := range t.counts.byVersion {
-		c.byVersion[g] = make(map[string]int, len(versions))
-		for v, n := range versions {
-			c.byVersion[g][v] = n
-		}
+		c.byVersion[g] = maps.Clone(versions)
 	}
 	return c, t.generation, t.changed
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,7 +41,7 @@ func (w *world) start(ctx context.Context) error {
 	w.bin = filepath.Join(root, "bin")
 	w.ports = make(map[string]string)
 	for _, name := range append(examplePorts, ownPorts...) {
-		port, err := servers.FreePort()
+		port, err := servers.FreePort(ctx)
 		if err != nil {
 			return err
 		}
@@ -175,8 +176,8 @@ func (w *world) startEnvoy(ctx context.Context) error {
 
 // stop ends every process, the last started first.
 func (w *world) stop() {
-	for i := len(w.processes) - 1; i >= 0; i-- {
-		w.processes[i].Stop()
+	for _, p := range slices.Backward(w.processes) {
+		p.Stop()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -20,10 +21,8 @@ const (
 )
 
 func checkOutput(output string, allowed ...string) error {
-	for _, a := range allowed {
-		if output == a {
-			return nil
-		}
+	if slices.Contains(allowed, output) {
+		return nil
 	}
 	return fmt.Errorf("--output %s: want one of %v", output, allowed)
 }

@@ -25,11 +25,11 @@ func StartMinio(ctx context.Context, dir string, buckets ...string) (*S3, error)
 	if err != nil {
 		return nil, err
 	}
-	address, err := FreeAddress()
+	address, err := FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	console, err := FreeAddress()
+	console, err := FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}

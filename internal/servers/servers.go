@@ -70,8 +70,8 @@ func Root() (string, error) {
 }
 
 // FreePort gives a port that nobody listens on.
-func FreePort() (int, error) {
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func FreePort(ctx context.Context) (int, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
@@ -80,8 +80,8 @@ func FreePort() (int, error) {
 }
 
 // FreeAddress is 127.0.0.1 with a free port.
-func FreeAddress() (string, error) {
-	port, err := FreePort()
+func FreeAddress(ctx context.Context) (string, error) {
+	port, err := FreePort(ctx)
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
@@ -108,7 +108,7 @@ func Start(c Command) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", c.Name, err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the process has its own
 	p := &Process{Command: c, cmd: exec.Command(c.Path, c.Args...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log

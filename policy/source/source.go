@@ -69,7 +69,7 @@ func (s *Source) Run(ctx context.Context, apply func(Update)) error {
 	if err != nil {
 		return fmt.Errorf("watch policy: %w", err)
 	}
-	defer watcher.Close()
+	defer func() { _ = watcher.Close() }()
 	w := watch{source: s, watcher: watcher, apply: apply}
 	if err := w.look(time.Now()); err != nil {
 		return err

@@ -1,0 +1,158 @@
+package xds_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/machinenativeops/weir/internal/envoytest"
+	"github.com/machinenativeops/weir/internal/golden"
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/xds"
+)
+
+var edge = mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "edge"}}
+
+func view(tb testing.TB, text string, p mesh.Proxy) xds.View {
+	tb.Helper()
+	set, problems := policy.Load([]policy.File{{Name: "policy.yaml", Data: []byte(text)}}, nil)
+	for _, p := range problems {
+		tb.Fatal(p)
+	}
+	snapshot, err := xds.Translate(mesh.Build(set), xds.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	v, ok := snapshot.View(p)
+	if !ok {
+		tb.Fatalf("no view of %s", p)
+	}
+	return v
+}
+
+// TestGolden holds each story against the resources that it must give, and the real Envoy against those.
+func TestGolden(t *testing.T) {
+	golden.Run(t, "testdata/*.txtar", func(t *testing.T, files map[string][]byte) map[string][]byte {
+		p := edge
+		if strings.Contains(t.Name(), "sidecar") {
+			p = mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "checkout"}}
+		}
+		v := view(t, string(files["policy.yaml"]), p)
+		text, err := xds.Render(v, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		envoytest.Validate(t, static(t, text))
+		return map[string][]byte{"resources.yaml": text}
+	})
+}
+
+type object = map[string]any
+
+// static makes a bootstrap that has the resources in itself, so that `envoy --mode validate` checks them.
+func static(t *testing.T, rendered []byte) []byte {
+	t.Helper()
+	var all map[string][]object
+	if err := yaml.Unmarshal(rendered, &all); err != nil {
+		t.Fatal(err)
+	}
+	endpoints, routes := byName(all[xds.EndpointType], "cluster_name"), byName(all[xds.RouteType], "name")
+	for _, c := range all[xds.ClusterType] {
+		if c["type"] == "EDS" {
+			delete(c, "eds_cluster_config")
+			c["type"] = "STATIC"
+			c["load_assignment"] = endpoints[c["name"]]
+		}
+	}
+	for _, l := range all[xds.ListenerType] {
+		hcm := l["filter_chains"].([]any)[0].(object)["filters"].([]any)[0].(object)["typed_config"].(object)
+		hcm["route_config"] = routes[hcm["rds"].(object)["route_config_name"]]
+		delete(hcm, "rds")
+	}
+	text, err := yaml.Marshal(object{"static_resources": object{"clusters": all[xds.ClusterType], "listeners": all[xds.ListenerType]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func byName(all []object, field string) map[any]object {
+	named := make(map[any]object)
+	for _, one := range all {
+		named[one[field]] = one
+	}
+	return named
+}
+
+// services is n services with routes, behind the gateway edge. The weights are of the first one's route.
+func services(n, weight int) string {
+	var b strings.Builder
+	b.WriteString("kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: http, port: 8080}]}\n")
+	for i := range n {
+		fmt.Fprintf(&b, `---
+kind: Service
+metadata: {name: s%d, namespace: shop}
+spec:
+  versions: [{name: v1}, {name: v2}]
+  endpoints:
+    static:
+      - {address: 10.0.0.1, port: %d, labels: {version: v1}}
+      - {address: 10.0.0.2, port: %d, labels: {version: v2}}
+---
+kind: Route
+metadata: {name: s%d, namespace: shop}
+spec:
+  service: s%d
+  rules: [{name: all, to: [{version: v1, weight: %d}, {version: v2, weight: 10}]}]
+`, i, 1000+i, 1000+i, i, i, weight)
+		weight = 90
+	}
+	return b.String()
+}
+
+func versions(v xds.View) map[string]string {
+	all := make(map[string]string)
+	for kind, resources := range v {
+		for _, r := range resources {
+			all[kind+" "+r.Name] = r.Version
+		}
+	}
+	return all
+}
+
+func TestOneEditChangesOneResource(t *testing.T) {
+	base := services(20, 90)
+	before := versions(view(t, base, edge))
+	for what, edited := range map[string]string{
+		"nothing":  base,
+		"weight":   services(20, 80),
+		"endpoint": strings.Replace(base, "{address: 10.0.0.1, port: 1003", "{address: 10.9.9.9, port: 1003", 1),
+	} {
+		var changed []string
+		for name, version := range versions(view(t, edited, edge)) {
+			if before[name] != version {
+				changed = append(changed, name)
+			}
+		}
+		want := map[string]int{"nothing": 0, "weight": 1, "endpoint": 2}[what] // of the version, and of all versions
+		if len(changed) != want {
+			t.Errorf("an edit of %s changes %v, want %d resources", what, changed, want)
+		}
+	}
+}
+
+func BenchmarkTranslate(b *testing.B) {
+	set, problems := policy.Load([]policy.File{{Name: "p", Data: []byte(services(1000, 90))}}, nil)
+	if len(problems) > 0 {
+		b.Fatal(problems[0])
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := xds.Translate(mesh.Build(set), xds.Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
