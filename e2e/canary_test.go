@@ -53,7 +53,7 @@ func (w *world) load(workers int) *load {
 	for range workers {
 		l.done.Go(func() {
 			for ctx.Err() == nil {
-				resp, err := w.do(checkout)
+				resp, err := w.do(context.WithoutCancel(ctx), checkout)
 				l.total.Add(1)
 				if err != nil || resp.status != 200 {
 					l.failed.Add(1)
@@ -87,7 +87,7 @@ func TestCanaryShare(t *testing.T) {
 	for range workers {
 		group.Go(func() {
 			for range n / workers {
-				resp, err := w.do(checkout)
+				resp, err := w.do(t.Context(), checkout)
 				if err != nil || resp.status != 200 {
 					t.Errorf("request: %v %d %s", err, resp.status, resp.body)
 					return

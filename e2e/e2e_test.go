@@ -151,12 +151,12 @@ type response struct {
 	body   string
 }
 
-func (w *world) do(r request) (response, error) {
+func (w *world) do(ctx context.Context, r request) (response, error) {
 	method := r.method
 	if method == "" {
 		method = http.MethodGet
 	}
-	req, err := http.NewRequestWithContext(w.t.Context(), method, w.gateway+r.path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, w.gateway+r.path, http.NoBody)
 	if err != nil {
 		return response{}, err
 	}
@@ -175,7 +175,7 @@ func (w *world) do(r request) (response, error) {
 
 func (w *world) mustDo(r request) response {
 	w.t.Helper()
-	resp, err := w.do(r)
+	resp, err := w.do(w.t.Context(), r)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -44,9 +44,10 @@ metadata: {name: checkout}
 spec: {service: checkout, rules: [{name: all, to: [{version: v1}]}]}
 `
 
-func mustLoad(t *testing.T, text string) *policy.Set {
+// good is the set of checkout.
+func good(t *testing.T) *policy.Set {
 	t.Helper()
-	set, problems := load(text, nil)
+	set, problems := load(checkout, nil)
 	for _, p := range problems {
 		t.Fatal(p)
 	}
@@ -54,9 +55,9 @@ func mustLoad(t *testing.T, text string) *policy.Set {
 }
 
 func TestRefusedDocumentKeepsItsLastGoodVersion(t *testing.T) {
-	last := mustLoad(t, checkout)
+	last := good(t)
 	more := "---\nkind: Service\nmetadata: {name: other}\nspec: {endpoints: {static: [{address: 10.0.0.2, port: 80}]}}\n"
-	set, problems := load(strings.Replace(checkout, "name: all", "nmae: all", 1)+more, last)
+	set, problems := load(strings.Replace(checkout, "name: all", "title: all", 1)+more, last)
 	if len(problems) != 1 || len(set.Routes) != 1 || set.Routes[0].Spec.Rules[0].Name != "all" {
 		t.Errorf("got problems %v and routes %+v, want the last good route", problems, set.Routes)
 	}
@@ -66,7 +67,7 @@ func TestRefusedDocumentKeepsItsLastGoodVersion(t *testing.T) {
 }
 
 func TestRefusedDocumentKeepsWhatItRefersTo(t *testing.T) {
-	last := mustLoad(t, checkout)
+	last := good(t)
 	for what, text := range map[string]string{
 		"a service gone": checkout[strings.Index(checkout, "---"):],
 		"a version gone": strings.Replace(checkout, "versions: [{name: v1}]", "versions: [{name: v2}]", 1),
@@ -79,7 +80,7 @@ func TestRefusedDocumentKeepsWhatItRefersTo(t *testing.T) {
 }
 
 func TestUnreadableFileKeepsItsDocuments(t *testing.T) {
-	last := mustLoad(t, checkout)
+	last := good(t)
 	set, problems := load(checkout+"---\n\tx: [", last)
 	if len(problems) != 1 || len(set.Services) != 1 || len(set.Routes) != 1 {
 		t.Errorf("problems %v, %d services, %d routes", problems, len(set.Services), len(set.Routes))
@@ -87,7 +88,7 @@ func TestUnreadableFileKeepsItsDocuments(t *testing.T) {
 }
 
 func TestRemovedDocumentIsGone(t *testing.T) {
-	set, problems := load("# nothing\n", mustLoad(t, checkout))
+	set, problems := load("# nothing\n", good(t))
 	if len(problems) > 0 || len(set.Services)+len(set.Routes) > 0 {
 		t.Errorf("problems %v, %d services", problems, len(set.Services))
 	}
