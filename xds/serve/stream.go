@@ -231,14 +231,13 @@ func (st *stream) push() error {
 	if v == nil {
 		return nil
 	}
-	cluster, listener, route := st.subs[xds.ClusterType], st.subs[xds.ListenerType], st.subs[xds.RouteType]
+	cluster := st.subs[xds.ClusterType]
 	for _, kind := range xds.Types {
 		user := kind == xds.ListenerType || kind == xds.RouteType
 		if user && cluster.nonce != "" {
 			continue // its answer leads here again
 		}
-		remove := user || listener.nonce == "" && route.nonce == "" &&
-			!st.dueLocked(v, xds.ListenerType) && !st.dueLocked(v, xds.RouteType)
+		remove := user || st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType)
 		if err := st.sendLocked(v, kind, remove); err != nil {
 			return err
 		}
@@ -246,10 +245,15 @@ func (st *stream) push() error {
 	return nil
 }
 
-// dueLocked says whether a type has something to be sent.
-func (st *stream) dueLocked(v *view, kind string) bool {
-	changed, _ := st.differenceLocked(v, kind)
-	return len(changed) > 0
+// doneLocked says whether the proxy is known to have all of a type and no more. It is not while it has not asked: on a
+// new stream it says type by type what it has.
+func (st *stream) doneLocked(v *view, kind string) bool {
+	sub := st.subs[kind]
+	if !sub.asked {
+		return len(v.resources[kind]) == 0
+	}
+	changed, removed := st.differenceLocked(v, kind)
+	return sub.nonce == "" && len(changed) == 0 && len(removed) == 0
 }
 
 // differenceLocked gives what the proxy lacks, and what it has and should not, each sorted.
