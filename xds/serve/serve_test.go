@@ -66,7 +66,12 @@ func newFixture(t *testing.T) *fixture {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- g.Serve(l) }()
-	t.Cleanup(func() { g.Stop(); <-ended })
+	t.Cleanup(func() {
+		g.Stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 	f.conn, err = grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
