@@ -16,13 +16,21 @@ import (
 // checker reports mistakes by path, at the place where the path, or what is nearest above it, was written.
 type checker struct {
 	*decoder
-	root    *yaml.Node
-	refused map[Key]bool // documents that were written, and refused
+	root  *yaml.Node
+	known []Problem // of decoding: what they are about is not complained of again
 }
 
 func (c *checker) problem(path, suggestion, format string, args ...any) {
+	for _, p := range c.known {
+		if p.Path == path || strings.HasPrefix(path, p.Path+".") || parent(p.Path) == path {
+			return
+		}
+	}
 	c.decoder.problem(c.place(path), path, suggestion, format, args...)
 }
+
+// parent is the path of what a field or an item is in.
+func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
 func (c *checker) place(path string) *yaml.Node {
 	for {
@@ -149,7 +157,7 @@ func (s *MeshSpec) checkTracing(c *checker) {
 	}
 }
 
-func (s *MeshSpec) refer(*checker, table) {}
+func (s *MeshSpec) references() []reference { return nil }
 
 func (s *GatewaySpec) check(c *checker) {
 	if len(s.Listeners) == 0 {
@@ -184,7 +192,7 @@ func (c *checker) protocol(path, s string, later, allowed []string) {
 	}
 }
 
-func (s *GatewaySpec) refer(*checker, table) {}
+func (s *GatewaySpec) references() []reference { return nil }
 
 func (s *ServiceSpec) check(c *checker) {
 	for i, host := range s.Hosts {
@@ -289,7 +297,7 @@ func (r *Retries) check(c *checker, path string) {
 	c.percent(path+".budget", r.Budget)
 }
 
-func (s *ServiceSpec) refer(*checker, table) {}
+func (s *ServiceSpec) references() []reference { return nil }
 
 func (s *RouteSpec) check(c *checker) {
 	if s.Service == "" {
@@ -442,47 +450,17 @@ func (c *checker) headerValue(path, s string) {
 	}
 }
 
-func (s *RouteSpec) refer(c *checker, t table) {
-	if t.service(s.Service) == nil {
-		c.unknownService("spec.service", s.Service, t)
-	}
+func (s *RouteSpec) references() []reference {
+	all := []reference{{path: "spec", service: s.Service}}
 	for i, r := range s.Rules {
 		for j, to := range r.To {
-			path := fmt.Sprintf("spec.rules[%d].to[%d]", i, j)
-			target := t.service(to.Service)
-			if target == nil {
-				if to.Service != s.Service {
-					c.unknownService(path+".service", to.Service, t)
-				}
-				continue
+			if to.Service != s.Service || to.Version != "" {
+				path := fmt.Sprintf("spec.rules[%d].to[%d]", i, j)
+				all = append(all, reference{path: path, service: to.Service, version: to.Version, again: to.Service == s.Service})
 			}
-			c.version(path+".version", to, target)
 		}
 	}
-}
-
-func (c *checker) version(path string, to Destination, target *ServiceSpec) {
-	names := make(map[string]bool)
-	for _, v := range target.Versions {
-		names[v.Name] = true
-	}
-	if to.Version != "" && !names[to.Version] {
-		c.problem(path, closest(to.Version, names), "the service %q has no version %q", to.Service, to.Version)
-	}
-}
-
-func (c *checker) unknownService(path, name string, t table) {
-	if c.refused[serviceKey(name)] {
-		c.problem(path, "", "the service %q is refused itself", name)
-		return
-	}
-	names := make(map[string]bool)
-	for key := range t {
-		if key.Kind == "Service" {
-			names[key.Ref().String()] = true
-		}
-	}
-	c.problem(path, closest(name, names), "there is no service %q", name)
+	return all
 }
 
 func (s *RateLimitSpec) check(c *checker) {
@@ -517,10 +495,8 @@ func (l *Limit) check(c *checker, path string) {
 	}
 }
 
-func (s *RateLimitSpec) refer(c *checker, t table) {
-	if t.service(s.Service) == nil {
-		c.unknownService("spec.service", s.Service, t)
-	}
+func (s *RateLimitSpec) references() []reference {
+	return []reference{{path: "spec", service: s.Service}}
 }
 
 func (s *SamplingSpec) check(c *checker) {
@@ -536,7 +512,7 @@ func (s *SamplingSpec) check(c *checker) {
 	}
 }
 
-func (s *SamplingSpec) refer(*checker, table) {}
+func (s *SamplingSpec) references() []reference { return nil }
 
 func (s *RetentionSpec) check(c *checker) {
 	for class, keep := range s.Classes {
@@ -557,4 +533,4 @@ func (s *RetentionSpec) check(c *checker) {
 	}
 }
 
-func (s *RetentionSpec) refer(*checker, table) {}
+func (s *RetentionSpec) references() []reference { return nil }

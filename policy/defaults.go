@@ -37,6 +37,14 @@ func orNew[T any](v **T, fallback T) {
 	}
 }
 
+// resolve gives a reference its namespace, the document's unless it names one.
+func resolve(service string, m Metadata) string {
+	if service == "" {
+		return ""
+	}
+	return ParseRef(service, m.Namespace).String()
+}
+
 func (s *MeshSpec) defaults(Metadata) {
 	if s.Tracing != nil {
 		orNew(&s.Tracing.Percent, 100)
@@ -109,7 +117,7 @@ func (r *Retries) defaults() {
 }
 
 func (s *RouteSpec) defaults(m Metadata) {
-	s.Service = ParseRef(s.Service, m.Namespace).String()
+	s.Service = resolve(s.Service, m)
 	for i := range s.Rules {
 		r := &s.Rules[i]
 		or(&r.Name, "rule-"+strconv.Itoa(i))
@@ -121,7 +129,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 			if to.Service == "" {
 				to.Service = s.Service
 			}
-			to.Service = ParseRef(to.Service, m.Namespace).String()
+			to.Service = resolve(to.Service, m)
 			orNew(&to.Weight, 1)
 		}
 		r.Retries.defaults()
@@ -133,7 +141,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 }
 
 func (s *RateLimitSpec) defaults(m Metadata) {
-	s.Service = ParseRef(s.Service, m.Namespace).String()
+	s.Service = resolve(s.Service, m)
 	or(&s.Scope, "global")
 	or(&s.OnError, "allow")
 	for i := range s.Limits {

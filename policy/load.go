@@ -22,8 +22,8 @@ type spec interface {
 	defaults(Metadata)
 	// check reports what is wrong within the document.
 	check(*checker)
-	// refer reports what is wrong with what it refers to, which it looks up in the table.
-	refer(*checker, table)
+	// references are the services that it needs.
+	references() []reference
 }
 
 var newSpec = map[string]func() spec{
@@ -50,56 +50,62 @@ type document struct {
 	metadata Metadata
 	origin   Origin
 	spec     spec
-	checker  *checker // nil for one that was good before
+	checker  *checker // nil for a last good version
 	refused  bool
 }
 
 // table is the documents in force, by key.
 type table map[Key]*document
 
-func serviceKey(ref string) Key {
-	r := ParseRef(ref, "")
-	return Key{Kind: "Service", Namespace: r.Namespace, Name: r.Name}
+// reference is a service that a document needs, and the version of it, if not "".
+type reference struct {
+	path             string
+	service, version string
+	again            bool // the document has referred to the service before: only the version is news
 }
 
-func (t table) service(ref string) *ServiceSpec {
-	d := t[serviceKey(ref)]
-	if d == nil {
-		return nil
-	}
-	return d.spec.(*ServiceSpec)
+func (r reference) key() Key {
+	ref := ParseRef(r.service, "")
+	return Key{Kind: "Service", Namespace: ref.Namespace, Name: ref.Name}
 }
 
-// Load makes a set of the documents in files. A document with a problem is refused: its last good version, of the set
-// last, stays in force together with what that refers to, and without one it is left out. The documents of a file
-// that is no YAML at all stay as they were. last may be nil.
+// Load makes a set of the documents in files. The problems come sorted by place; last may be nil.
 //
-// After Load, every reference to a service is NAMESPACE/NAME, or NAME where it has no namespace. The problems come
-// sorted by place.
+// A document with a problem is refused: its last good version, of the set last, stays in force, and without one it is
+// left out. What a last good version refers to stays as it was too, if it could not be without: a service that
+// is gone, or has lost the version, keeps its last good version as well. What is new and clashes with a last good
+// version in force (a host, the Route of a service, the one Mesh) is refused. The documents of a file that is no YAML
+// stay as they were, but for those that another file now has. So the set is good as a whole whatever the problems are.
+//
+// After Load, every reference to a service is NAMESPACE/NAME, or NAME where it has no namespace.
 func Load(files []File, last *Set) (*Set, []Problem) {
-	l := loader{before: last.table(), inForce: make(table)}
+	l := loader{before: last.table(), read: make(table), held: make(map[Key]bool)}
 	for _, f := range files {
-		l.read(f)
+		l.readFile(f)
 	}
 	l.admit()
-	l.refer()
+	l.settle()
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message))
 	})
 	return l.inForce.set(), l.problems
 }
 
 type loader struct {
-	before    table
-	documents []*document // as read, in order
-	inForce   table
-	problems  []Problem
+	before     table
+	documents  []*document // as read, in order
+	unreadable []string    // files
+	read       table       // the first document read of each key
+	held       map[Key]bool
+	inForce    table
+	problems   []Problem
 }
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
-// read decodes one file.
-func (l *loader) read(f File) {
+// readFile decodes one file.
+func (l *loader) readFile(f File) {
 	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
 	for {
 		var n yaml.Node
@@ -108,7 +114,7 @@ func (l *loader) read(f File) {
 			return
 		}
 		if err != nil {
-			l.unreadable(f.Name, err)
+			l.notYAML(f.Name, err)
 			return
 		}
 		if len(n.Content) > 0 && n.Content[0].Tag != "!!null" {
@@ -117,9 +123,8 @@ func (l *loader) read(f File) {
 	}
 }
 
-// unreadable reports a file that is no YAML, and keeps what it held before: whatever stood behind the mistake can't
-// be known.
-func (l *loader) unreadable(file string, err error) {
+// notYAML reports a file that is no YAML. What stood behind the mistake can't be known.
+func (l *loader) notYAML(file string, err error) {
 	p := Problem{File: file, Line: 1, Column: 1, Message: "not YAML: " + err.Error()}
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
 		if line, e := strconv.Atoi(m[1]); e == nil {
@@ -128,16 +133,12 @@ func (l *loader) unreadable(file string, err error) {
 		p.Message = "not YAML: " + m[2]
 	}
 	l.problems = append(l.problems, p)
-	for _, d := range l.before {
-		if d.origin.File == file {
-			l.documents = append(l.documents, d)
-		}
-	}
+	l.unreadable = append(l.unreadable, file)
 }
 
 func (l *loader) decode(file string, n *yaml.Node) {
 	dec := &decoder{file: file, places: make(map[string]*yaml.Node)}
-	d := &document{origin: Origin{File: file, Line: n.Line}}
+	d := &document{origin: Origin{File: file, Line: n.Line, Hash: hashNode(n)}}
 	var specNode, metaNode *yaml.Node
 	dec.pairs(n, "", func(key, value *yaml.Node) {
 		dec.places[key.Value] = value
@@ -195,11 +196,14 @@ func (l *loader) decodeSpec(d *document, n *yaml.Node) {
 	d.spec = build()
 	if n != nil {
 		c.value(n, reflect.ValueOf(d.spec).Elem(), "spec")
-		d.origin.Hash = hashNode(n)
 	}
-	if len(c.problems) == 0 {
-		d.spec.defaults(d.metadata)
+	if len(c.problems) > 0 {
+		c.known = c.problems
+		d.spec.check(c)
+		d.spec.defaults(d.metadata) // its references are looked up all the same
+		return
 	}
+	d.spec.defaults(d.metadata)
 	d.spec.check(c)
 }
 
@@ -217,161 +221,216 @@ func hashNode(n *yaml.Node) uint64 {
 	return h.Sum64()
 }
 
-// admit puts the documents in force that are good by themselves, and the last good versions of those that are not.
+// admit refuses what has another's name, and holds what an unreadable file had.
 func (l *loader) admit() {
-	seen := make(map[Key]*document)
-	first := make(map[string]*document)
 	for _, d := range l.documents {
 		if d.key.Kind == "" || d.key.Name == "" { // refused already, and there is nothing to tell it by
 			continue
 		}
-		other, twice := seen[d.key]
-		if !twice && single[d.key.Kind] {
-			other, twice = first[d.key.Kind]
-		}
-		if twice {
-			l.refuse(d, "metadata.name", "a set has one %s, and %s:%d has it already", d.key, other.origin.File, other.origin.Line)
+		if first, twice := l.read[d.key]; twice {
+			l.refuse(d, "metadata.name", "a set has one %s, and %s has it already", d.key, first.place())
 			continue
 		}
-		seen[d.key], first[d.key.Kind] = d, d
-		if d.refused {
-			l.keep(d.key)
-			continue
-		}
-		l.inForce[d.key] = d
+		l.read[d.key] = d
 	}
-	l.uniqueHosts()
-	l.oneRoute()
+	for key, d := range l.before {
+		if _, anew := l.read[key]; !anew && slices.Contains(l.unreadable, d.origin.File) {
+			l.held[key] = true
+		}
+	}
 }
 
+func (d *document) place() string { return fmt.Sprintf("%s:%d", d.origin.File, d.origin.Line) }
+
 func (l *loader) refuse(d *document, path, format string, args ...any) {
-	d.refused = true
-	if d.checker == nil {
-		return
-	}
 	d.checker.problem(path, "", format, args...)
 	l.take(d)
 }
 
-// take moves a document's problems to the loader's.
+// take refuses a document with problems, and makes them the loader's.
 func (l *loader) take(d *document) {
+	d.refused = true
 	l.problems = append(l.problems, d.checker.problems...)
 	d.checker.problems = nil
 }
 
-// keep puts the last good version of a document in force, if there is one, or takes the document out of force.
-func (l *loader) keep(key Key) {
-	if d, ok := l.before[key]; ok {
-		l.inForce[key] = d
-		return
+// settle decides what is in force. Each round refuses documents that were read, or holds last good versions, and the
+// next one looks at what that leaves, until all go together. It ends, since either is done once to a document. It
+// ends well, since last good versions are of one set and go together: wherever two documents don't, one was read.
+func (l *loader) settle() {
+	l.inForce = l.choose()
+	l.referRefused()
+	for l.refuseClashes() || l.refuseDangling() || l.hold() {
+		l.inForce = l.choose()
 	}
-	delete(l.inForce, key)
 }
 
-// inOrder gives the documents in force of a kind in the order in which they were read.
-func (l *loader) inOrder(kind string) []*document {
-	var all []*document
+// choose gives each document that was read, or else its last good version, and what is held.
+func (l *loader) choose() table {
+	t := make(table, len(l.read))
+	for key, d := range l.read {
+		if !d.refused && !l.held[key] {
+			t[key] = d
+		} else if old, ok := l.before[key]; ok {
+			t[key] = old
+		}
+	}
+	for key := range l.held {
+		t[key] = l.before[key]
+	}
+	return t
+}
+
+// news gives the documents in force that were read, in order.
+func (l *loader) news(yield func(*document) bool) {
 	for _, d := range l.documents {
-		if d.key.Kind == kind && l.inForce[d.key] == d {
-			all = append(all, d)
-		}
-	}
-	return all
-}
-
-func (l *loader) uniqueHosts() {
-	owner := make(map[string]*document)
-	for _, d := range l.inOrder("Service") {
-		for i, host := range d.spec.(*ServiceSpec).Hosts {
-			other, taken := owner[host]
-			if !taken {
-				owner[host] = d
-				continue
-			}
-			l.refuse(d, fmt.Sprintf("spec.hosts[%d]", i), "the host %q is %s's already", host, other.key)
-			l.keep(d.key)
-			break
+		if l.inForce[d.key] == d && !d.refused && !yield(d) {
+			return
 		}
 	}
 }
 
-func (l *loader) oneRoute() {
-	owner := make(map[string]*document)
-	for _, d := range l.inOrder("Route") {
-		service := d.spec.(*RouteSpec).Service
-		if other, taken := owner[service]; taken {
-			l.refuse(d, "spec.service", "the service %q has a Route already, %s: put the rules together there", service, other.key)
-			l.keep(d.key)
-			continue
-		}
-		owner[service] = d
-	}
-}
+// claim is something that only one document in force may have.
+type claim struct{ path, id, complaint string }
 
-// refer refuses documents that refer to what is not in force, until none is left: refusing one may take away what
-// another refers to.
-func (l *loader) refer() {
-	for changed := true; changed; {
-		refused := l.refusedKeys()
-		changed = false
-		for _, d := range l.documents {
-			if d.refused || l.inForce[d.key] != d || d.checker == nil {
-				continue
-			}
-			d.checker.refused = refused
-			d.spec.refer(d.checker, l.inForce)
-			if len(d.checker.problems) == 0 {
-				continue
-			}
-			d.refused, changed = true, true
-			l.take(d)
-			l.keep(d.key)
-		}
-	}
-	l.keepReferred()
-}
-
-func (l *loader) refusedKeys() map[Key]bool {
-	keys := make(map[Key]bool)
-	for _, d := range l.documents {
-		if d.refused {
-			keys[d.key] = true
-		}
-	}
-	return keys
-}
-
-// keepReferred gives documents that stay in force from before what they refer to, of before as well.
-func (l *loader) keepReferred() {
-	for key, d := range l.inForce {
-		if l.before[key] != d {
-			continue
-		}
-		c := &checker{decoder: &decoder{places: map[string]*yaml.Node{}}, root: &yaml.Node{}}
-		d.spec.refer(c, l.inForce)
-		if len(c.problems) == 0 {
-			continue
-		}
-		for _, ref := range references(d.spec) {
-			l.keep(serviceKey(ref))
-		}
-	}
-}
-
-func references(s spec) []string {
-	switch s := s.(type) {
-	case *RouteSpec:
-		all := []string{s.Service}
-		for _, r := range s.Rules {
-			for _, to := range r.To {
-				all = append(all, to.Service)
-			}
+func claims(d *document) []claim {
+	switch s := d.spec.(type) {
+	case *ServiceSpec:
+		all := make([]claim, len(s.Hosts))
+		for i, host := range s.Hosts {
+			all[i] = claim{fmt.Sprintf("spec.hosts[%d]", i), "host " + host, fmt.Sprintf("the host %q is taken already, by", host)}
 		}
 		return all
-	case *RateLimitSpec:
-		return []string{s.Service}
+	case *RouteSpec:
+		return []claim{{"spec.service", "route " + s.Service, fmt.Sprintf("the service %q has a Route already, so put the rules together in", s.Service)}}
+	}
+	if single[d.key.Kind] {
+		return []claim{{"metadata.name", d.key.Kind, fmt.Sprintf("a set has one %s, and has it already:", d.key.Kind)}}
 	}
 	return nil
+}
+
+// refuseClashes refuses documents that claim what another has: one that was read before, or a last good version.
+func (l *loader) refuseClashes() (changed bool) {
+	owners := make(map[string]*document)
+	own := func(d *document) {
+		for _, c := range claims(d) {
+			owners[c.id] = d
+		}
+	}
+	for _, d := range l.inForce {
+		if d.checker == nil {
+			own(d)
+		}
+	}
+	for d := range l.news {
+		for _, c := range claims(d) {
+			if owner, taken := owners[c.id]; taken {
+				d.checker.problem(c.path, "", "%s %s", c.complaint, owner)
+			}
+		}
+		if len(d.checker.problems) > 0 {
+			l.take(d)
+			changed = true
+			continue
+		}
+		own(d)
+	}
+	return changed
+}
+
+// String gives what and where it is, for complaints about others.
+func (d *document) String() string {
+	if d.checker == nil {
+		return fmt.Sprintf("%s, whose last good version is in force", d.key)
+	}
+	return fmt.Sprintf("%s at %s", d.key, d.place())
+}
+
+// refuseDangling refuses documents that refer to what is not in force.
+func (l *loader) refuseDangling() (changed bool) {
+	for d := range l.news {
+		for _, r := range d.spec.references() {
+			l.dangling(d.checker, r)
+		}
+		if len(d.checker.problems) > 0 {
+			l.take(d)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// referRefused reports the references of refused documents that are wrong however the others come out: their
+// authors see all mistakes at once.
+func (l *loader) referRefused() {
+	for _, d := range l.documents {
+		if !d.refused || d.spec == nil {
+			continue
+		}
+		for _, r := range d.spec.references() {
+			if target, ok := l.read[r.key()]; !ok || !target.refused {
+				l.dangling(d.checker, r)
+			}
+		}
+		l.take(d)
+	}
+}
+
+// hold holds the last good versions of what last good versions in force need and miss.
+func (l *loader) hold() (changed bool) {
+	for _, d := range l.inForce {
+		if d.checker != nil {
+			continue
+		}
+		for _, r := range d.spec.references() {
+			key := r.key()
+			if _, ok := l.before[key]; ok && !l.held[key] && !l.resolves(r) {
+				l.held[key], changed = true, true
+			}
+		}
+	}
+	return changed
+}
+
+func (l *loader) resolves(r reference) bool {
+	target, ok := l.inForce[r.key()]
+	return ok && (r.version == "" || target.spec.(*ServiceSpec).has(r.version))
+}
+
+func (s *ServiceSpec) has(version string) bool {
+	return slices.ContainsFunc(s.Versions, func(v Version) bool { return v.Name == version })
+}
+
+// dangling reports a reference to what is not in force.
+func (l *loader) dangling(c *checker, r reference) {
+	if r.key().Name == "" || l.resolves(r) { // none: its being missing is reported already
+		return
+	}
+	target, ok := l.inForce[r.key()]
+	if !ok && r.again {
+		return
+	}
+	written := l.read[r.key()]
+	names := make(map[string]bool)
+	switch {
+	case ok && target.checker == nil:
+		c.problem(r.path+".version", "", "the service %q has no version %q: its last good version is in force", r.service, r.version)
+	case ok:
+		for _, v := range target.spec.(*ServiceSpec).Versions {
+			names[v.Name] = true
+		}
+		c.problem(r.path+".version", closest(r.version, names), "the service %q has no version %q", r.service, r.version)
+	case written != nil && written.refused:
+		c.problem(r.path+".service", "", "the service %q is refused itself", r.service)
+	default:
+		for key := range l.inForce {
+			if key.Kind == "Service" {
+				names[key.Ref().String()] = true
+			}
+		}
+		c.problem(r.path+".service", closest(r.service, names), "there is no service %q", r.service)
+	}
 }
 
 // table is the set by key; of nil, an empty one.
