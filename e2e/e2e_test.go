@@ -198,7 +198,13 @@ func (w *world) status() (s status, err error) {
 	return s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
-// metrics sums a metric of weir's over its labels; absent is 0.
+// command runs weir and gives what it prints.
+func (w *world) command(args ...string) (string, error) {
+	out, err := exec.CommandContext(w.t.Context(), weirBinary, args...).CombinedOutput()
+	return string(out), err
+}
+
+// metric sums a metric of weir's over its labels; absent is 0.
 func (w *world) metric(name string) float64 {
 	w.t.Helper()
 	resp, err := w.client.Get(w.http + "/metrics")

@@ -160,8 +160,10 @@ func healthChecks(s policy.ServiceSpec) []*corev3.HealthCheck {
 		codec = typev3.CodecClientType_HTTP2
 	}
 	return []*corev3.HealthCheck{{
-		Timeout:            durationpb.New(time.Duration(h.Timeout)),
-		Interval:           durationpb.New(time.Duration(h.Interval)),
+		Timeout:  durationpb.New(time.Duration(h.Timeout)),
+		Interval: durationpb.New(time.Duration(h.Interval)),
+		// Envoy's default is a minute without traffic: too late for the first request.
+		NoTrafficInterval:  durationpb.New(time.Duration(h.Interval)),
 		IntervalJitter:     durationpb.New(time.Duration(h.Interval) / 10),
 		UnhealthyThreshold: number(h.Unhealthy),
 		HealthyThreshold:   number(h.Healthy),
