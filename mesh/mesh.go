@@ -5,7 +5,6 @@ package mesh
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -41,6 +40,7 @@ type Service struct {
 	Subsets   []*Subset // of all endpoints first, then of each version
 	Rules     []*Rule   // in the order in which they are tried
 	Endpoints []Endpoint
+	Local     []LocalLimit // that all its rules share
 }
 
 // Subset is what is balanced over as one: the endpoints of a version, or all of them.
@@ -65,7 +65,7 @@ type Rule struct {
 	Retries *policy.Retries // nil: none
 	To      []Share
 	Global  []GlobalLimit
-	Local   []LocalLimit
+	Local   []LocalLimit // that are this rule's own
 }
 
 // Share is one destination of a rule.
@@ -77,16 +77,19 @@ type Share struct {
 // GlobalLimit is a limit that requests of a rule ask the rate limit service about.
 type GlobalLimit struct {
 	*Limit
-	Except      []policy.LimitBy // requests with one of these values are another limit's
+	Except      []Exception
 	DenyOnError bool
 }
+
+// Exception is requests that are another limit's: those that have all of its values, which are one at least.
+type Exception []policy.LimitBy
 
 // LocalLimit is a limit that each Envoy holds by itself.
 type LocalLimit struct {
 	ID     string
 	Source policy.Key
 	policy.Limit
-	Except []policy.LimitBy
+	Except []Exception
 }
 
 var units = map[string]time.Duration{
@@ -223,38 +226,40 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})
 	}
 	if l := r.RateLimit; l != nil {
-		id := source.Ref().String() + "/" + r.Name
-		b.addLimit(out, source, "route/"+id, l.Limit, nil, l.Scope, false)
+		b.ruleLimit(out, l)
 	}
 	return out
 }
 
-// limits adds the RateLimit documents of a service to each of its rules.
+func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
+	limit := newLimit("route/"+r.Source.Ref().String()+"/"+r.Name, r.Source, l.Limit)
+	if l.Scope == "local" {
+		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: l.Limit})
+		return
+	}
+	b.model.Limits = append(b.model.Limits, limit)
+	r.Global = append(r.Global, GlobalLimit{Limit: limit})
+}
+
+// limits adds the RateLimit documents of a service: the local ones to the service, the global ones to each of its rules.
 func (b *builder) limits(s *Service) {
 	for _, d := range b.set.RateLimits {
 		if d.Spec.Service != s.Ref.String() {
 			continue
 		}
-		source := key("RateLimit", d.Metadata)
 		for i, l := range d.Spec.Limits {
-			id := fmt.Sprintf("limit/%s/%d", source.Ref(), i)
-			shared := newLimit(id, source, l)
-			if d.Spec.Scope == "global" {
-				b.model.Limits = append(b.model.Limits, shared)
+			source := key("RateLimit", d.Metadata)
+			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(d.Spec.Limits, l)
+			if d.Spec.Scope == "local" {
+				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except})
+				continue
 			}
+			b.model.Limits = append(b.model.Limits, limit)
 			for _, r := range s.Rules {
-				r.add(shared, l, exceptions(d.Spec.Limits, l), d.Spec.Scope, d.Spec.OnError == "deny")
+				r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
 			}
 		}
 	}
-}
-
-func (b *builder) addLimit(r *Rule, source policy.Key, id string, l policy.Limit, except []policy.LimitBy, scope string, deny bool) {
-	limit := newLimit(id, source, l)
-	if scope == "global" {
-		b.model.Limits = append(b.model.Limits, limit)
-	}
-	r.add(limit, l, except, scope, deny)
 }
 
 func newLimit(id string, source policy.Key, l policy.Limit) *Limit {
@@ -264,31 +269,35 @@ func newLimit(id string, source policy.Key, l policy.Limit) *Limit {
 	}
 }
 
-func (r *Rule) add(limit *Limit, l policy.Limit, except []policy.LimitBy, scope string, deny bool) {
-	if scope == "local" {
-		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: l, Except: except})
-		return
-	}
-	r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: deny})
-}
-
-// exceptions are the values of a limit's headers for which another limit of the same document is made: those requests
-// are that limit's alone.
-func exceptions(all []policy.Limit, l policy.Limit) []policy.LimitBy {
-	values := make(map[policy.LimitBy]bool)
-	for _, by := range l.By {
-		if by.Header == "" || by.Exact != "" {
+// exceptions are the requests that a limit leaves to others of its document: those with the exact values that another
+// one is for, where it is by one of those headers without a value. A request is left to another limit only where that
+// one takes it, so that none escapes them all; and to a shadow only by a shadow, which changes nothing that counts.
+func exceptions(all []policy.Limit, l policy.Limit) []Exception {
+	var found []Exception
+	for _, other := range all {
+		if other.Shadow && !l.Shadow {
 			continue
 		}
-		for _, other := range all {
-			for _, o := range other.By {
-				if o.Exact != "" && strings.EqualFold(o.Header, by.Header) {
-					values[policy.LimitBy{Header: o.Header, Exact: o.Exact}] = true
-				}
+		var e Exception
+		for _, by := range other.By {
+			if by.Exact != "" {
+				e = append(e, policy.LimitBy{Header: strings.ToLower(by.Header), Exact: by.Exact})
 			}
 		}
+		if slices.ContainsFunc(e, func(by policy.LimitBy) bool { return isBy(l, by.Header) }) {
+			slices.SortFunc(e, compareBy)
+			found = append(found, slices.Compact(e))
+		}
 	}
-	return slices.SortedFunc(maps.Keys(values), func(a, c policy.LimitBy) int {
-		return cmp.Or(cmp.Compare(a.Header, c.Header), cmp.Compare(a.Exact, c.Exact))
-	})
+	slices.SortFunc(found, func(a, c Exception) int { return slices.CompareFunc(a, c, compareBy) })
+	return slices.CompactFunc(found, slices.Equal)
+}
+
+// isBy says whether a limit counts each value of the header apart.
+func isBy(l policy.Limit, header string) bool {
+	return slices.ContainsFunc(l.By, func(by policy.LimitBy) bool { return by.Exact == "" && strings.EqualFold(by.Header, header) })
+}
+
+func compareBy(a, c policy.LimitBy) int {
+	return cmp.Or(cmp.Compare(a.Header, c.Header), cmp.Compare(a.Exact, c.Exact))
 }

@@ -1,9 +1,13 @@
 package xds
 
 import (
+	"cmp"
+	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -72,8 +76,11 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
 // infrastructure is a gRPC cluster of Weir's own.
 func (t *translator) infrastructure(name, address string) *Resource {
 	return t.resource(ClusterType, name, []policy.Key{t.model.Source}, func() proto.Message {
-		host, port, _ := net.SplitHostPort(address) // policy and flags have been checked
-		n, _ := strconv.Atoi(port)
+		host, port, err := net.SplitHostPort(address)
+		n, e := strconv.ParseUint(port, 10, 16)
+		if err = cmp.Or(err, e); err != nil && t.err == nil {
+			t.err = fmt.Errorf("%s: address %q: %w", name, address, err)
+		}
 		kind := clusterv3.Cluster_STRICT_DNS
 		if _, err := netip.ParseAddr(host); err == nil {
 			kind = clusterv3.Cluster_STATIC
@@ -82,7 +89,7 @@ func (t *translator) infrastructure(name, address string) *Resource {
 			Name:                          name,
 			ConnectTimeout:                durationpb.New(connectTimeout),
 			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: kind},
-			LoadAssignment:                assignment(name, host, n),
+			LoadAssignment:                assignment(name, host, int(n)),
 			TypedExtensionProtocolOptions: t.protocol(true),
 		}
 	})
@@ -143,7 +150,7 @@ func outlierDetection(o *policy.OutlierDetection) *clusterv3.OutlierDetection {
 		Consecutive_5Xx:           number(o.Consecutive5xx),
 		Interval:                  durationpb.New(time.Duration(o.Interval)),
 		BaseEjectionTime:          durationpb.New(time.Duration(o.EjectFor)),
-		MaxEjectionPercent:        number(int(o.MaxEjected)),
+		MaxEjectionPercent:        number(int(math.Ceil(o.MaxEjected))),
 		EnforcingSuccessRate:      number(0), // ejects by comparing endpoints, which nobody asked for
 		EnforcingConsecutive_5Xx:  number(100),
 		ConsecutiveGatewayFailure: number(o.Consecutive5xx),
@@ -168,9 +175,19 @@ func healthChecks(s policy.ServiceSpec) []*corev3.HealthCheck {
 		UnhealthyThreshold: number(h.Unhealthy),
 		HealthyThreshold:   number(h.Healthy),
 		HealthChecker: &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: &corev3.HealthCheck_HttpHealthCheck{
-			Path: h.Path, Host: s.Hosts[0], CodecClientType: codec,
+			Path: h.Path, Host: healthHost(s.Hosts), CodecClientType: codec,
 		}},
 	}}
+}
+
+// healthHost is the first host that is one; "" lets Envoy name the cluster.
+func healthHost(hosts []string) string {
+	for _, host := range hosts {
+		if !strings.HasPrefix(host, "*") {
+			return host
+		}
+	}
+	return ""
 }
 
 func number(n int) *wrapperspb.UInt32Value { return wrapperspb.UInt32(uint32(n)) }

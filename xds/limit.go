@@ -3,6 +3,7 @@ package xds
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -62,7 +63,7 @@ func (t *translator) globalLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
 
 // descriptor names the counter of a request: the limit, and the values it is by. A request without a header lacks
 // that entry, so that all those share one counter.
-func descriptor(id string, by, except []policy.LimitBy) *routev3.RateLimit {
+func descriptor(id string, by []policy.LimitBy, except []mesh.Exception) *routev3.RateLimit {
 	limit := &routev3.RateLimit{Actions: []*routev3.RateLimit_Action{{
 		ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{GenericKey: &routev3.RateLimit_Action_GenericKey{
 			DescriptorKey: mesh.LimitKey, DescriptorValue: id,
@@ -72,7 +73,7 @@ func descriptor(id string, by, except []policy.LimitBy) *routev3.RateLimit {
 		limit.Actions = append(limit.Actions, action(b))
 	}
 	for _, e := range except {
-		limit.Actions = append(limit.Actions, headerValueMatch(exceptKey, e, false))
+		limit.Actions = append(limit.Actions, headerValueMatch(exceptKey, exceptValue(e), e, false))
 	}
 	return limit
 }
@@ -82,7 +83,7 @@ func action(by policy.LimitBy) *routev3.RateLimit_Action {
 	case by.RemoteAddress:
 		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
 	case by.Exact != "":
-		return headerValueMatch(by.Header, by, true)
+		return headerValueMatch(by.Header, by.Exact, []policy.LimitBy{by}, true)
 	default:
 		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
 			RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: by.Header, DescriptorKey: by.Header, SkipIfAbsent: true},
@@ -90,23 +91,42 @@ func action(by policy.LimitBy) *routev3.RateLimit_Action {
 	}
 }
 
-func headerValueMatch(key string, by policy.LimitBy, expect bool) *routev3.RateLimit_Action {
-	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{
-		HeaderValueMatch: &routev3.RateLimit_Action_HeaderValueMatch{
-			DescriptorKey: key, DescriptorValue: by.Exact, ExpectMatch: wrapperspb.Bool(expect),
-			Headers: []*routev3.HeaderMatcher{headerMatch(policy.NamedMatch{Name: by.Header, Exact: &by.Exact})},
-		},
-	}}
+// headerValueMatch gives an entry where all the headers have their values, or, expecting no match, where not all do.
+func headerValueMatch(key, value string, all []policy.LimitBy, expect bool) *routev3.RateLimit_Action {
+	m := &routev3.RateLimit_Action_HeaderValueMatch{
+		DescriptorKey: key, DescriptorValue: value, ExpectMatch: wrapperspb.Bool(expect),
+	}
+	for _, by := range all {
+		m.Headers = append(m.Headers, headerMatch(policy.NamedMatch{Name: by.Header, Exact: &by.Exact}))
+	}
+	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{HeaderValueMatch: m}}
 }
+
+// exceptValue is the value of an exception's entry: the values that would make it.
+func exceptValue(e mesh.Exception) string {
+	values := make([]string, len(e))
+	for i, by := range e {
+		values[i] = by.Exact
+	}
+	return strings.Join(values, ",")
+}
+
+// localFilter counts in Envoy itself. There are two in the chain, since a route's configuration of a filter hides its
+// virtual host's: the limits of a service have their buckets in the virtual host, which all its routes share.
+func (t *translator) localFilter() *anypb.Any {
+	return t.any(&local_ratelimitfilterv3.LocalRateLimit{StatPrefix: localStats})
+}
+
+const localStats = "local_rate_limit"
 
 // localLimits gives every limit a bucket of its own, named by a descriptor; the filter's default bucket, which takes
 // what no descriptor does, is as good as endless.
-func (t *translator) localLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
-	if len(r.Local) == 0 {
+func (t *translator) localLimits(filter string, limits []mesh.LocalLimit, filters map[string]*anypb.Any) {
+	if len(limits) == 0 {
 		return
 	}
 	c := &local_ratelimitfilterv3.LocalRateLimit{
-		StatPrefix:                      "local_rate_limit",
+		StatPrefix:                      localStats,
 		TokenBucket:                     bucket(math.MaxUint32, math.MaxUint32, 50*time.Millisecond),
 		AlwaysConsumeDefaultTokenBucket: wrapperspb.Bool(false),
 		FilterEnabled:                   always(),
@@ -115,11 +135,16 @@ func (t *translator) localLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
 		EnableRetryAfterHeader:          true,
 		MaxDynamicDescriptors:           number(100_000),
 	}
-	for _, l := range r.Local {
-		c.RateLimits = append(c.RateLimits, descriptor(l.ID, l.By, l.Except))
+	for _, l := range limits {
+		d := descriptor(l.ID, l.By, l.Except)
+		if l.Requests == 0 {
+			// A bucket holds one token at least: a request that takes two never gets them.
+			d.HitsAddend = &routev3.RateLimit_HitsAddend{Number: wrapperspb.UInt64(2)}
+		}
+		c.RateLimits = append(c.RateLimits, d)
 		c.Descriptors = append(c.Descriptors, localDescriptors(l)...)
 	}
-	filters[localRateLimit] = t.any(c)
+	filters[filter] = t.any(c)
 }
 
 // localDescriptors are the forms that a limit's descriptor can take: with and without each header that a request may
@@ -134,12 +159,16 @@ func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
 		forms = extend(forms, entry, optional)
 	}
 	for _, e := range l.Except {
-		forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: exceptKey, Value: e.Exact}, false)
+		forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: exceptKey, Value: exceptValue(e)}, false)
+	}
+	burst := l.Burst
+	if l.Requests == 0 {
+		burst = 1
 	}
 	descriptors := make([]*limitv3.LocalRateLimitDescriptor, 0, len(forms))
 	for _, entries := range forms {
 		descriptors = append(descriptors, &limitv3.LocalRateLimitDescriptor{
-			Entries: entries, TokenBucket: bucket(uint32(max(1, l.Burst)), uint32(max(1, l.Requests)), mesh.Unit(l.Per)),
+			Entries: entries, TokenBucket: bucket(uint32(max(1, burst)), uint32(max(1, l.Requests)), mesh.Unit(l.Per)),
 			ShadowMode: l.Shadow,
 		})
 	}

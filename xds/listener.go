@@ -11,6 +11,7 @@ import (
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	otelv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/open_telemetry/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	resourcedetectorsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/resource_detectors/v3"
 	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
@@ -21,7 +22,11 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
-const connectionBuffer = 1 << 20 // bytes; what Envoy recommends is smaller than its default
+const (
+	connectionBuffer = 1 << 20 // bytes
+	streamIdle       = 5 * time.Minute
+	endlessIdle      = time.Hour // of a rule without a timeout: a stream on which nothing moved for so long is dead
+)
 
 // listener takes HTTP and routes it by its route configuration.
 func (t *translator) listener(d door) *Resource {
@@ -41,11 +46,11 @@ func (t *translator) listener(d door) *Resource {
 
 func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 	m := &hcmv3.HttpConnectionManager{
-		StatPrefix: d.name,
+		StatPrefix: d.routes,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
-			ConfigSource: adsSource(), RouteConfigName: d.name,
+			ConfigSource: adsSource(), RouteConfigName: d.routes,
 		}},
-		HttpFilters: t.httpFilters(d),
+		HttpFilters: t.httpFilters(),
 		Tracing:     t.tracing(d),
 		AccessLog:   t.accessLog(d),
 		// The address of the peer is who the client is at the edge; inside, the edge has said it.
@@ -55,21 +60,26 @@ func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 		// Routes may then remove or replace the upstream's own.
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		RequestHeadersTimeout:      durationpb.New(10 * time.Second),
-		StreamIdleTimeout:          durationpb.New(5 * time.Minute),
+		StreamIdleTimeout:          durationpb.New(streamIdle),
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
-			IdleTimeout:                  durationpb.New(time.Hour),
-			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_REJECT_REQUEST,
-		},
-		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-			MaxConcurrentStreams:        wrapperspb.UInt32(100),
-			InitialStreamWindowSize:     wrapperspb.UInt32(1 << 16),
-			InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
+			IdleTimeout: durationpb.New(time.Hour),
 		},
 	}
-	if !d.edge {
-		m.CommonHttpProtocolOptions.HeadersWithUnderscoresAction = corev3.HttpProtocolOptions_ALLOW
+	if d.edge {
+		guard(m)
 	}
 	return m
+}
+
+// guard is what Envoy recommends where strangers come in: less memory for each, and no names that could be mistaken
+// for others behind it.
+func guard(m *hcmv3.HttpConnectionManager) {
+	m.CommonHttpProtocolOptions.HeadersWithUnderscoresAction = corev3.HttpProtocolOptions_REJECT_REQUEST
+	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{
+		MaxConcurrentStreams:        wrapperspb.UInt32(100),
+		InitialStreamWindowSize:     wrapperspb.UInt32(1 << 16),
+		InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
+	}
 }
 
 func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
@@ -86,10 +96,24 @@ func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 		Provider: &tracev3.Tracing_Http{
 			Name: "envoy.tracers.opentelemetry",
 			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: t.any(&tracev3.OpenTelemetryConfig{
-				GrpcService: envoyGRPC(collectorCluster), ServiceName: d.owner.String(),
+				GrpcService: envoyGRPC(collectorCluster), ServiceName: d.owner.Name,
+				ResourceDetectors: t.namespace(d.owner),
 			})},
 		},
 	}
+}
+
+// namespace says whose spans they are, together with the service's name: by both a collector finds the class.
+func (t *translator) namespace(owner policy.Ref) []*corev3.TypedExtensionConfig {
+	if owner.Namespace == "" {
+		return nil
+	}
+	return []*corev3.TypedExtensionConfig{{
+		Name: "envoy.tracers.opentelemetry.resource_detectors.static_config",
+		TypedConfig: t.any(&resourcedetectorsv3.StaticConfigResourceDetectorConfig{
+			Attributes: map[string]string{"service.namespace": owner.Namespace},
+		}),
+	}}
 }
 
 func customTags(tags []policy.Tag) []*tracingv3.CustomTag {
@@ -102,7 +126,7 @@ func customTags(tags []policy.Tag) []*tracingv3.CustomTag {
 	return all
 }
 
-// logged are the attributes of every access log.
+// logged are the attributes of every access log, where no tag has the name.
 var logged = [][2]string{
 	{"http.request.method", "%REQ(:METHOD)%"},
 	{"url.path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"},
@@ -122,14 +146,19 @@ func (t *translator) accessLog(d door) []*accesslogv3.AccessLog {
 	if log == nil {
 		return nil
 	}
-	attributes := make([]*commonv1.KeyValue, 0, len(logged))
+	tags := t.model.Tracing.Tags
+	attributes := make([]*commonv1.KeyValue, 0, len(logged)+len(tags))
 	for _, a := range logged {
-		attributes = append(attributes, text(a[0], a[1]))
-	}
-	for _, tag := range t.model.Tracing.Tags {
-		if tag.Name != "request_id" { // which is logged anyway
-			attributes = append(attributes, text(tag.Name, "%REQ("+strings.ToUpper(tag.Header)+")%"))
+		if !slices.ContainsFunc(tags, func(tag policy.Tag) bool { return tag.Name == a[0] }) {
+			attributes = append(attributes, text(a[0], a[1]))
 		}
+	}
+	for _, tag := range tags {
+		attributes = append(attributes, text(tag.Name, "%REQ("+strings.ToUpper(tag.Header)+")%"))
+	}
+	resource := []*commonv1.KeyValue{text("service.name", d.owner.Name)}
+	if d.owner.Namespace != "" {
+		resource = append(resource, text("service.namespace", d.owner.Namespace))
 	}
 	return []*accesslogv3.AccessLog{{
 		Name:   "envoy.access_loggers.open_telemetry",
@@ -137,7 +166,7 @@ func (t *translator) accessLog(d door) []*accesslogv3.AccessLog {
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: t.any(&otelv3.OpenTelemetryAccessLogConfig{
 			GrpcService:        envoyGRPC(collectorCluster),
 			LogName:            d.name,
-			ResourceAttributes: &commonv1.KeyValueList{Values: []*commonv1.KeyValue{text("service.name", d.owner.String())}},
+			ResourceAttributes: &commonv1.KeyValueList{Values: resource},
 			Body:               stringValue("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %RESPONSE_CODE%"),
 			Attributes:         &commonv1.KeyValueList{Values: attributes},
 		})},

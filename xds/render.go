@@ -26,6 +26,7 @@ func Render(v View, asJSON bool) ([]byte, error) {
 	if asJSON {
 		enc := json.NewEncoder(&out)
 		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
 		err := enc.Encode(all)
 		return out.Bytes(), err
 	}
@@ -42,9 +43,32 @@ func plain(r *Resource) (any, error) {
 		return nil, fmt.Errorf("render %s: %w", r.Name, err)
 	}
 	var one map[string]any
-	if err := json.Unmarshal(text, &one); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&one); err != nil {
 		return nil, fmt.Errorf("render %s: %w", r.Name, err)
 	}
 	delete(one, "@type")
-	return one, nil
+	return whole(one), nil
+}
+
+// whole turns numbers into integers where they are, which reads better than 1.048576e+06.
+func whole(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, one := range v {
+			v[name] = whole(one)
+		}
+	case []any:
+		for i, one := range v {
+			v[i] = whole(one)
+		}
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		n, _ := v.Float64() // what protojson wrote is a number
+		return n
+	}
+	return v
 }

@@ -30,13 +30,17 @@ func (t *translator) routes(d door) *Resource {
 			for _, l := range r.Global {
 				sources = append(sources, l.Source)
 			}
-			for _, l := range r.Local {
-				sources = append(sources, l.Source)
-			}
+		}
+		for _, l := range s.Local {
+			sources = append(sources, l.Source)
 		}
 	}
-	return t.resource(RouteType, d.name, sources, func() proto.Message {
-		c := &routev3.RouteConfiguration{Name: d.name, ValidateClusters: wrapperspb.Bool(false)}
+	return t.resource(RouteType, d.routes, sources, func() proto.Message {
+		c := &routev3.RouteConfiguration{
+			Name: d.routes, ValidateClusters: wrapperspb.Bool(false),
+			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
+			IgnorePortInHostMatching: true,
+		}
 		for _, s := range d.services {
 			c.VirtualHosts = append(c.VirtualHosts, t.virtualHost(s))
 		}
@@ -45,13 +49,9 @@ func (t *translator) routes(d door) *Resource {
 }
 
 func (t *translator) virtualHost(s *mesh.Service) *routev3.VirtualHost {
-	v := &routev3.VirtualHost{Name: s.Ref.String()}
-	for _, host := range s.Spec.Hosts {
-		v.Domains = append(v.Domains, host)
-		if !strings.HasPrefix(host, "*") { // Envoy's wildcards are at one end only
-			v.Domains = append(v.Domains, host+":*")
-		}
-	}
+	perFilter := make(map[string]*anypb.Any)
+	t.localLimits(localService, s.Local, perFilter)
+	v := &routev3.VirtualHost{Name: s.Ref.String(), Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 	for _, r := range s.Rules {
 		v.Routes = append(v.Routes, t.route(r))
 	}
@@ -59,16 +59,28 @@ func (t *translator) virtualHost(s *mesh.Service) *routev3.VirtualHost {
 }
 
 func (t *translator) route(r *mesh.Rule) *routev3.Route {
-	return &routev3.Route{
+	route := &routev3.Route{
 		Name:                    r.Source.Ref().String() + "/" + r.Name,
 		Match:                   routeMatch(&r.Match),
 		Action:                  &routev3.Route_Route{Route: t.routeAction(r)},
-		RequestHeadersToAdd:     headersToAdd(r.RequestHeaders),
 		RequestHeadersToRemove:  r.RequestHeaders.Remove,
-		ResponseHeadersToAdd:    headersToAdd(r.ResponseHeaders),
 		ResponseHeadersToRemove: r.ResponseHeaders.Remove,
 		TypedPerFilterConfig:    t.limitsPerRoute(r),
 	}
+	if !removesLast(r) {
+		route.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
+		route.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)
+	}
+	return route
+}
+
+// removesLast says whether the order of a rule's header changes shows. It is add, set, remove, so that a header can be
+// renamed; Envoy's is the other way round in one place, but what a route's weighted clusters say comes before what
+// the route says.
+func removesLast(r *mesh.Rule) bool {
+	return slices.ContainsFunc([]policy.HeaderChanges{r.RequestHeaders, r.ResponseHeaders}, func(c policy.HeaderChanges) bool {
+		return len(c.Remove) > 0 && len(c.Add)+len(c.Set) > 0
+	})
 }
 
 func routeMatch(m *policy.Match) *routev3.RouteMatch {
@@ -102,7 +114,12 @@ func pathMatch(p *policy.StringMatch) *routev3.RouteMatch {
 	return out
 }
 
-func regex(s string) *matcherv3.RegexMatcher { return &matcherv3.RegexMatcher{Regex: s} }
+func regex(s string) *matcherv3.RegexMatcher {
+	if s == "" {
+		s = "()" // matches the same; Envoy refuses an empty one
+	}
+	return &matcherv3.RegexMatcher{Regex: s}
+}
 
 func methodMatch(methods []string) *routev3.HeaderMatcher {
 	alternatives := make([]string, len(methods))
@@ -144,17 +161,35 @@ func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
 }
 
 func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
-	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
-	if len(r.To) == 1 {
+	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), IdleTimeout: idleTimeout(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
+	last := removesLast(r)
+	if len(r.To) == 1 && !last {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.To[0].Subset}
 		return a
 	}
 	weighted := &routev3.WeightedCluster{}
 	for _, to := range r.To {
-		weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: to.Subset, Weight: number(to.Weight)})
+		share := &routev3.WeightedCluster_ClusterWeight{Name: to.Subset, Weight: number(to.Weight)}
+		if last {
+			share.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
+			share.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)
+		}
+		weighted.Clusters = append(weighted.Clusters, share)
 	}
 	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
 	return a
+}
+
+// idleTimeout keeps the listener's from ending what a rule gives more time; nil leaves that one.
+func idleTimeout(timeout time.Duration) *durationpb.Duration {
+	switch {
+	case timeout == 0:
+		return durationpb.New(endlessIdle)
+	case timeout > streamIdle:
+		return durationpb.New(timeout)
+	default:
+		return nil
+	}
 }
 
 func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
@@ -179,11 +214,18 @@ func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
 	return p
 }
 
-// headersToAdd gives what is added and then what is set, each by name.
+// headersToAdd gives what is added and what is set, each by name. Envoy sets before it adds, whatever their order: what
+// is set is not added to.
 func headersToAdd(c policy.HeaderChanges) []*corev3.HeaderValueOption {
+	set := make(map[string]bool)
+	for name := range c.Set {
+		set[strings.ToLower(name)] = true
+	}
 	var all []*corev3.HeaderValueOption
 	for _, name := range slices.Sorted(maps.Keys(c.Add)) {
-		all = append(all, header(name, c.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
+		if !set[strings.ToLower(name)] {
+			all = append(all, header(name, c.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Set)) {
 		all = append(all, header(name, c.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
@@ -200,9 +242,6 @@ func header(name, value string, action corev3.HeaderValueOption_HeaderAppendActi
 func (t *translator) limitsPerRoute(r *mesh.Rule) map[string]*anypb.Any {
 	filters := make(map[string]*anypb.Any)
 	t.globalLimits(r, filters)
-	t.localLimits(r, filters)
-	if len(filters) == 0 {
-		return nil
-	}
+	t.localLimits(localRule, r.Local, filters)
 	return filters
 }

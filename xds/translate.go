@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -38,12 +39,7 @@ func Translate(m *mesh.Model, o Options) (*Snapshot, error) {
 	for _, g := range m.Gateways {
 		views[mesh.Proxy{Role: mesh.RoleGateway, Ref: g.Ref}] = t.gateway(g)
 	}
-	if len(m.Services) > 0 {
-		sidecar := t.sidecar()
-		for _, s := range m.Services {
-			views[mesh.Proxy{Role: mesh.RoleService, Ref: s.Ref}] = sidecar
-		}
-	}
+	t.sidecars(views)
 	if t.err != nil {
 		return nil, t.err
 	}
@@ -88,7 +84,8 @@ func sortedKeys(keys []policy.Key) []policy.Key {
 
 // door is a listener and the services behind it.
 type door struct {
-	name     string // of the listener and its route configuration
+	name     string // of the listener
+	routes   string // its route configuration
 	address  string
 	port     int
 	edge     bool // strangers come in here
@@ -100,39 +97,44 @@ type door struct {
 func (t *translator) gateway(g *mesh.Gateway) View {
 	var doors []door
 	for _, l := range g.Listeners {
+		name := "gateway/" + g.Ref.String() + "/" + l.Name
 		doors = append(doors, door{
-			name: "gateway/" + g.Ref.String() + "/" + l.Name, address: g.Address, port: l.Port, edge: true, owner: g.Ref,
+			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref,
 			sources: []policy.Key{g.Source}, services: g.Services,
 		})
 	}
 	return t.view(doors, g.Services)
 }
 
-// sidecar is the same for every service: an outbound listener that routes by host.
-func (t *translator) sidecar() View {
-	return t.view([]door{{
-		name: "outbound", address: OutboundAddress, port: OutboundPort,
-		owner: policy.Ref{Name: "outbound"}, services: t.model.Services,
-	}}, t.model.Services)
+// sidecars adds the views of proxies beside workloads: an outbound listener that routes by host. All share the same
+// resources but for the listener, which says whose requests it takes.
+func (t *translator) sidecars(views map[mesh.Proxy]View) {
+	var shared View
+	for i, s := range t.model.Services {
+		d := door{
+			name: "outbound/" + s.Ref.String(), routes: "outbound", address: OutboundAddress, port: OutboundPort,
+			owner: s.Ref, services: t.model.Services,
+		}
+		if i == 0 {
+			shared = t.view([]door{d}, t.model.Services)
+		}
+		v := maps.Clone(shared)
+		v[ListenerType] = []*Resource{t.listener(d)}
+		views[mesh.Proxy{Role: mesh.RoleService, Ref: s.Ref}] = v
+	}
 }
 
 func (t *translator) view(doors []door, services []*mesh.Service) View {
 	v := View{}
-	limited := false
 	for _, s := range t.reachable(services) {
-		for _, sub := range s.Subsets {
-			v.add(t.cluster(s, sub))
+		for _, sub := range s.subsets {
+			v.add(t.cluster(s.Service, sub))
 			if s.Spec.Endpoints.DNS == nil {
-				v.add(t.endpoints(s, sub))
+				v.add(t.endpoints(s.Service, sub))
 			}
 		}
 	}
-	for _, s := range services {
-		for _, r := range s.Rules {
-			limited = limited || len(r.Global) > 0
-		}
-	}
-	if limited {
+	if slices.ContainsFunc(services, limited) {
 		v.add(t.infrastructure(rateLimitCluster, t.options.RateLimitAddress))
 	}
 	if t.model.Tracing != nil {
@@ -148,22 +150,37 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 	return v
 }
 
-// reachable adds the services that rules of the given ones send requests to.
-func (t *translator) reachable(services []*mesh.Service) []*mesh.Service {
+// limited says whether requests to a service ask about limits.
+func limited(s *mesh.Service) bool {
+	return slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return len(r.Global) > 0 })
+}
+
+// target is a service and those of its subsets that a proxy needs.
+type target struct {
+	*mesh.Service
+	subsets []*mesh.Subset
+}
+
+// reachable gives what rules of the services send requests to, and all versions of those, so that they are warm before
+// a rule turns to them. All of a service's endpoints as one are there only where a rule says so.
+func (t *translator) reachable(services []*mesh.Service) []target {
 	wanted := make(map[string]bool)
 	for _, s := range services {
-		wanted[s.Subsets[0].Name] = true
+		wanted[s.Ref.String()+"/"] = true
 		for _, r := range s.Rules {
 			for _, to := range r.To {
 				wanted[to.Subset] = true
 			}
 		}
 	}
-	var all []*mesh.Service
+	var all []target
 	for _, s := range t.model.Services {
-		if slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool { return wanted[sub.Name] }) {
-			all = append(all, s)
+		isWanted := func(sub *mesh.Subset) bool { return wanted[sub.Name] }
+		if !wanted[s.Ref.String()+"/"] && !slices.ContainsFunc(s.Subsets, isWanted) {
+			continue
 		}
+		needed := slices.DeleteFunc(slices.Clone(s.Subsets), func(sub *mesh.Subset) bool { return sub.Version == "" && !isWanted(sub) })
+		all = append(all, target{s, needed})
 	}
 	return all
 }

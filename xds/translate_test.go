@@ -1,7 +1,10 @@
 package xds_test
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,8 +49,26 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		envoytest.Validate(t, static(t, text))
-		return map[string][]byte{"resources.yaml": text}
+		return byKind(t, v)
 	})
+}
+
+var wanted = map[string]string{
+	xds.ClusterType: "clusters.yaml", xds.EndpointType: "endpoints.yaml", xds.ListenerType: "listeners.yaml", xds.RouteType: "routes.yaml",
+}
+
+// byKind renders a view as one file a kind.
+func byKind(t *testing.T, v xds.View) map[string][]byte {
+	t.Helper()
+	files := make(map[string][]byte)
+	for kind, resources := range v {
+		text, err := xds.Render(xds.View{kind: resources}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, files[wanted[kind]], _ = bytes.Cut(text, []byte("\n")) // the first line is the type
+	}
+	return files
 }
 
 type object = map[string]any
@@ -64,12 +85,20 @@ func static(t *testing.T, rendered []byte) []byte {
 		if c["type"] == "EDS" {
 			delete(c, "eds_cluster_config")
 			c["type"] = "STATIC"
-			c["load_assignment"] = endpoints[c["name"]]
+			if c["load_assignment"] = endpoints[c["name"]]; endpoints[c["name"]] == nil {
+				t.Fatalf("cluster %v has no endpoints resource", c["name"])
+			}
 		}
 	}
 	for _, l := range all[xds.ListenerType] {
 		hcm := l["filter_chains"].([]any)[0].(object)["filters"].([]any)[0].(object)["typed_config"].(object)
-		hcm["route_config"] = routes[hcm["rds"].(object)["route_config_name"]]
+		name := hcm["rds"].(object)["route_config_name"]
+		if routes[name] == nil {
+			t.Fatalf("listener %v has no route configuration %v", l["name"], name)
+		}
+		// In a bootstrap Envoy checks that all clusters are there that routes name.
+		delete(routes[name], "validate_clusters")
+		hcm["route_config"] = routes[name]
 		delete(hcm, "rds")
 	}
 	text, err := yaml.Marshal(object{"static_resources": object{"clusters": all[xds.ClusterType], "listeners": all[xds.ListenerType]}})
@@ -113,6 +142,22 @@ spec:
 	return b.String()
 }
 
+// TestSidecarsDifferInTheirListenerOnly: a listener says whose requests it takes, and all else is shared.
+func TestSidecarsDifferInTheirListenerOnly(t *testing.T) {
+	text := services(3, 90)
+	one := view(t, text, mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "s0"}})
+	two := view(t, text, mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "s1"}})
+	for _, kind := range []string{xds.ClusterType, xds.EndpointType, xds.RouteType} {
+		names := func(v xds.View) map[string]string { return versions(xds.View{kind: v[kind]}) }
+		if !maps.Equal(names(one), names(two)) {
+			t.Errorf("%s: %v and %v", kind, names(one), names(two))
+		}
+	}
+	if a, b := one[xds.ListenerType], two[xds.ListenerType]; len(a) != 1 || len(b) != 1 || a[0].Name != "outbound/shop/s0" || b[0].Name != "outbound/shop/s1" {
+		t.Errorf("listeners %v and %v", a, b)
+	}
+}
+
 func versions(v xds.View) map[string]string {
 	all := make(map[string]string)
 	for kind, resources := range v {
@@ -126,10 +171,22 @@ func versions(v xds.View) map[string]string {
 func TestOneEditChangesOneResource(t *testing.T) {
 	base := services(20, 90)
 	before := versions(view(t, base, edge))
+	routes := []string{xds.RouteType + " gateway/edge/http"}
+	want := map[string][]string{
+		"weight": routes, "timeout": routes, "header": routes, "local limit": routes,
+		"endpoint": {xds.EndpointType + " shop/s3/v1"},
+		// Not the listener, whose connections would have to end.
+		"first global limit": {xds.ClusterType + " weir/ratelimit", routes[0]},
+	}
+	rule := func(more string) string { return strings.Replace(base, "{name: all,", "{name: all, "+more+",", 1) }
 	for what, edited := range map[string]string{
-		"nothing":  base,
-		"weight":   services(20, 80),
-		"endpoint": strings.Replace(base, "{address: 10.0.0.1, port: 1003", "{address: 10.9.9.9, port: 1003", 1),
+		"nothing":            base,
+		"weight":             services(20, 80),
+		"timeout":            rule("timeout: 3s"),
+		"header":             rule("requestHeaders: {set: {x-env: prod}}"),
+		"local limit":        rule("rateLimit: {requests: 5, per: second, scope: local}"),
+		"first global limit": rule("rateLimit: {requests: 5, per: second}"),
+		"endpoint":           strings.Replace(base, "{address: 10.0.0.1, port: 1003", "{address: 10.9.9.9, port: 1003", 1),
 	} {
 		var changed []string
 		for name, version := range versions(view(t, edited, edge)) {
@@ -137,9 +194,9 @@ func TestOneEditChangesOneResource(t *testing.T) {
 				changed = append(changed, name)
 			}
 		}
-		want := map[string]int{"nothing": 0, "weight": 1, "endpoint": 2}[what] // of the version, and of all versions
-		if len(changed) != want {
-			t.Errorf("an edit of %s changes %v, want %d resources", what, changed, want)
+		slices.Sort(changed)
+		if !slices.Equal(changed, want[what]) {
+			t.Errorf("an edit of %s changes %v, want %v", what, changed, want[what])
 		}
 	}
 }
