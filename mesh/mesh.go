@@ -232,9 +232,10 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 }
 
 func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
-	limit := newLimit("route/"+r.Source.Ref().String()+"/"+r.Name, r.Source, l.Limit)
+	rate := distinct(l.Limit)
+	limit := newLimit("route/"+r.Source.Ref().String()+"/"+r.Name, r.Source, rate)
 	if l.Scope == "local" {
-		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: l.Limit})
+		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: rate})
 		return
 	}
 	b.model.Limits = append(b.model.Limits, limit)
@@ -247,9 +248,12 @@ func (b *builder) limits(s *Service) {
 		if d.Spec.Service != s.Ref.String() {
 			continue
 		}
+		source, all := key("RateLimit", d.Metadata), make([]policy.Limit, len(d.Spec.Limits))
 		for i, l := range d.Spec.Limits {
-			source := key("RateLimit", d.Metadata)
-			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(d.Spec.Limits, l)
+			all[i] = distinct(l)
+		}
+		for i, l := range all {
+			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(all, l)
 			if d.Spec.Scope == "local" {
 				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except})
 				continue
@@ -260,6 +264,23 @@ func (b *builder) limits(s *Service) {
 			}
 		}
 	}
+}
+
+// distinct gives what a limit is by, once each, with headers in lower case as on the wire. A header that has one exact
+// value tells nothing apart, so that it is not there without the value too.
+func distinct(l policy.Limit) policy.Limit {
+	var all []policy.LimitBy
+	for _, by := range l.By {
+		by.Header = strings.ToLower(by.Header)
+		fixed := by.Header != "" && by.Exact == "" && slices.ContainsFunc(l.By, func(other policy.LimitBy) bool {
+			return other.Exact != "" && strings.EqualFold(other.Header, by.Header)
+		})
+		if !fixed && !slices.Contains(all, by) {
+			all = append(all, by)
+		}
+	}
+	l.By = all
+	return l
 }
 
 func newLimit(id string, source policy.Key, l policy.Limit) *Limit {
@@ -281,7 +302,7 @@ func exceptions(all []policy.Limit, l policy.Limit) []Exception {
 		var e Exception
 		for _, by := range other.By {
 			if by.Exact != "" {
-				e = append(e, policy.LimitBy{Header: strings.ToLower(by.Header), Exact: by.Exact})
+				e = append(e, by)
 			}
 		}
 		if slices.ContainsFunc(e, func(by policy.LimitBy) bool { return isBy(l, by.Header) }) {
@@ -295,7 +316,7 @@ func exceptions(all []policy.Limit, l policy.Limit) []Exception {
 
 // isBy says whether a limit counts each value of the header apart.
 func isBy(l policy.Limit, header string) bool {
-	return slices.ContainsFunc(l.By, func(by policy.LimitBy) bool { return by.Exact == "" && strings.EqualFold(by.Header, header) })
+	return slices.ContainsFunc(l.By, func(by policy.LimitBy) bool { return by.Exact == "" && by.Header == header })
 }
 
 func compareBy(a, c policy.LimitBy) int {

@@ -31,7 +31,10 @@ const (
 	collectorCluster = "weir/collector"
 )
 
-const connectTimeout = time.Second
+const (
+	connectTimeout = time.Second
+	minRefresh     = 2 * time.Millisecond // of names: Envoy wants more than one
+)
 
 var lbPolicies = map[string]clusterv3.Cluster_LbPolicy{
 	"least_request": clusterv3.Cluster_LEAST_REQUEST,
@@ -62,7 +65,7 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
 		if dns := s.Spec.Endpoints.DNS; dns != nil {
 			c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
 				Name:        "envoy.clusters.dns",
-				TypedConfig: t.any(&dnsv3.DnsCluster{DnsRefreshRate: durationpb.New(time.Duration(*dns.Refresh))}),
+				TypedConfig: t.any(&dnsv3.DnsCluster{DnsRefreshRate: durationpb.New(max(minRefresh, time.Duration(*dns.Refresh)))}),
 			}}
 			c.LoadAssignment = assignment(sub.Name, dns.Name, dns.Port)
 			return c

@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -211,5 +212,35 @@ func BenchmarkTranslate(b *testing.B) {
 		if _, err := xds.Translate(mesh.Build(set), xds.Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestABadRateLimitAddressIsAnError(t *testing.T) {
+	limit := "---\nkind: RateLimit\nmetadata: {name: l, namespace: shop}\nspec: {service: s0, limits: [{requests: 1, per: second}]}\n"
+	set, problems := policy.Load([]policy.File{{Name: "p", Data: []byte(services(1, 90) + limit)}}, nil)
+	if len(problems) > 0 {
+		t.Fatal(problems[0])
+	}
+	for _, address := range []string{"somewhere", "host:http", "host:70000"} {
+		if _, err := xds.Translate(mesh.Build(set), xds.Options{RateLimitAddress: address}); err == nil || !strings.Contains(err.Error(), address) {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if _, err := xds.Translate(mesh.Build(set), xds.Options{RateLimitAddress: "[::1]:18001"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRenderAsJSON(t *testing.T) {
+	text, err := xds.Render(view(t, services(1, 90), edge), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string][]object
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	if got := all[xds.ListenerType][0]["per_connection_buffer_limit_bytes"]; got != 1048576.0 || len(all) != len(xds.Types) {
+		t.Errorf("%v, of %d types", got, len(all))
 	}
 }

@@ -1,0 +1,253 @@
+package xds_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protopath"
+	"google.golang.org/protobuf/reflect/protorange"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/machinenativeops/weir/internal/envoytest"
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/xds"
+)
+
+// author writes documents that policy.Load accepts, in every form that they can have.
+type author struct{ *rand.Rand }
+
+func (a author) pick(of ...string) string { return of[a.IntN(len(of))] }
+
+// some is a YAML list of at most n items, each made anew.
+func (a author) some(n int, item func() string) string {
+	all := make([]string, a.IntN(n+1))
+	for i := range all {
+		all[i] = item()
+	}
+	return "[" + strings.Join(all, ", ") + "]"
+}
+
+// maybe is the text, or nothing.
+func (a author) maybe(text string) string { return a.pick(text, "") }
+
+func (a author) documents() []string {
+	all := []string{
+		"kind: Mesh\nmetadata: {name: m}\nspec: {" + a.pick(
+			"", "tracing: {collector: 127.0.0.1:4317}",
+			`tracing: {collector: "collector.example:4317", percent: 0.5, tags: [{name: request_id, header: X-Id}, {name: b, header: "!#$&'*+.^_`+"`"+`|~a"}]}, accessLog: {to: otlp, only: {status: "<599"}}`,
+			`tracing: {collector: "[::1]:4317", percent: 0}, accessLog: {to: otlp}`,
+		) + "}\n",
+		"kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: b, port: 8081}, {name: a, port: 8080}], address: " +
+			a.pick(`127.0.0.1`, `"::1"`) + ", services: " + a.pick(`["*"]`, `["x/*"]`, `["y/s1", s0]`) + "}\n",
+	}
+	for i := range 3 {
+		all = append(all, a.service(i))
+		if a.IntN(3) > 0 {
+			all = append(all, a.route(i))
+		}
+		for j := range a.IntN(3) {
+			all = append(all, a.rateLimit(i, j))
+		}
+	}
+	a.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+// Service 2 is the one with DNS, and so without versions.
+func metadata(i int) string {
+	return fmt.Sprintf("metadata: {name: s%d, namespace: %s}\n", i, []string{"x", "y", "x"}[i])
+}
+
+func (a author) service(i int) string {
+	endpoints := "versions: [{name: v1}, {name: v2, selector: {colour: green}}]\n  endpoints: {static: [{address: 127.0.0.1, port: 1}," +
+		`{address: "::1", port: 65535, zone: b, labels: {version: v1}}, {address: 10.0.0.1, port: 2, zone: a, labels: {colour: green}}]}`
+	if i == 2 {
+		endpoints = "endpoints: {dns: {name: s.example, port: 80" + a.maybe(", refresh: 1ms") + "}}"
+	}
+	return "kind: Service\n" + metadata(i) + "spec:\n  " + endpoints + "\n  " + strings.Join([]string{
+		a.maybe(fmt.Sprintf(`hosts: ["*.s%d.example", s%d.example, 10.0.0.%d]`, i, i, i)),
+		"protocol: " + a.pick("http", "http2", "grpc"),
+		"loadBalancing: {policy: " + a.pick("least_request", "round_robin", "random") + "}",
+		a.maybe("circuitBreaker: {maxConnections: 1, maxPending: 1073741824, maxRetries: 1}"),
+		a.maybe("outlierDetection: {interval: 1ms, ejectFor: 1h, maxEjected: 0.5}"),
+		a.maybe("healthCheck: {path: /h, interval: 1ms, timeout: 1ms, unhealthy: 1000}"),
+		a.maybe("timeout: " + a.pick("0s", "1ms", "1h")),
+		a.maybe("retries: " + a.retries()),
+	}, "\n  ") + "\n"
+}
+
+func (a author) retries() string {
+	return "{attempts: " + a.pick("1", "100") + a.maybe(", perTry: 1ms") + a.maybe(", on: [5xx, retriable-4xx]") +
+		a.maybe(", budget: "+a.pick("0.1", "100")) + "}"
+}
+
+func (a author) named() string {
+	return "{name: " + a.pick("x-a", "X-B", `"a.b~c"`) + ", " + a.pick(
+		`exact: "%"`, `prefix: "é"`, `regex: ""`, `regex: "(?i)a{1,9}|\\pL+$"`, "present: true", "present: false",
+	) + "}"
+}
+
+func (a author) match() string {
+	return "{" + strings.Join(slices.DeleteFunc([]string{
+		a.maybe("path: " + a.pick("{exact: /}", "{prefix: /}", "{prefix: //}", "{prefix: /a/}", `{prefix: "/%20 é"}`, `{regex: ""}`, `{regex: "/a.*"}`)),
+		a.maybe("methods: [GET, PATCH]"),
+		"headers: " + a.some(2, a.named), "query: " + a.some(2, a.named),
+	}, func(s string) bool { return s == "" }), ", ") + "}"
+}
+
+func (a author) changes() string {
+	return `{add: {x-a: "", x-b: "%REQ(x-c):9%"}, set: {X-A: "100%%"` + a.maybe(", server: weir") + "}" + a.maybe(", remove: [x-a, via]") + "}"
+}
+
+func (a author) by() string {
+	return a.pick("{remoteAddress: true}", "{header: x-a}", "{header: X-B}", `{header: x-a, exact: "v,%"}`, "{header: x-b, exact: w}")
+}
+
+func (a author) limit() string {
+	return "requests: " + a.pick("0", "1", "1000000000") + ", per: " + a.pick("second", "minute", "hour", "day") +
+		a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", shadow: true") + ", by: " + a.some(3, a.by)
+}
+
+func (a author) route(i int) string {
+	rules := make([]string, 1+a.IntN(4))
+	for j := range rules {
+		rules[j] = strings.Join([]string{
+			"\n    - match: " + a.match(),
+			a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
+			a.maybe("requestHeaders: " + a.changes()), a.maybe("responseHeaders: " + a.changes()),
+			a.maybe("rateLimit: {" + a.limit() + ", scope: " + a.pick("global", "local") + "}"),
+			a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
+		}, "\n      ")
+	}
+	return "kind: Route\n" + metadata(i) + fmt.Sprintf("spec:\n  service: s%d\n  rules:", i) + strings.Join(rules, "") + "\n"
+}
+
+func (a author) rateLimit(i, j int) string {
+	text := "kind: RateLimit\n" + strings.Replace(metadata(i), "name: s", fmt.Sprintf("name: l%d-", j), 1) + fmt.Sprintf("spec:\n  service: s%d\n  limits:", i)
+	for range 1 + a.IntN(4) {
+		text += "\n    - {" + a.limit() + "}"
+	}
+	return text + "\n  scope: " + a.pick("global", "local") + "\n  onError: " + a.pick("allow", "deny") + "\n"
+}
+
+// translated gives the documents' resources. They must be good.
+func translated(t *testing.T, documents []string) *xds.Snapshot {
+	t.Helper()
+	text := strings.Join(documents, "---\n")
+	set, problems := policy.Load([]policy.File{{Name: "p.yaml", Data: []byte(text)}}, nil)
+	if len(problems) > 0 {
+		t.Fatalf("%v\n%s", problems, text)
+	}
+	snapshot, err := xds.Translate(mesh.Build(set), xds.Options{})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return snapshot
+}
+
+// TestWhatValidatesTranslates: whatever documents policy accepts, Envoy's own rules for messages hold, all that
+// resources refer to is there, the order of documents does not matter, and the real Envoy takes some of it as a whole.
+func TestWhatValidatesTranslates(t *testing.T) {
+	const worlds, tried = 200, 10
+	for seed := range uint64(worlds) {
+		a := author{rand.New(rand.NewPCG(seed, 0))}
+		documents := a.documents()
+		snapshot := translated(t, documents)
+		for p, v := range snapshot.Views() {
+			checkMessages(t, v)
+			if t.Failed() {
+				t.Fatalf("seed %d, %s:\n%s", seed, p, strings.Join(documents, "---\n"))
+			}
+		}
+		a.Shuffle(len(documents), func(i, j int) { documents[i], documents[j] = documents[j], documents[i] })
+		same(t, snapshot, translated(t, documents))
+		if v, _ := snapshot.View(edge); seed < tried {
+			text, err := xds.Render(v, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			envoytest.Validate(t, static(t, text))
+		}
+	}
+}
+
+func same(t *testing.T, a, b *xds.Snapshot) {
+	t.Helper()
+	for p, v := range a.Views() {
+		w, _ := b.View(p)
+		for _, kind := range xds.Types {
+			if !slices.EqualFunc(v[kind], w[kind], func(x, y *xds.Resource) bool {
+				return x.Name == y.Name && x.Version == y.Version && bytes.Equal(x.Body, y.Body) && slices.Equal(x.Sources, y.Sources)
+			}) {
+				t.Fatalf("%s: the order of the documents changes resources of %s", p, kind)
+			}
+		}
+	}
+}
+
+// checkMessages holds each message of a view, those within messages too, against the rules of its protobuf, and what
+// it names against the view.
+func checkMessages(t *testing.T, v xds.View) {
+	t.Helper()
+	clusters, endpoints := make(map[string]bool), make(map[string]bool)
+	for _, r := range v[xds.EndpointType] {
+		endpoints[r.Name] = true
+	}
+	for _, r := range v[xds.ClusterType] {
+		clusters[r.Name] = true
+	}
+	for kind, resources := range v {
+		if !slices.IsSortedFunc(resources, func(x, y *xds.Resource) int { return strings.Compare(x.Name, y.Name) }) {
+			t.Errorf("%s is not sorted by name", kind)
+		}
+		for _, r := range resources {
+			m, err := (&anypb.Any{TypeUrl: r.Type, Value: r.Body}).UnmarshalNew()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, ok := m.(*clusterv3.Cluster); ok && c.GetType() == clusterv3.Cluster_EDS && !endpoints[r.Name] {
+				t.Errorf("cluster %s has no endpoints resource", r.Name)
+			}
+			checkMessage(t, r, m, clusters)
+		}
+	}
+}
+
+func checkMessage(t *testing.T, r *xds.Resource, m proto.Message, clusters map[string]bool) {
+	t.Helper()
+	valid := func(m any) {
+		if v, ok := m.(interface{ ValidateAll() error }); ok {
+			if err := v.ValidateAll(); err != nil {
+				t.Errorf("%s: %v", r.Name, err)
+			}
+		}
+	}
+	valid(m)
+	err := protorange.Range(m.ProtoReflect(), func(p protopath.Values) error {
+		last := p.Index(-1)
+		switch last.Step.Kind() {
+		case protopath.AnyExpandStep:
+			valid(last.Value.Message().Interface())
+		case protopath.FieldAccessStep:
+			field := last.Step.FieldDescriptor()
+			refers := field.Name() == "cluster" && field.Parent().Name() == "RouteAction" ||
+				field.Name() == "name" && field.Parent().Name() == "ClusterWeight" ||
+				field.Name() == "cluster_name" && field.Parent().Name() == "EnvoyGrpc" && last.Value.String() != "weir/ratelimit"
+			if refers && !clusters[last.Value.String()] {
+				t.Errorf("%s names the cluster %q, which is not there", r.Name, last.Value)
+			}
+		default:
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("%s: %v", r.Name, err)
+	}
+}
