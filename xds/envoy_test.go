@@ -1,15 +1,19 @@
 package xds_test
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinenativeops/weir/internal/envoytest"
 	"github.com/machinenativeops/weir/internal/servers"
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -22,6 +26,12 @@ type gateway struct {
 // newGateway starts one for the documents, in which $UP is an upstream's port.
 func newGateway(t *testing.T, documents string) *gateway {
 	t.Helper()
+	return newProxy(t, documents, edge)
+}
+
+// newProxy starts a proxy's Envoy, with its one listener on a free port.
+func newProxy(t *testing.T, documents string, p mesh.Proxy) *gateway {
+	t.Helper()
 	_, upstream, err := net.SplitHostPort(envoytest.Upstream(t, "up").Address)
 	if err != nil {
 		t.Fatal(err)
@@ -32,13 +42,15 @@ func newGateway(t *testing.T, documents string) *gateway {
 			t.Fatal(err)
 		}
 	}
-	head := fmt.Sprintf("kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: http, port: %d}], address: 127.0.0.1}\n", ports[0])
-	text, err := xds.Render(view(t, head+strings.ReplaceAll(documents, "$UP", upstream), edge), false)
+	head := "kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: http, port: 15001}], address: 127.0.0.1}\n"
+	text, err := xds.Render(view(t, head+strings.ReplaceAll(documents, "$UP", upstream), p), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	admin := fmt.Sprintf("admin:\n  address:\n    socket_address:\n      address: 127.0.0.1\n      port_value: %d\n", ports[1])
-	envoytest.Start(t, append(static(t, text), admin...))
+	text = bytes.Replace(text, []byte("port_value: 15001"), fmt.Appendf(nil, "port_value: %d", ports[0]), 1)
+	more := fmt.Sprintf("admin:\n  address:\n    socket_address:\n      address: 127.0.0.1\n      port_value: %d\n", ports[1]) +
+		"layered_runtime: {layers: [{name: test, static_layer: {tracing.opentelemetry.flush_interval_ms: 50}}]}\n"
+	envoytest.Start(t, append(static(t, text), more...))
 	return &gateway{t: t, url: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 }
 
@@ -170,5 +182,83 @@ func TestEnvoyLimitsLocally(t *testing.T) {
 		if n := passed(c.paths, c.headers...); n != c.want {
 			t.Errorf("%v %v: %d of 30 pass, want %d", c.paths, c.headers, n, c.want)
 		}
+	}
+}
+
+// TestEnvoyTellsTheCollector: spans and logs bear the tags, and whose they are, by which the collector finds the class.
+func TestEnvoyTellsTheCollector(t *testing.T) {
+	for _, c := range []struct {
+		proxy           mesh.Proxy
+		name, namespace any
+		kind            string
+	}{
+		{edge, "edge", nil, "Server"},
+		{mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "web"}}, "web", "shop", "Client"},
+	} {
+		collector := envoytest.NewCollector(t)
+		g := newProxy(t, fmt.Sprintf(`---
+kind: Mesh
+metadata: {name: m}
+spec:
+  tracing: {collector: "%s", tags: [{name: user_id, header: x-user-id}, {name: request_id, header: x-correlation}]}
+  accessLog: {to: otlp, only: {status: ">=404"}}
+---
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {endpoints: {static: [{address: 127.0.0.1, port: $UP}]}}
+`, collector.Address), c.proxy)
+		for range 3 {
+			g.get("web.shop", "/cart?card=4111", "x-user-id", "u7", "x-correlation", "c9")
+		}
+		g.get("nobody.example.com", "/", "x-user-id", "u8")
+		span := eventually(t, func() (map[string]any, bool) { return find(collector.Spans(), "http.status_code", "200") })
+		check(t, "span", span, map[string]any{
+			"name": "GET /cart", "kind": c.kind,
+			"service.name": c.name, "service.namespace": c.namespace, "user_id": "u7", "request_id": "c9", "http.status_code": "200",
+			"upstream_cluster": "shop/web",
+		})
+		log := eventually(t, func() (map[string]any, bool) { return find(collector.Logs(), "user_id", "u8") })
+		if all := collector.Logs(); len(all) != 1 {
+			t.Errorf("%d logs of one failure: %v", len(all), all)
+		}
+		check(t, "log", log, map[string]any{
+			"service.name": c.name, "service.namespace": c.namespace, "user_id": "u8", "http.response.status_code": "404",
+			"server.address": "nobody.example.com", "http.request.method": "GET",
+		})
+	}
+}
+
+// find gives the first that has the value.
+func find(all []map[string]any, name, value string) (map[string]any, bool) {
+	for _, one := range all {
+		if one[name] == value {
+			return one, true
+		}
+	}
+	return nil, false
+}
+
+func check(t *testing.T, what string, got, want map[string]any) {
+	t.Helper()
+	for name, value := range want {
+		if got[name] != value {
+			t.Errorf("%s: %s is %v, want %v, in %v", what, name, got[name], value, got)
+		}
+	}
+}
+
+// eventually polls until there is what is wanted.
+func eventually[T any](t *testing.T, get func() (T, bool)) T {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		v, ok := get()
+		if ok {
+			return v
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come")
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -36,12 +36,21 @@ func (t *translator) listener(d door) *Resource {
 			Name:                          d.name,
 			Address:                       socketAddress(d.address, d.port),
 			PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
+			TrafficDirection:              d.direction(),
 			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 				Name:       "envoy.filters.network.http_connection_manager",
 				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(t.connectionManager(d))},
 			}}}},
 		}
 	})
+}
+
+// direction makes spans a server's at the edge and a client's beside a workload.
+func (d door) direction() corev3.TrafficDirection {
+	if d.edge {
+		return corev3.TrafficDirection_INBOUND
+	}
+	return corev3.TrafficDirection_OUTBOUND
 }
 
 func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
@@ -82,6 +91,10 @@ func guard(m *hcmv3.HttpConnectionManager) {
 	}
 }
 
+// operation is a span's name, by which Sampling documents pick operations: POST /pay. What is asked for after the path
+// is not in it.
+const operation = "%REQ(:METHOD)% %PATH(NQ)%"
+
 func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 	tr := t.model.Tracing
 	if tr == nil {
@@ -93,6 +106,7 @@ func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 		RandomSampling:  &typev3.Percent{Value: *tr.Percent},
 		OverallSampling: all,
 		CustomTags:      customTags(tr.Tags),
+		Operation:       operation,
 		Provider: &tracev3.Tracing_Http{
 			Name: "envoy.tracers.opentelemetry",
 			ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: t.any(&tracev3.OpenTelemetryConfig{
