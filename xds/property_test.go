@@ -41,7 +41,7 @@ func (a author) documents() []string {
 	all := []string{
 		"kind: Mesh\nmetadata: {name: m}\nspec: {" + a.pick(
 			"", "tracing: {collector: 127.0.0.1:4317}",
-			`tracing: {collector: "collector.example:4317", percent: 0.5, tags: [{name: request_id, header: X-Id}, {name: b, header: "!#$&'*+.^_`+"`"+`|~a"}]}, accessLog: {to: otlp, only: {status: "<599"}}`,
+			`tracing: {collector: "collector.example:4317", percent: 0.5, tags: [{name: request_id, header: X-Id}, {name: b, header: "!#$%&'*+.^_`+"`"+`|~a"}]}, accessLog: {to: otlp, only: {status: "<599"}}`,
 			`tracing: {collector: "[::1]:4317", percent: 0}, accessLog: {to: otlp}`,
 		) + "}\n",
 		"kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: b, port: 8081}, {name: a, port: 8080}], address: " +
