@@ -3,8 +3,15 @@
 // A stream is sent what its proxy's view has and the proxy has not, by name and version; versions are hashes of the
 // content, so that a proxy which comes back to a restarted Weir is sent only what changed. One response a type is in
 // flight at a time: a slow proxy is sent the latest when it is ready, and costs nobody else anything. Clusters and
-// endpoints go out before the listeners and routes that use them, and are taken away after.
+// endpoints go out before the listeners and routes that use them, and are taken away after; neither waits for longer
+// than a few seconds. A cluster's endpoints bear the cluster's name.
 //
 // A resource that a proxy refuses (NACK) is withdrawn for everybody: its last accepted version is served again, or
-// nothing is changed where there is none, until a snapshot has another version of it.
+// nothing is changed where there is none, until a snapshot has another version of it. What came in the same response
+// and was not to blame is sent again.
+//
+// What many proxies share is kept and compared once: an [item] is a resource as it goes out, a [shelf] is one type's
+// items with the names in which it differs from the one before, and a stream looks at those names only.
+//
+// It does not translate, and it does not remember anything over a restart.
 package serve

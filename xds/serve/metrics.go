@@ -7,7 +7,8 @@ import (
 )
 
 type metrics struct {
-	streams, refused                  prometheus.Gauge
+	streams                           *prometheus.GaugeVec
+	refused                           prometheus.Gauge
 	responses, resources, acks, nacks *prometheus.CounterVec
 	ackSeconds                        prometheus.Histogram
 }
@@ -17,7 +18,7 @@ func newMetrics() *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
 	}
 	return &metrics{
-		streams:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_xds_streams", Help: "Connected discovery streams."}),
+		streams:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_xds_streams", Help: "Connected discovery streams, by protocol."}, []string{"protocol"}),
 		refused:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_xds_refused_resources", Help: "Resources withdrawn because a proxy refused them."}),
 		responses: byType("weir_xds_responses_total", "Responses sent."),
 		resources: byType("weir_xds_resources_sent_total", "Resources sent."),
@@ -33,16 +34,32 @@ func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.streams, m.refused, m.responses, m.resources, m.acks, m.nacks, m.ackSeconds}
 }
 
-func (m *metrics) describe(c chan<- *prometheus.Desc) {
-	for _, one := range m.all() {
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(c chan<- *prometheus.Desc) {
+	for _, one := range s.metrics.all() {
 		one.Describe(c)
 	}
 }
 
-func (m *metrics) collect(c chan<- prometheus.Metric) {
-	for _, one := range m.all() {
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(c chan<- prometheus.Metric) {
+	s.countStreams()
+	for _, one := range s.metrics.all() {
 		one.Collect(c)
 	}
+}
+
+func (s *Server) countStreams() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := map[string]int{delta: 0, sotw: 0}
+	for st := range s.streams {
+		counts[st.protocol]++
+	}
+	for protocol, n := range counts {
+		s.metrics.streams.WithLabelValues(protocol).Set(float64(n))
+	}
+	s.metrics.refused.Set(float64(len(s.refused)))
 }
 
 // short is the last word of a type URL.

@@ -21,29 +21,32 @@ var errNode = errors.New("want a node id of the form gateway~NAME~INSTANCE or se
 // ParseNode says which proxy a node is, by its metadata weir: {role, name} or else by its id. Both must agree where
 // both speak.
 func ParseNode(n *corev3.Node) (mesh.Proxy, error) {
-	fields := n.GetMetadata().GetFields()["weir"].GetStructValue().GetFields()
-	said := mesh.Proxy{Role: mesh.Role(fields["role"].GetStringValue()), Ref: policy.ParseRef(fields["name"].GetStringValue(), "")}
 	byID, idOK := parseID(n.GetId())
-	switch {
-	case said.Role == "" && idOK:
+	meta, said := n.GetMetadata().GetFields()["weir"]
+	if !said {
+		if !idOK {
+			return mesh.Proxy{}, fmt.Errorf("node id %q: %w", n.GetId(), errNode)
+		}
 		return byID, nil
-	case said.Role == "":
-		return mesh.Proxy{}, fmt.Errorf("node id %q: %w", n.GetId(), errNode)
-	case !known(said):
-		return mesh.Proxy{}, fmt.Errorf("node metadata weir: {role: %s, name: %s}: %w", said.Role, said.Ref, errNode)
-	case idOK && byID != said:
-		return mesh.Proxy{}, fmt.Errorf("node id %q says %s and its metadata %s: they must agree", n.GetId(), byID, said)
 	}
-	return said, nil
+	fields := meta.GetStructValue().GetFields()
+	p := mesh.Proxy{Role: mesh.Role(fields["role"].GetStringValue()), Ref: policy.ParseRef(fields["name"].GetStringValue(), "")}
+	if !wellFormed(p) {
+		return mesh.Proxy{}, fmt.Errorf("node metadata weir: {role: %q, name: %q}: %w", p.Role, p.Ref, errNode)
+	}
+	if idOK && byID != p {
+		return mesh.Proxy{}, fmt.Errorf("node id %q says %s and its metadata %s: they must agree", n.GetId(), byID, p)
+	}
+	return p, nil
 }
 
 func parseID(id string) (mesh.Proxy, bool) {
 	role, rest, _ := strings.Cut(id, "~")
 	name, _, ok := strings.Cut(rest, "~")
 	p := mesh.Proxy{Role: mesh.Role(role), Ref: policy.ParseRef(name, "")}
-	return p, ok && known(p)
+	return p, ok && wellFormed(p)
 }
 
-func known(p mesh.Proxy) bool {
+func wellFormed(p mesh.Proxy) bool {
 	return p.Ref.Name != "" && (p.Role == mesh.RoleGateway || p.Role == mesh.RoleService)
 }

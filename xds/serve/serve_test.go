@@ -1,416 +1,493 @@
 package serve_test
 
 import (
-	"context"
-	"log/slog"
-	"maps"
-	"math/rand/v2"
-	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"go.uber.org/goleak"
-	statusv1 "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/machinenativeops/weir/mesh"
-	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var (
-	edge  = mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "edge"}}
-	other = mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "cart"}}
-)
-
-// snapshot makes resources named and versioned as given, the same for both proxies: "TYPE-INITIAL NAME" to version.
-func snapshot(versions map[string]string) *xds.Snapshot {
-	kinds := map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "l": xds.ListenerType, "r": xds.RouteType}
-	v := xds.View{}
-	for _, key := range slices.Sorted(maps.Keys(versions)) {
-		kind, name, _ := strings.Cut(key, " ")
-		v[kinds[kind]] = append(v[kinds[kind]], &xds.Resource{
-			Type: kinds[kind], Name: name, Version: versions[key], Body: []byte(versions[key]),
-			Sources: []policy.Key{{Kind: "Route", Name: name}},
-		})
-	}
-	return xds.NewSnapshot(map[mesh.Proxy]xds.View{edge: v, other: v})
-}
-
-type fixture struct {
-	t      *testing.T
-	server *serve.Server
-	conn   *grpc.ClientConn
-}
-
-func newFixture(t *testing.T) *fixture {
+// protocols runs a story with clients of either protocol.
+func protocols(t *testing.T, f func(w *world, connect func(mesh.Proxy, *client) *client)) {
 	t.Helper()
-	f := &fixture{t: t, server: serve.New(slog.New(slog.DiscardHandler))}
-	g := grpc.NewServer(serve.GRPCOptions()...)
-	f.server.Register(g)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- g.Serve(l) }()
-	t.Cleanup(func() {
-		g.Stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	f.conn, err = grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.conn.Close() })
-	return f
-}
-
-// client is a delta client that subscribes to all clusters and listeners and to routes and endpoints by name.
-type client struct {
-	t      *testing.T
-	stream discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
-	cancel context.CancelFunc
-	has    map[string]map[string]string // by type, name to version
-	log    []string                     // of what came: "+NAME@VERSION" and "-NAME"
-	refuse map[string]bool              // versions
-	got    chan *discoverysvcv3.DeltaDiscoveryResponse
-}
-
-var names = []string{"a", "b", "c"}
-
-func (f *fixture) connect(p mesh.Proxy, has map[string]map[string]string) *client {
-	f.t.Helper()
-	ctx, cancel := context.WithCancel(f.t.Context())
-	stream, err := discoverysvcv3.NewAggregatedDiscoveryServiceClient(f.conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	c := &client{t: f.t, stream: stream, cancel: cancel, has: has, refuse: map[string]bool{}, got: make(chan *discoverysvcv3.DeltaDiscoveryResponse)}
-	if c.has == nil {
-		c.has = make(map[string]map[string]string)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			r, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			select {
-			case c.got <- r:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	f.t.Cleanup(func() { cancel(); <-done })
-	for i, kind := range xds.Types {
-		if c.has[kind] == nil {
-			c.has[kind] = make(map[string]string)
-		}
-		r := &discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: kind, InitialResourceVersions: maps.Clone(c.has[kind])}
-		if i == 0 {
-			r.Node = &corev3.Node{Id: serve.NodeID(p, "test")}
-		}
-		if kind == xds.EndpointType || kind == xds.RouteType {
-			r.ResourceNamesSubscribe = names
-		}
-		c.send(r)
-	}
-	return c
-}
-
-func (c *client) send(r *discoverysvcv3.DeltaDiscoveryRequest) {
-	if err := c.stream.Send(r); err != nil {
-		c.t.Errorf("send: %v", err)
-	}
-}
-
-// settle takes and answers responses until none comes for a while.
-func (c *client) settle() *client {
-	quiet := time.NewTimer(80 * time.Millisecond)
-	defer quiet.Stop()
-	for {
-		select {
-		case r := <-c.got:
-			c.answer(r)
-			quiet.Reset(80 * time.Millisecond)
-		case <-quiet.C:
-			return c
-		}
-	}
-}
-
-func (c *client) answer(r *discoverysvcv3.DeltaDiscoveryResponse) {
-	ack := &discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce()}
-	for _, one := range r.GetResources() {
-		if c.refuse[one.GetVersion()] {
-			ack.ErrorDetail = &statusv1.Status{Message: "Error adding " + one.GetName() + ": no"}
-			continue
-		}
-		c.has[r.GetTypeUrl()][one.GetName()] = one.GetVersion()
-		c.log = append(c.log, "+"+one.GetName()+"@"+one.GetVersion())
-	}
-	for _, name := range r.GetRemovedResources() {
-		if _, had := c.has[r.GetTypeUrl()][name]; had {
-			c.log = append(c.log, "-"+name)
-		}
-		delete(c.has[r.GetTypeUrl()], name)
-	}
-	c.send(ack)
-}
-
-func (c *client) came() string {
-	all := strings.Join(c.log, " ")
-	c.log = nil
-	return all
-}
-
-var first = map[string]string{"c a": "c1", "c b": "c2", "e a": "e1", "l x": "l1", "r a": "r1", "r b": "r2"}
-
-func with(base map[string]string, changes ...string) map[string]string {
-	m := maps.Clone(base)
-	for i := 0; i < len(changes); i += 2 {
-		if changes[i+1] == "" {
-			delete(m, changes[i])
-		} else {
-			m[changes[i]] = changes[i+1]
-		}
-	}
-	return m
-}
-
-func want(t *testing.T, what, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s: got %q, want %q", what, got, want)
-	}
+	t.Run("delta", func(t *testing.T) { story(t, func(w *world) { f(w, w.connect) }) })
+	t.Run("sotw", func(t *testing.T) { story(t, func(w *world) { f(w, w.connectSotW) }) })
 }
 
 func TestOnlyWhatChangedIsSent(t *testing.T) {
-	f := newFixture(t)
-	c := f.connect(edge, nil)
-	want(t, "before the first snapshot", c.settle().came(), "")
-	f.server.Apply(snapshot(first))
-	want(t, "everything, in order", c.settle().came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@r1 +b@r2")
-	f.server.Apply(snapshot(with(first, "r b", "r3")))
-	want(t, "one route", c.settle().came(), "+b@r3")
-	f.server.Apply(snapshot(with(first, "r b", "r3")))
-	want(t, "the same again", c.settle().came(), "")
-	f.server.Apply(snapshot(with(first, "r b", "r3", "c a", "c9")))
-	want(t, "a cluster brings its endpoints", c.settle().came(), "+a@c9 +a@e1")
-	f.server.Apply(snapshot(with(first, "r b", "", "c b", "")))
-	want(t, "routes go before clusters", c.settle().came(), "+a@c1 +a@e1 -b -b")
-}
-
-func TestReconnectGetsOnlyWhatChanged(t *testing.T) {
-	f := newFixture(t)
-	f.server.Apply(snapshot(first))
-	c := f.connect(edge, nil).settle()
-	c.cancel()
-	f.server.Apply(snapshot(with(first, "r a", "r9", "c b", "")))
-	again := f.connect(edge, c.has)
-	want(t, "after a reconnect", again.settle().came(), "+a@r9 -b")
-}
-
-func TestRefusedResourceIsWithdrawnForAll(t *testing.T) {
-	f := newFixture(t)
-	f.server.Apply(snapshot(first))
-	c, d := f.connect(edge, nil).settle(), f.connect(other, nil).settle()
-	c.came()
-	d.came()
-	c.refuse["bad"] = true
-	f.server.Apply(snapshot(with(first, "r a", "bad", "r b", "r9")))
-	c.settle()
-	d.settle()
-	c.settle()
-	want(t, "the one that refused", c.has[xds.RouteType]["a"]+" "+c.has[xds.RouteType]["b"], "r1 r9")
-	want(t, "the other", d.has[xds.RouteType]["a"]+" "+d.has[xds.RouteType]["b"], "r1 r9")
-	s := f.server.Status()
-	if len(s.Refused) != 1 || s.Refused[0].Name != "a" || s.Refused[0].Serving != "r1" || !strings.Contains(s.Refused[0].Message, "no") ||
-		s.Refused[0].Sources[0].Name != "a" {
-		t.Errorf("status: %+v", s.Refused)
-	}
-	f.server.Apply(snapshot(with(first, "r a", "good", "r b", "r9")))
-	want(t, "a mended version", c.settle().has[xds.RouteType]["a"], "good")
-	if s := f.server.Status(); len(s.Refused) != 0 || len(s.Proxies) != 2 || !s.Proxies[0].Synced {
-		t.Errorf("status: %+v", s)
-	}
-}
-
-func TestRefusedByEverybodyFromTheStart(t *testing.T) {
-	f := newFixture(t)
-	// As after a restart: the proxy has an older version, which this server never saw.
-	c := f.connect(edge, map[string]map[string]string{xds.RouteType: {"a": "old"}})
-	c.refuse["r1"] = true
-	f.server.Apply(snapshot(first))
-	want(t, "what the proxy has stays", c.settle().has[xds.RouteType]["a"], "old")
-}
-
-func TestGoneProxyKeepsItsView(t *testing.T) {
-	f := newFixture(t)
-	f.server.Apply(snapshot(first))
-	c := f.connect(edge, nil).settle()
-	c.came()
-	f.server.Apply(xds.NewSnapshot(nil))
-	want(t, "its document is gone", c.settle().came(), "")
-}
-
-func TestStuckClientHoldsUpNobody(t *testing.T) {
-	f := newFixture(t)
-	f.server.Apply(snapshot(first))
-	stuck := f.connect(edge, nil) // which answers nothing
-	c := f.connect(edge, nil).settle()
-	for i := range 100 {
-		f.server.Apply(snapshot(with(first, "r a", "v"+strconv.Itoa(i))))
-	}
-	want(t, "the latest", c.settle().has[xds.RouteType]["a"], "v99")
-	want(t, "the stuck one gets the latest too", stuck.settle().has[xds.RouteType]["a"], "v99")
-}
-
-func TestNodesAreTurnedAway(t *testing.T) {
-	f := newFixture(t)
-	meta, err := structpb.NewStruct(map[string]any{"weir": map[string]any{"role": "gateway", "name": "inner"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, node := range map[string]*corev3.Node{
-		"no id":         {},
-		"unknown role":  {Id: "router~edge~1"},
-		"contradiction": {Id: "gateway~edge~1", Metadata: meta},
-	} {
-		stream, err := discoverysvcv3.NewAggregatedDiscoveryServiceClient(f.conn).DeltaAggregatedResources(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{Node: node, TypeUrl: xds.ClusterType}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
-			t.Errorf("%s: got %v, want InvalidArgument", what, err)
-		}
-	}
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		settle(c)
+		want(t, "before the first snapshot", c.came(), "")
+		w.apply(first, c)
+		want(t, "everything, in order", c.came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@r1 +b@r2")
+		w.apply(with(first, "r b", "r3"), c)
+		want(t, "one route", c.came(), "+b@r3")
+		w.apply(with(first, "r b", "r3"), c)
+		want(t, "the same again", c.came(), "")
+		w.apply(with(first, "r b", "r3", "c a", "c9"), c)
+		want(t, "a cluster brings its endpoints", c.came(), "+a@c9 +a@e1")
+		w.apply(with(first, "r b", "", "c b", ""), c)
+		want(t, "routes go before clusters", c.came(), "+a@c1 +a@e1 -b -b")
+	})
 }
 
 func TestStateOfTheWorld(t *testing.T) {
-	f := newFixture(t)
-	f.server.Apply(snapshot(first))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	open := func() discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesClient {
-		stream, err := discoverysvcv3.NewAggregatedDiscoveryServiceClient(f.conn).StreamAggregatedResources(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return stream
-	}
-	node := &corev3.Node{Id: serve.NodeID(edge, "sotw")}
-	exchange := func(s discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesClient, r *discoverysvcv3.DiscoveryRequest) *discoverysvcv3.DiscoveryResponse {
-		t.Helper()
-		if err := s.Send(r); err != nil {
-			t.Fatal(err)
-		}
-		got, err := s.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	s := open()
-	clusters := exchange(s, &discoverysvcv3.DiscoveryRequest{Node: node, TypeUrl: xds.ClusterType})
-	if len(clusters.GetResources()) != 2 {
-		t.Fatalf("%d clusters, want 2", len(clusters.GetResources()))
-	}
-	if err := s.Send(&discoverysvcv3.DiscoveryRequest{TypeUrl: xds.ClusterType, ResponseNonce: clusters.GetNonce(), VersionInfo: clusters.GetVersionInfo()}); err != nil {
-		t.Fatal(err)
-	}
-	routes := exchange(s, &discoverysvcv3.DiscoveryRequest{TypeUrl: xds.RouteType, ResourceNames: []string{"a", "b"}})
-	if len(routes.GetResources()) != 2 {
-		t.Fatalf("%d routes, want 2", len(routes.GetResources()))
-	}
-	f.server.Apply(snapshot(with(first, "r b", "r9")))
-	changed := exchange(s, &discoverysvcv3.DiscoveryRequest{
-		TypeUrl: xds.RouteType, ResourceNames: []string{"a", "b"}, ResponseNonce: routes.GetNonce(), VersionInfo: routes.GetVersionInfo(),
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first))
+		c := w.connectSotW(edge, nil)
+		settle(c)
+		want(t, "everything, in order", c.came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@r1 +b@r2")
+		w.apply(with(first, "r b", "r3"), c)
+		want(t, "one route", c.came(), "+b@r3")
+		w.apply(with(first, "c a", "c9", "r b", "", "c b", ""), c)
+		want(t, "a cluster brings its endpoints; one that goes stays until all else is done", c.came(), "+a@c9 +b@c2 +a@e1 +a@c9 -b")
 	})
-	if len(changed.GetResources()) != 1 || string(changed.GetResources()[0].GetValue()) != "r9" {
-		t.Errorf("one route changed, and came: %v", changed.GetResources())
-	}
-	// A proxy that comes back with the version of all that it has is sent nothing of that type: the next that comes is
-	// the answer to the type after it.
-	again := open()
-	if err := again.Send(&discoverysvcv3.DiscoveryRequest{Node: node, TypeUrl: xds.ClusterType, VersionInfo: clusters.GetVersionInfo()}); err != nil {
-		t.Fatal(err)
-	}
-	next := exchange(again, &discoverysvcv3.DiscoveryRequest{TypeUrl: xds.RouteType, ResourceNames: []string{"a"}})
-	want(t, "after a reconnect", next.GetTypeUrl(), xds.RouteType)
 }
 
-// TestChaos: whatever happens on the way, every client ends with what the last snapshot gives it.
-func TestChaos(t *testing.T) {
-	f := newFixture(t)
-	random := rand.New(rand.NewPCG(1, 2))
-	clients := []*client{f.connect(edge, nil), f.connect(other, nil), f.connect(edge, nil)}
-	current := first
-	for i := range 60 {
-		keys := []string{"c a", "c b", "c c", "e a", "e b", "l x", "l y", "r a", "r b", "r c"}
-		version := "v" + strconv.Itoa(i)
-		if random.IntN(4) == 0 {
-			version = ""
+func TestReconnect(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		w.server.Apply(snapshot(first))
+		c := connect(edge, nil)
+		settle(c)
+		c.came()
+		c.cancel()
+		w.restart()
+		again := connect(edge, c)
+		settle(again)
+		w.apply(first, again)
+		want(t, "a restarted Weir, nothing changed", again.came(), "")
+		again.cancel()
+		w.server.Apply(snapshot(first))
+		again = connect(edge, again)
+		settle(again)
+		want(t, "back again, nothing changed", again.came(), "")
+	})
+}
+
+func TestReconnectAfterAChange(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first))
+		c := w.connect(edge, nil)
+		settle(c)
+		c.came()
+		c.cancel()
+		w.restart()
+		w.server.Apply(snapshot(with(first, "r a", "r9", "c a", "c9", "c b", "")))
+		again := w.connect(edge, c)
+		settle(again)
+		want(t, "a cluster brings its endpoints though the proxy says it has them", again.came(), "+a@c9 +a@e1 +a@r9 -b")
+	})
+}
+
+func TestNothingOfATypeIsSaid(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		w.server.Apply(snapshot(nil))
+		c := connect(edge, nil)
+		synctest.Wait()
+		c.mu.Lock()
+		got := len(c.inbox) > 0 && c.inbox[0].kind == xds.ClusterType && len(c.inbox[0].items) == 0
+		c.mu.Unlock()
+		if !got {
+			t.Error("want an empty response: an Envoy waits for its clusters until it is told that there are none")
 		}
-		current = with(current, keys[random.IntN(len(keys))], version)
-		f.server.Apply(snapshot(current))
-		n := random.IntN(len(clients))
-		switch random.IntN(6) {
-		case 0:
-			clients[n].cancel()
-			clients[n] = f.connect(edge, clients[n].has)
-		case 1:
-			clients[n].refuse["v"+strconv.Itoa(i+1)] = true
-		case 2:
-			clients[n].settle()
+		settle(c)
+	})
+}
+
+func TestRefusedResourceIsWithdrawnForAll(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		c, d := connect(edge, nil), w.connect(other, nil)
+		w.apply(first, c, d)
+		c.refuse["bad"] = true
+		w.apply(with(first, "r a", "bad", "r b", "r9"), c, d)
+		for _, one := range []*client{c, d} {
+			want(t, "the last accepted, and what was not to blame", one.applied[xds.RouteType]["a"]+" "+one.applied[xds.RouteType]["b"], "r1 r9")
+		}
+		s := w.server.Status()
+		if len(s.Refused) != 1 {
+			t.Fatalf("refused: %+v", s.Refused)
+		}
+		r := s.Refused[0]
+		if r.Name != "a" || r.Version != "bad" || r.Serving != "r1" || r.Message != "no such thing as that" || r.Sources[0].Name != "a" || !strings.HasPrefix(r.Node, "gateway~edge") {
+			t.Errorf("refused: %+v", r)
+		}
+		if n := s.Proxies[0].Types["RouteConfiguration"].NACK; n == nil || n.Message != "no such thing as that" || n.Time.IsZero() {
+			t.Errorf("the proxy's refusal: %+v", n)
+		}
+		w.apply(with(first, "r a", "good", "r b", "r9"), c, d)
+		want(t, "a mended version", c.applied[xds.RouteType]["a"]+d.applied[xds.RouteType]["a"], "goodgood")
+		if s := w.server.Status(); len(s.Refused) != 0 || len(s.Proxies) != 2 || !s.Proxies[0].Synced || !s.Proxies[1].Synced {
+			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+func TestRefusedAfterOthersTookIt(t *testing.T) {
+	story(t, func(w *world) {
+		c, d := w.connect(edge, nil), w.connect(edge, nil)
+		w.apply(first, c, d)
+		d.refuse["bad"] = true
+		w.apply(with(first, "c a", "bad"), c) // c takes it first
+		want(t, "taken by one", c.applied[xds.ClusterType]["a"], "bad")
+		settle(c, d)
+		want(t, "withdrawn from both", c.applied[xds.ClusterType]["a"]+d.applied[xds.ClusterType]["a"], "c1c1")
+	})
+}
+
+func TestLastAcceptedIsRefusedToo(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.refuse["r1"], c.refuse["bad"] = true, true
+		w.apply(with(first, "r a", "bad"), c)
+		want(t, "it ends", c.came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@r1 +b@r2 ! !")
+		w.apply(with(first, "r a", "bad", "r b", "r9"), c)
+		want(t, "and is not tried again", c.came(), "+b@r9")
+		if s := w.server.Status(); len(s.Refused) != 2 {
+			t.Errorf("refused: %+v", s.Refused)
+		}
+	})
+}
+
+// After a restart, a proxy has versions that this server never saw accepted.
+func TestRefusedFromTheStart(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		w.server.Apply(snapshot(first))
+		c := connect(edge, nil)
+		settle(c)
+		c.cancel()
+		w.restart()
+		c.refuse["bad"], c.refuse["worse"] = true, true
+		c = connect(edge, c)
+		w.apply(with(first, "c a", "bad", "r a", "worse", "c b", "c3"), c)
+		want(t, "what the proxy has stays", c.applied[xds.ClusterType]["a"]+c.applied[xds.RouteType]["a"], "c1r1")
+		want(t, "and holds up nothing", c.applied[xds.ClusterType]["b"], "c3")
+		w.apply(with(first, "c a", "bad", "r a", "worse", "c b", "c4", "r b", "r4"), c)
+		want(t, "stays through later changes", c.applied[xds.ClusterType]["a"]+c.applied[xds.RouteType]["a"], "c1r1")
+		want(t, "which come", c.applied[xds.ClusterType]["b"]+c.applied[xds.RouteType]["b"], "c4r4")
+		if s := w.server.Status(); len(s.Refused) != 2 {
+			t.Errorf("refused: %+v", s.Refused)
+		}
+		w.apply(with(first, "r a", "", "c a", "", "e a", ""), c)
+		want(t, "until it goes", c.applied[xds.ClusterType]["a"], "")
+	})
+}
+
+// What a returning proxy says it has is accepted, though not on this server.
+func TestRefusedAfterARestartFallsBackToWhatProxiesHave(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		w.server.Apply(snapshot(first))
+		c := connect(edge, nil)
+		settle(c)
+		c.cancel()
+		w.restart()
+		w.server.Apply(snapshot(first))
+		c = connect(edge, c)
+		settle(c)
+		c.refuse["bad"] = true
+		w.apply(with(first, "r a", "bad"), c)
+		fresh := connect(edge, nil)
+		settle(c, fresh)
+		want(t, "a new proxy is served it", fresh.applied[xds.RouteType]["a"], "r1")
+	})
+}
+
+func TestManyRefusedAtOnce(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		c.refuse["bad"] = true
+		w.apply(with(first, "r a", "r1", "r b", "bad", "r c", "r3"), c)
+		if c.applied[xds.RouteType]["a"] != "r1" || c.applied[xds.RouteType]["c"] != "r3" {
+			t.Errorf("one that is bad, unnamed, holds up the others: %v", c.applied[xds.RouteType])
+		}
+		if s := w.server.Status(); len(s.Refused) != 1 || s.Refused[0].Name != "b" || s.Refused[0].Serving != "" {
+			t.Errorf("refused: %+v", s.Refused)
+		}
+		fresh := w.connect(edge, nil)
+		settle(fresh)
+		want(t, "left out where never accepted", fresh.applied[xds.RouteType]["a"]+fresh.applied[xds.RouteType]["b"]+fresh.applied[xds.RouteType]["c"], "r1r3")
+	})
+}
+
+func TestNames(t *testing.T) {
+	for _, c := range []struct {
+		message, name string
+		want          bool
+	}{
+		{"Error adding/updating cluster(s) shop/cart: no", "shop/cart", true},
+		{"Error adding/updating cluster(s) shop/cart-v2: no", "shop/cart", false},
+		{"Error adding/updating cluster(s) big-shop/cart: no", "shop/cart", false},
+		{"Error adding/updating cluster(s) shop/cart.v2: no", "shop/cart", false},
+		{"cluster shop/cart-v2 and shop/cart.", "shop/cart", true},
+		{"'shop/cart'", "shop/cart", true},
+		{"shop/cart", "shop/cart", true},
+		{"", "shop/cart", false},
+		{"anything", "", false},
+	} {
+		if got := serve.Names(c.message, c.name); got != c.want {
+			t.Errorf("%q names %q: %v", c.message, c.name, got)
 		}
 	}
-	for _, c := range clients {
-		clear(c.refuse)
+}
+
+func TestGoneProxyKeepsItsView(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.came()
+		w.server.Apply(xds.NewSnapshot(nil))
+		w.server.Apply(xds.NewSnapshot(nil))
+		settle(c)
+		want(t, "its document is gone", c.came(), "")
+		if p := w.server.Status().Proxies[0]; !p.Known || !p.Gone {
+			t.Errorf("status: %+v", p)
+		}
+		fresh := w.connect(edge, nil)
+		settle(fresh)
+		want(t, "and of a new replica too", fresh.applied[xds.RouteType]["a"], "r1")
+		w.apply(with(first, "r a", "r9"), c)
+		want(t, "it is back", c.came(), "+a@r9")
+	})
+}
+
+func TestUnknownProxyWaits(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(xds.NewSnapshot(map[mesh.Proxy]xds.View{other: viewOf(first)}))
+		c := w.connect(edge, nil)
+		settle(c)
+		if p := w.server.Status().Proxies; len(p) != 1 || p[0].Known || p[0].Synced {
+			t.Errorf("status: %+v", p)
+		}
+		w.apply(first, c)
+		want(t, "known now", c.came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@r1 +b@r2")
+	})
+}
+
+func TestStuckClientHoldsUpNobody(t *testing.T) {
+	story(t, func(w *world) {
+		stuck, c := w.connect(edge, nil), w.connect(edge, nil)
+		w.apply(first, c) // stuck answers nothing
+		for i := range 100 {
+			w.server.Apply(snapshot(with(first, "r a", "v"+strconv.Itoa(i))))
+		}
+		settle(c)
+		want(t, "the latest", c.applied[xds.RouteType]["a"], "v99")
+		settle(stuck)
+		want(t, "the stuck one gets the latest too, and nothing between", stuck.came(), "+a@c1 +b@c2 +a@e1 +x@l1 +a@v99 +b@r2")
+	})
+}
+
+// A client that does not read at all blocks its own stream in Send; neither others nor the status wait for it.
+func TestClientThatDoesNotRead(t *testing.T) {
+	story(t, func(w *world) {
+		stream, err := w.ads().DeltaAggregatedResources(w.t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		big := viewOf(first)
+		for _, r := range big[xds.ClusterType] {
+			r.Body = make([]byte, 1<<20) // more than flow control lets through
+		}
+		w.server.Apply(xds.NewSnapshot(map[mesh.Proxy]xds.View{edge: big, other: viewOf(first)}))
+		if err := stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: serve.NodeID(edge, "1")}, TypeUrl: xds.ClusterType}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		c := w.connect(other, nil)
+		settle(c)
+		want(t, "another", c.applied[xds.RouteType]["a"], "r1")
+		if s := w.server.Status(); len(s.Proxies) != 2 {
+			t.Errorf("status: %+v", s)
+		}
+	})
+}
+
+func TestPatienceEnds(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first))
+		c := w.connect(edge, nil)
+		c.mute = true
+		settle(c)
+		want(t, "listeners wait for the answer to clusters", c.came(), "+a@c1 +b@c2 +a@e1")
+		time.Sleep(serve.Patience + time.Millisecond)
+		settle(c)
+		want(t, "but not for ever", c.came(), "+x@l1 +a@r1 +b@r2")
+	})
+}
+
+func TestRemovalDoesNotWaitForever(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.came()
+		// The proxy never answers about routes.
+		w.server.Apply(snapshot(with(first, "r a", "r9", "c b", "")))
+		synctest.Wait()
+		want(t, "the cluster is there while the routes are not answered", c.applied[xds.ClusterType]["b"], "c2")
+		time.Sleep(serve.Patience + time.Millisecond)
+		synctest.Wait()
+		c.mu.Lock()
+		n, last := len(c.inbox), c.inbox[len(c.inbox)-1]
+		c.mu.Unlock()
+		if n != 2 || last.kind != xds.ClusterType || len(last.removed) != 1 {
+			t.Errorf("%d responses, the last %+v: want the routes and then the removal", n, last)
+		}
+		settle(c)
+	})
+}
+
+func TestSubscriptions(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.came()
+		c.ask(ask{kind: xds.RouteType, unwanted: []string{"a"}})
+		settle(c)
+		w.apply(with(first, "r a", "r9"), c)
+		want(t, "unsubscribed", c.came(), "")
+		c.ask(ask{kind: xds.RouteType, names: []string{"a"}})
+		settle(c)
+		want(t, "subscribed again", c.came(), "+a@r9")
+		c.ask(ask{kind: xds.EndpointType, names: []string{"a"}})
+		settle(c)
+		want(t, "asked again is sent again", c.came(), "+a@e1")
+		c.ask(ask{kind: xds.ClusterType, names: []string{"*", "a"}})
+		settle(c)
+		want(t, "everything, and one by name", c.came(), "+a@c1 +a@e1")
+		c.ask(ask{kind: xds.ClusterType, unwanted: []string{"a"}})
+		settle(c)
+		want(t, "no more by name: it is told what stays", c.came(), "+a@c1 +a@e1")
+		c.ask(ask{kind: xds.ClusterType, unwanted: []string{"*"}})
+		settle(c)
+		w.apply(with(first, "r a", "r9", "c a", "c9"), c)
+		want(t, "nothing any more", c.came(), "")
+	})
+}
+
+func TestNameThatDoesNotExist(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(nil))
+		stream, err := w.ads().DeltaAggregatedResources(w.t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{
+			Node: &corev3.Node{Id: serve.NodeID(edge, "1")}, TypeUrl: xds.EndpointType, ResourceNamesSubscribe: []string{"nowhere"},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := stream.Recv()
+		if err != nil || len(r.GetRemovedResources()) != 1 || r.GetRemovedResources()[0] != "nowhere" {
+			t.Errorf("got %v, %v: want it said that it does not exist", r, err)
+		}
+	})
+}
+
+func TestNodesAreTurnedAway(t *testing.T) {
+	meta := func(fields map[string]any) *structpb.Struct {
+		m, err := structpb.NewStruct(map[string]any{"weir": fields})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
 	}
-	// Everything anew, so that nothing that was refused is left.
-	for key := range current {
-		current[key] = "last " + key
-	}
-	f.server.Apply(snapshot(current))
-	for range 3 {
-		for _, c := range clients {
-			c.settle()
+	inner := meta(map[string]any{"role": "gateway", "name": "inner"})
+	story(t, func(w *world) {
+		for what, node := range map[string]*corev3.Node{
+			"no node":       nil,
+			"no id":         {},
+			"unknown role":  {Id: "router~edge~1"},
+			"no instance":   {Id: "gateway~edge"},
+			"contradiction": {Id: "gateway~edge~1", Metadata: inner},
+			"half a name":   {Id: "gateway~edge~1", Metadata: meta(map[string]any{"name": "inner"})},
+		} {
+			stream, err := w.ads().DeltaAggregatedResources(w.t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{Node: node, TypeUrl: xds.ClusterType}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "node") {
+				t.Errorf("%s: got %v, want InvalidArgument", what, err)
+			}
+		}
+	})
+	for _, node := range []*corev3.Node{{Id: "my-envoy", Metadata: inner}, {Id: "gateway~inner~1", Metadata: inner}, {Id: "gateway~inner~x~y"}} {
+		if p, err := serve.ParseNode(node); err != nil || p.Ref.Name != "inner" || p.Role != mesh.RoleGateway {
+			t.Errorf("%v: %v %v", node, p, err)
 		}
 	}
-	kinds := map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "l": xds.ListenerType, "r": xds.RouteType}
-	for n, c := range clients {
-		held := 0
-		for _, resources := range c.has {
-			held += len(resources)
-		}
-		if held != len(current) {
-			t.Errorf("client %d holds %v, want %v", n, c.has, current)
-		}
-		for key, version := range current {
-			kind, name, _ := strings.Cut(key, " ")
-			want(t, "client "+strconv.Itoa(n)+" "+key, c.has[kinds[kind]][name], version)
-		}
+	if p, err := serve.ParseNode(&corev3.Node{Id: serve.NodeID(other, "1")}); err != nil || p != other {
+		t.Errorf("a service: %v %v", p, err)
 	}
+}
+
+func TestClose(t *testing.T) {
+	story(t, func(w *world) {
+		stream, err := w.ads().DeltaAggregatedResources(w.t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "gateway~edge~1"}, TypeUrl: xds.ClusterType}); err != nil {
+			t.Fatal(err)
+		}
+		w.server.Close()
+		w.server.Close()
+		if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+			t.Errorf("got %v, want Unavailable", err)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	story(t, func(w *world) {
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(w.server)
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.refuse["bad"] = true
+		w.apply(with(first, "r a", "bad"), c)
+		err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP weir_xds_nacks_total Responses refused by proxies.
+# TYPE weir_xds_nacks_total counter
+weir_xds_nacks_total{type="RouteConfiguration"} 1
+# HELP weir_xds_refused_resources Resources withdrawn because a proxy refused them.
+# TYPE weir_xds_refused_resources gauge
+weir_xds_refused_resources 1
+# HELP weir_xds_streams Connected discovery streams, by protocol.
+# TYPE weir_xds_streams gauge
+weir_xds_streams{protocol="delta"} 1
+weir_xds_streams{protocol="sotw"} 0
+`), "weir_xds_nacks_total", "weir_xds_refused_resources", "weir_xds_streams")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestStreamsEndWithTheirClients(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		settle(c)
+		c.cancel()
+		synctest.Wait()
+		if s := w.server.Status(); len(s.Proxies) != 0 {
+			t.Errorf("still there: %+v", s.Proxies)
+		}
+	})
 }

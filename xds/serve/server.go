@@ -1,23 +1,17 @@
 package serve
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
-	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/machinenativeops/weir/mesh"
-	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -30,35 +24,36 @@ func GRPCOptions() []grpc.ServerOption {
 	}
 }
 
-// identity is a resource without its version.
-type identity struct{ kind, name string }
-
-func identify(r *xds.Resource) identity { return identity{r.Type, r.Name} }
+// The protocols.
+const (
+	delta = "delta"
+	sotw  = "sotw"
+)
 
 // Server serves snapshots. Use New.
 type Server struct {
 	discoverysvcv3.UnimplementedAggregatedDiscoveryServiceServer
 	log     *slog.Logger
 	metrics *metrics
+	closed  chan struct{}
+	close   sync.Once
 
-	mu sync.Mutex // guards everything below
-	// snapshot is nil until the first Apply.
-	snapshot *xds.Snapshot
-	applied  time.Time
-	kept     map[mesh.Proxy]xds.View // the last view of each proxy asked about: kept when a snapshot lacks it
-	accepted map[identity]*xds.Resource
-	refused  map[identity]*Refusal
-	views    map[mesh.Proxy]*view // of the snapshot less what was refused; made when asked for
-	encoded  map[*xds.Resource]*discoverysvcv3.Resource
-	streams  map[*stream]bool
+	mu      sync.Mutex // guards everything below
+	applied time.Time  // zero until the first Apply
+	version string     // of all that the snapshot has
+	views   map[mesh.Proxy]*view
+	latest  map[lineage]*item
+	refused map[*Refusal]*item // those in force; one of the roles' items
+	seen    map[mesh.Proxy]bool
+	streams map[*stream]bool
 }
 
 // New gives a server that has nothing to serve yet.
 func New(log *slog.Logger) *Server {
 	return &Server{
-		log: log, metrics: newMetrics(),
-		kept: make(map[mesh.Proxy]xds.View), accepted: make(map[identity]*xds.Resource), refused: make(map[identity]*Refusal),
-		views: make(map[mesh.Proxy]*view), encoded: make(map[*xds.Resource]*discoverysvcv3.Resource), streams: make(map[*stream]bool),
+		log: log, metrics: newMetrics(), closed: make(chan struct{}),
+		views: make(map[mesh.Proxy]*view), latest: make(map[lineage]*item), refused: make(map[*Refusal]*item),
+		seen: make(map[mesh.Proxy]bool), streams: make(map[*stream]bool),
 	}
 }
 
@@ -67,60 +62,82 @@ func (s *Server) Register(g *grpc.Server) {
 	discoverysvcv3.RegisterAggregatedDiscoveryServiceServer(g, s)
 }
 
-// Describe implements prometheus.Collector.
-func (s *Server) Describe(c chan<- *prometheus.Desc) { s.metrics.describe(c) }
+// Close ends all streams, and those to come; proxies keep what they have. It does not wait for them: the gRPC server's
+// GracefulStop does.
+func (s *Server) Close() { s.close.Do(func() { close(s.closed) }) }
 
-// Collect implements prometheus.Collector.
-func (s *Server) Collect(c chan<- prometheus.Metric) {
-	s.mu.Lock()
-	s.metrics.streams.Set(float64(len(s.streams)))
-	s.metrics.refused.Set(float64(len(s.refused)))
-	s.mu.Unlock()
-	s.metrics.collect(c)
-}
-
-// view is what a proxy is served: its part of the snapshot with refused versions replaced.
-type view struct {
-	resources map[string]map[string]*xds.Resource // type, name
-	held      map[identity]bool                   // refused without an accepted version: whatever the proxy has stays
-}
-
-// Apply serves a snapshot from now on.
+// Apply serves a snapshot from now on. It does not wait for any proxy.
 func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.snapshot, s.applied = snapshot, time.Now()
+	before := s.views
+	c := &compiler{latest: s.latest, next: make(map[lineage]*item, len(s.latest)), made: make(map[shelfKey]*shelf)}
+	s.views = make(map[mesh.Proxy]*view, len(before))
+	for p, raw := range snapshot.Views() {
+		s.views[p] = c.viewLocked(p.Role, raw, before[p])
+	}
+	s.keepGoneLocked(before, c.next)
+	s.latest = c.next
+	s.applied = time.Now()
+	var sum uint64
+	for _, i := range s.latest {
+		sum += i.hash
+	}
+	s.version = strconv.FormatUint(sum, 16)
 	s.forgetMendedLocked()
-	s.changedLocked()
+	s.wakeLocked(before)
 }
 
-// forgetMendedLocked drops the refusals of versions that the snapshot does not have any more.
-func (s *Server) forgetMendedLocked() {
-	current := make(map[identity]map[string]bool)
-	for _, v := range s.snapshot.Views() {
-		for _, resources := range v {
-			for _, r := range resources {
-				if _, refused := s.refused[identify(r)]; refused {
-					if current[identify(r)] == nil {
-						current[identify(r)] = make(map[string]bool)
-					}
-					current[identify(r)][r.Version] = true
+// keepGoneLocked: a proxy that was here and whose document is gone or broken runs on with what it had.
+func (s *Server) keepGoneLocked(before map[mesh.Proxy]*view, items map[lineage]*item) {
+	for p, v := range before {
+		if s.views[p] != nil || !s.seen[p] {
+			continue
+		}
+		if !v.gone {
+			s.log.Warn("the documents have a proxy no more: it keeps what it has", "proxy", p.String())
+			v = &view{shelves: v.shelves, gone: true}
+		}
+		s.views[p] = v
+		for kind, shelf := range v.shelves {
+			for _, i := range shelf.wanted {
+				line := lineage{p.Role, kind, i.name}
+				if items[line] == nil {
+					items[line] = i
 				}
 			}
 		}
 	}
-	for id, refusal := range s.refused {
-		if !current[id][refusal.Version] {
-			delete(s.refused, id)
-		}
-	}
 }
 
-func (s *Server) changedLocked() {
-	clear(s.views)
-	clear(s.encoded)
+// forgetMendedLocked lets go of refusals of what is wanted no more. If a snapshot comes back to that, it is tried again.
+func (s *Server) forgetMendedLocked() {
+	if len(s.refused) == 0 {
+		return
+	}
+	current, looked := make(map[*Refusal]*item, len(s.refused)), make(map[*shelf]bool)
+	for _, v := range s.views {
+		for _, shelf := range v.shelves {
+			if looked[shelf] {
+				continue
+			}
+			looked[shelf] = true
+			for _, i := range shelf.wanted {
+				for ; i != nil && i.refusal != nil; i = i.before {
+					current[i.refusal] = i
+				}
+			}
+		}
+	}
+	s.refused = current
+}
+
+// wakeLocked tells the streams whose view is another one than before.
+func (s *Server) wakeLocked(before map[mesh.Proxy]*view) {
 	for st := range s.streams {
-		st.wake()
+		if p := st.proxy.Load(); p != nil && s.views[*p] != before[*p] {
+			st.wake()
+		}
 	}
 }
 
@@ -128,158 +145,102 @@ func (s *Server) changedLocked() {
 func (s *Server) viewOf(p mesh.Proxy) *view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v, ok := s.views[p]; ok {
-		return v
-	}
-	if s.snapshot == nil {
-		return nil
-	}
-	raw, ok := s.snapshot.View(p)
-	if !ok {
-		// A gateway whose document is gone or broken runs on.
-		if raw, ok = s.kept[p]; !ok {
-			return nil
-		}
-	}
-	s.kept[p] = raw
-	v := s.overlayLocked(raw)
-	s.views[p] = v
-	return v
+	return s.views[p]
 }
 
-func (s *Server) overlayLocked(raw xds.View) *view {
-	v := &view{resources: make(map[string]map[string]*xds.Resource), held: make(map[identity]bool)}
-	for kind, resources := range raw {
-		v.resources[kind] = make(map[string]*xds.Resource, len(resources))
-		for _, r := range resources {
-			if refusal, ok := s.refused[identify(r)]; ok && refusal.Version == r.Version {
-				if r = s.accepted[identify(r)]; r == nil {
-					v.held[identity{kind, refusal.Name}] = true
-					continue
-				}
-			}
-			v.resources[kind][r.Name] = r
-		}
-	}
-	return v
-}
-
-// encode gives a resource as it goes out, made once for all streams.
-func (s *Server) encode(r *xds.Resource) *discoverysvcv3.Resource {
+// refuse withdraws items that a proxy refused.
+func (s *Server) refuse(node string, items []*item, message string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.encoded[r]
-	if !ok {
-		e = &discoverysvcv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.Type, Value: r.Body}}
-		s.encoded[r] = e
-	}
-	return e
-}
-
-// accept notes that a proxy took these.
-func (s *Server) accept(resources []*xds.Resource) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range resources {
-		if refusal, ok := s.refused[identify(r)]; !ok || refusal.Version != r.Version {
-			s.accepted[identify(r)] = r
+	guilty := make(map[*item]bool)
+	for _, i := range items {
+		if i.refusal != nil {
+			continue
+		}
+		refusal := &Refusal{Type: i.kind, Name: i.name, Version: i.version, Node: node, Message: message, Time: time.Now()}
+		for _, same := range s.twinsLocked(i) {
+			same.refusal = refusal
+			guilty[same] = true
 		}
 	}
-}
-
-// Refusal is a resource that a proxy would not take.
-type Refusal struct {
-	Type    string       `json:"type"`
-	Name    string       `json:"name"`
-	Version string       `json:"version"`
-	Node    string       `json:"node"`    // who refused it first
-	Message string       `json:"message"` // the proxy's words
-	Time    time.Time    `json:"time"`
-	Sources []policy.Key `json:"sources"` // the documents behind it
-	Serving string       `json:"serving"` // the version served instead; "" where the proxies keep what they have
-}
-
-// refuse withdraws what a proxy refused. Those that its message names are meant, or all where it names none.
-func (s *Server) refuse(node string, sent []*xds.Resource, message string) {
-	named := slices.DeleteFunc(slices.Clone(sent), func(r *xds.Resource) bool { return !strings.Contains(message, r.Name) })
-	if len(named) > 0 {
-		sent = named
+	if len(guilty) == 0 {
+		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range sent {
-		id := identify(r)
+	before := s.views
+	s.replaceLocked(guilty)
+	for _, i := range items {
 		serving := ""
-		if a := s.accepted[id]; a != nil && a.Version != r.Version {
-			serving = a.Version
-		} else {
-			delete(s.accepted, id) // what was fine for one is not for another: nothing is sure any more
+		if instead := i.servingLocked(); instead != nil {
+			serving = instead.version
 		}
-		s.refused[id] = &Refusal{
-			Type: r.Type, Name: r.Name, Version: r.Version, Node: node, Message: message, Time: time.Now(),
-			Sources: r.Sources, Serving: serving,
-		}
-		s.log.Error("resource refused by a proxy", "type", r.Type, "name", r.Name, "version", r.Version,
-			"node", node, "message", message, "documents", r.Sources, "serving", serving)
+		s.log.Error("resource refused by a proxy", "type", i.kind, "name", i.name, "version", i.version,
+			"node", node, "message", message, "documents", i.sources, "serving", serving)
 	}
-	s.changedLocked()
+	s.wakeLocked(before)
 }
 
-// Status is who is connected and what was refused.
-type Status struct {
-	Applied time.Time `json:"applied"`
-	Proxies []Proxy   `json:"proxies"`
-	Refused []Refusal `json:"refused"`
-}
-
-// Proxy is one connected proxy.
-type Proxy struct {
-	Node      string              `json:"node"`
-	Role      mesh.Role           `json:"role"`
-	Name      string              `json:"name"`
-	Zone      string              `json:"zone,omitempty"`
-	Address   string              `json:"address"`
-	Envoy     string              `json:"envoy,omitempty"`
-	Protocol  string              `json:"protocol"` // delta or sotw
-	Connected time.Time           `json:"connected"`
-	Known     bool                `json:"known"` // whether the documents have such a proxy
-	Synced    bool                `json:"synced"`
-	Types     map[string]TypeSync `json:"types"`
-	LastNACK  string              `json:"lastNack,omitempty"`
-}
-
-// TypeSync is how far a proxy is with one type of resource.
-type TypeSync struct {
-	Resources map[string]string `json:"resources"` // name to the version last sent
-	Pending   int               `json:"pending"`   // sent and neither accepted nor refused yet
-}
-
-// Status gives a copy of what is so now.
-func (s *Server) Status() Status {
-	s.mu.Lock()
-	streams := make([]*stream, 0, len(s.streams))
-	for st := range s.streams {
-		streams = append(streams, st)
-	}
-	status := Status{Applied: s.applied, Proxies: []Proxy{}, Refused: []Refusal{}}
-	for _, r := range s.refused {
-		status.Refused = append(status.Refused, *r)
-	}
-	s.mu.Unlock()
-	for _, st := range streams {
-		if p, ok := st.status(); ok {
-			status.Proxies = append(status.Proxies, p)
+// twinsLocked gives an item and those of other roles that are the same version of the same resource.
+func (s *Server) twinsLocked(i *item) []*item {
+	twins := []*item{i}
+	for _, role := range []mesh.Role{mesh.RoleGateway, mesh.RoleService} {
+		other := s.latest[lineage{role, i.kind, i.name}]
+		for ; other != nil; other = other.before {
+			if other != i && other.version == i.version {
+				twins = append(twins, other)
+			}
 		}
 	}
-	slices.SortFunc(status.Refused, func(a, b Refusal) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name)) })
-	slices.SortFunc(status.Proxies, func(a, b Proxy) int { return cmp.Or(cmp.Compare(a.Node, b.Node), a.Connected.Compare(b.Connected)) })
-	return status
+	return twins
+}
+
+// replaceLocked makes anew what has a refused item on it, once for all who share it.
+func (s *Server) replaceLocked(guilty map[*item]bool) {
+	made := make(map[*shelf]*shelf)
+	views := make(map[mesh.Proxy]*view, len(s.views))
+	for p, v := range s.views {
+		next := &view{shelves: make(map[string]*shelf, len(v.shelves)), gone: v.gone}
+		same := true
+		for kind, old := range v.shelves {
+			if made[old] == nil {
+				made[old] = s.mendLocked(old, guilty)
+			}
+			next.shelves[kind] = made[old]
+			same = same && made[old] == old
+		}
+		if views[p] = next; same {
+			views[p] = v
+		}
+	}
+	s.views = views
+}
+
+// mendLocked gives the shelf without what is guilty, and notes that as refused where the shelf has it: a refusal of
+// what is served no more changes nothing.
+func (s *Server) mendLocked(old *shelf, guilty map[*item]bool) *shelf {
+	touched := false
+	for i := range guilty {
+		if old.items[i.name] == i {
+			touched = true
+			s.refused[i.refusal] = i
+		}
+	}
+	if !touched {
+		return old
+	}
+	return newShelfLocked(old.kind, old, old.wanted)
 }
 
 func (s *Server) add(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[st] = true
+}
+
+// welcome notes that such a proxy is about, so that its view is kept.
+func (s *Server) welcome(p mesh.Proxy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[p] = true
 }
 
 func (s *Server) remove(st *stream) {
@@ -290,19 +251,17 @@ func (s *Server) remove(st *stream) {
 
 // DeltaAggregatedResources serves one delta stream.
 func (s *Server) DeltaAggregatedResources(g discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	return s.serve(g.Context(), "delta", deltaWire{g})
+	return s.serve(g.Context(), delta, deltaWire{g})
 }
 
 // StreamAggregatedResources serves one state-of-the-world stream.
 func (s *Server) StreamAggregatedResources(g discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return s.serve(g.Context(), "sotw", &sotwWire{stream: g, names: make(map[string]map[string]bool)})
+	return s.serve(g.Context(), sotw, &sotwWire{stream: g, names: make(map[string]map[string]bool)})
 }
 
 func (s *Server) serve(ctx context.Context, protocol string, w wire) error {
-	st := newStream(s, protocol, w)
+	st := newStream(ctx, s, protocol, w)
 	s.add(st)
 	defer s.remove(st)
 	return st.run(ctx)
 }
-
-func zone(n *corev3.Node) string { return n.GetLocality().GetZone() }

@@ -1,57 +1,56 @@
 package serve
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-
-	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 )
 
-// subscription is what a stream wants of one type and what it has.
-type subscription struct {
-	asked    bool // the proxy has asked for this type
-	wildcard bool
-	names    map[string]bool
-	sent     map[string]string // name to version; a name that does not exist has ""
-	nonce    string            // of the response in flight; "" when there is none
-	pending  []*xds.Resource   // in that response
-	at       time.Time         // when it was sent
-}
+// patience is how long an order is kept: listeners and routes wait for the clusters before them to be answered, and
+// clusters and endpoints stay until what used them is known to be gone.
+const patience = 5 * time.Second
 
-// stream is one proxy's connection. run's goroutine owns everything but what mu guards.
+// stream is one proxy's connection.
 type stream struct {
-	server *Server
-	wire   wire
-	woken  chan struct{} // capacity 1: a change that comes while another waits is the same wake
+	server   *Server
+	wire     wire
+	protocol string
+	woken    chan struct{}              // capacity 1: a change that comes while another waits is the same wake
+	proxy    atomic.Pointer[mesh.Proxy] // nil until it has said who it is
+
+	// Owned by run's goroutine:
 	nonces uint64
 
 	mu    sync.Mutex // guards everything below; written by run's goroutine only
 	about Proxy
-	proxy mesh.Proxy
 	subs  map[string]*subscription
+	held  time.Time // since when removals of clusters or endpoints are held back; zero: none is
 }
 
-func newStream(s *Server, protocol string, w wire) *stream {
+func newStream(ctx context.Context, s *Server, protocol string, w wire) *stream {
 	st := &stream{
-		server: s, wire: w, woken: make(chan struct{}, 1), subs: make(map[string]*subscription),
+		server: s, wire: w, protocol: protocol, woken: make(chan struct{}, 1), subs: make(map[string]*subscription),
 		about: Proxy{Protocol: protocol, Connected: time.Now()},
 	}
+	if p, ok := peer.FromContext(ctx); ok {
+		st.about.Address = p.Addr.String()
+	}
 	for _, kind := range xds.Types {
-		st.subs[kind] = &subscription{names: make(map[string]bool), sent: make(map[string]string)}
+		st.subs[kind] = newSubscription(kind)
 	}
 	return st
 }
@@ -63,16 +62,17 @@ func (st *stream) wake() {
 	}
 }
 
-// run can, in one pass, take a request, push a change, or end.
+// run can, in one pass, take a request, see a change or the end of patience, or end.
 func (st *stream) run(ctx context.Context) error {
-	if p, ok := peer.FromContext(ctx); ok {
-		st.about.Address = p.Addr.String()
-	}
 	requests, ended := st.receive(ctx)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-st.server.closed:
+			return status.Error(codes.Unavailable, "weir is stopping")
 		case err := <-ended:
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -83,9 +83,14 @@ func (st *stream) run(ctx context.Context) error {
 				return err
 			}
 		case <-st.woken:
+		case <-timer.C:
 		}
-		if err := st.push(); err != nil {
+		wait, err := st.push(time.Now())
+		if err != nil {
 			return err
+		}
+		if wait > 0 {
+			timer.Reset(wait)
 		}
 	}
 }
@@ -114,8 +119,8 @@ func (st *stream) receive(ctx context.Context) (<-chan *request, <-chan error) {
 func (st *stream) take(r *request) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.about.Node == "" {
-		if err := st.identifyLocked(r); err != nil {
+	if st.proxy.Load() == nil {
+		if err := st.identifyLocked(r.node); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
@@ -125,230 +130,184 @@ func (st *stream) take(r *request) error {
 		return nil
 	}
 	st.answerLocked(sub, r)
-	st.subscribeLocked(sub, r)
+	sub.take(r)
 	return nil
 }
 
-func (st *stream) identifyLocked(r *request) error {
-	proxy, err := ParseNode(r.node)
+func (st *stream) identifyLocked(n *corev3.Node) error {
+	proxy, err := ParseNode(n)
 	if err != nil {
 		st.server.log.Warn("a proxy was turned away", "address", st.about.Address, "error", err)
 		return err
 	}
-	st.proxy = proxy
-	st.about.Node, st.about.Role, st.about.Name = r.node.GetId(), proxy.Role, proxy.Ref.String()
-	st.about.Zone = zone(r.node)
-	if v := r.node.GetUserAgentBuildVersion().GetVersion(); v != nil {
-		st.about.Envoy = strconv.Itoa(int(v.GetMajorNumber())) + "." + strconv.Itoa(int(v.GetMinorNumber())) + "." + strconv.Itoa(int(v.GetPatch()))
+	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
+	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
+	st.proxy.Store(&proxy)
+	st.server.welcome(proxy)
+	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
+	log.Info("a proxy connected")
+	if st.server.viewOf(proxy) == nil {
+		log.Warn("no document has this proxy: it is served nothing until one does")
 	}
-	st.server.log.Info("a proxy connected", "node", st.about.Node, "address", st.about.Address, "protocol", st.about.Protocol)
 	return nil
+}
+
+func cluster(n *corev3.Node) string {
+	return n.GetMetadata().GetFields()["weir"].GetStructValue().GetFields()["cluster"].GetStringValue()
+}
+
+func envoyVersion(n *corev3.Node) string {
+	v := n.GetUserAgentBuildVersion().GetVersion()
+	if v == nil {
+		return ""
+	}
+	return strconv.Itoa(int(v.GetMajorNumber())) + "." + strconv.Itoa(int(v.GetMinorNumber())) + "." + strconv.Itoa(int(v.GetPatch()))
 }
 
 // answerLocked takes an ACK or NACK of the response in flight; one of an older response says nothing any more.
 func (st *stream) answerLocked(sub *subscription, r *request) {
-	if r.nonce == "" || r.nonce != sub.nonce {
+	f := sub.flight
+	if f == nil || r.nonce != f.nonce {
 		return
 	}
-	pending := sub.pending
-	sub.nonce, sub.pending = "", nil
+	sub.flight = nil
 	m := st.server.metrics
-	m.ackSeconds.Observe(time.Since(sub.at).Seconds())
+	m.ackSeconds.Observe(time.Since(f.at).Seconds())
 	if r.refusal == "" {
 		m.acks.WithLabelValues(short(r.kind)).Inc()
-		st.server.accept(pending)
+		sub.accepted(f)
 		return
 	}
 	m.nacks.WithLabelValues(short(r.kind)).Inc()
 	st.about.LastNACK = r.refusal
-	st.server.refuse(st.about.Node, pending, r.refusal)
+	sub.nack = &NACK{Message: r.refusal, Time: time.Now()}
+	guilty := sub.refused(f, r.refusal, !st.wire.full(r.kind))
+	st.server.refuse(st.about.Node, guilty, r.refusal)
 }
 
-func (st *stream) subscribeLocked(sub *subscription, r *request) {
-	first := !sub.asked
-	sub.asked = true
-	canWild := r.kind == xds.ClusterType || r.kind == xds.ListenerType
-	if first && len(r.subscribe) == 0 && canWild {
-		sub.wildcard = true
-	}
-	for _, name := range r.subscribe {
-		if name == "*" {
-			sub.wildcard = true
-			continue
-		}
-		sub.names[name] = true
-		// Asked again means needed again, whatever was sent before.
-		delete(sub.sent, name)
-	}
-	for _, name := range r.unsubscribe {
-		if name == "*" {
-			sub.wildcard = false
-		}
-		delete(sub.names, name)
-		delete(sub.sent, name)
-	}
-	if first {
-		maps.Copy(sub.sent, r.initial)
-		st.resumeLocked(sub, r)
-	}
-}
-
-// resumeLocked believes a state-of-the-world proxy that it has all already, if its version says so.
-func (st *stream) resumeLocked(sub *subscription, r *request) {
-	if r.version == "" {
-		return
-	}
-	v := st.server.viewOf(st.proxy)
-	if v == nil {
-		return
-	}
-	versions := sub.wanted(v.resources[r.kind])
-	if wholeVersion(versions) == r.version {
-		maps.Copy(sub.sent, versions)
-	}
-}
-
-// wanted gives the versions of what the subscription covers.
-func (sub *subscription) wanted(have map[string]*xds.Resource) map[string]string {
-	versions := make(map[string]string)
-	for name, r := range have {
-		if sub.wildcard || sub.names[name] {
-			versions[name] = r.Version
-		}
-	}
-	return versions
-}
-
-// push sends what is due, make before break: what listeners and routes refer to before them, and taken away after.
-func (st *stream) push() error {
+// push sends what is due, make before break: what listeners and routes refer to before them, and taken away after. It
+// says when to look again, or 0 where nothing waits.
+func (st *stream) push(now time.Time) (wait time.Duration, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.about.Node == "" {
-		return nil
-	}
-	v := st.server.viewOf(st.proxy)
-	st.about.Known = v != nil
+	v := st.viewLocked()
 	if v == nil {
-		return nil
+		return 0, nil
 	}
-	cluster := st.subs[xds.ClusterType]
+	mayRemove := st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType) ||
+		!st.held.IsZero() && now.Sub(st.held) >= patience
+	held := false
 	for _, kind := range xds.Types {
 		user := kind == xds.ListenerType || kind == xds.RouteType
-		if user && cluster.nonce != "" {
-			continue // its answer leads here again
+		if user && st.clustersLocked(now) > 0 {
+			continue
 		}
-		remove := user || st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType)
-		if err := st.sendLocked(v, kind, remove); err != nil {
-			return err
+		left, err := st.sendLocked(v.shelves[kind], user || mayRemove, now)
+		if err != nil {
+			return 0, err
+		}
+		held = held || left
+	}
+	st.holdLocked(held, now)
+	return st.waitLocked(now), nil
+}
+
+func (st *stream) viewLocked() *view {
+	p := st.proxy.Load()
+	if p == nil {
+		return nil
+	}
+	v := st.server.viewOf(*p)
+	st.about.Known, st.about.Gone = v != nil, v != nil && v.gone
+	return v
+}
+
+// clustersLocked gives how long the answer to clusters may still be waited for; 0 or less: no longer.
+func (st *stream) clustersLocked(now time.Time) time.Duration {
+	if f := st.subs[xds.ClusterType].flight; f != nil {
+		return patience - now.Sub(f.at)
+	}
+	return 0
+}
+
+func (st *stream) holdLocked(held bool, now time.Time) {
+	switch {
+	case !held:
+		st.held = time.Time{}
+	case st.held.IsZero():
+		st.held = now
+	}
+}
+
+func (st *stream) waitLocked(now time.Time) time.Duration {
+	wait := max(0, st.clustersLocked(now))
+	if !st.held.IsZero() {
+		if left := patience - now.Sub(st.held); left > 0 && (wait == 0 || left < wait) {
+			wait = left
 		}
 	}
-	return nil
+	return wait
 }
 
 // doneLocked says whether the proxy is known to have all of a type and no more. It is not while it has not asked: on a
 // new stream it says type by type what it has.
 func (st *stream) doneLocked(v *view, kind string) bool {
-	sub := st.subs[kind]
+	sub, s := st.subs[kind], v.shelves[kind]
 	if !sub.asked {
-		return len(v.resources[kind]) == 0
+		return len(s.items) == 0
 	}
-	changed, removed := st.differenceLocked(v, kind)
-	return sub.nonce == "" && len(changed) == 0 && len(removed) == 0
+	changed, removed := sub.difference(s)
+	return sub.flight == nil && len(changed) == 0 && len(removed) == 0
 }
 
-// differenceLocked gives what the proxy lacks, and what it has and should not, each sorted.
-func (st *stream) differenceLocked(v *view, kind string) (changed []*xds.Resource, removed []string) {
-	sub, have := st.subs[kind], v.resources[kind]
-	if !sub.asked {
-		return nil, nil
+// sendLocked sends what is due of a type. held says whether removals remain that may not be sent yet.
+func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool, err error) {
+	kind, sub := s.kind, st.subs[s.kind]
+	changed, removed := sub.difference(s)
+	held = len(removed) > 0 && !mayRemove
+	if !sub.asked || sub.flight != nil {
+		return held, nil
 	}
-	for name, r := range have {
-		if (sub.wildcard || sub.names[name]) && sub.sent[name] != r.Version {
-			changed = append(changed, r)
+	if held {
+		removed = sub.unknown(removed)
+	}
+	if !st.wire.full(kind) {
+		changed = sub.isolate(changed)
+		if st.protocol == sotw {
+			// A response can't say that something named is gone.
+			sub.removed(removed)
+			removed = nil
 		}
 	}
-	for name, version := range sub.sent {
-		if version != "" && have[name] == nil && !v.held[identity{kind, name}] {
-			removed = append(removed, name)
-		}
-	}
-	for name := range sub.names {
-		if _, told := sub.sent[name]; !told && have[name] == nil && !v.held[identity{kind, name}] {
-			removed = append(removed, name)
-		}
-	}
-	slices.SortFunc(changed, func(a, b *xds.Resource) int { return cmp.Compare(a.Name, b.Name) })
-	slices.Sort(removed)
-	return changed, removed
-}
-
-func (st *stream) sendLocked(v *view, kind string, remove bool) error {
-	sub := st.subs[kind]
-	if !sub.asked || sub.nonce != "" {
-		return nil
-	}
-	changed, removed := st.differenceLocked(v, kind)
-	if !remove {
-		removed = nil
-	}
-	if len(changed) == 0 && len(removed) == 0 {
-		return nil
-	}
-	for _, r := range changed {
-		sub.sent[r.Name] = r.Version
-	}
-	for _, name := range removed {
-		sub.sent[name] = ""
-		if !sub.names[name] {
-			delete(sub.sent, name)
-		}
+	if len(changed) == 0 && len(removed) == 0 && !sub.greet {
+		return held, nil
 	}
 	if kind == xds.ClusterType {
-		st.endpointsAgainLocked(changed)
+		// Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
+		for _, c := range changed {
+			st.subs[xds.EndpointType].renew(c.name)
+		}
 	}
-	return st.writeLocked(v, kind, changed, removed)
+	return held, st.writeLocked(s, changed, removed, now)
 }
 
-// endpointsAgainLocked: Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
-func (st *stream) endpointsAgainLocked(clusters []*xds.Resource) {
-	endpoints := st.subs[xds.EndpointType]
-	for _, c := range clusters {
-		delete(endpoints.sent, c.Name)
-	}
-}
-
-func (st *stream) writeLocked(v *view, kind string, changed []*xds.Resource, removed []string) error {
-	sub := st.subs[kind]
-	out := changed
-	if st.wire.full(kind) {
-		out = st.allLocked(v, kind)
+func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now time.Time) error {
+	sub, out, again := st.subs[s.kind], changed, false
+	if st.wire.full(s.kind) {
+		out, again = sub.everything(s, removed)
 	}
 	st.nonces++
-	sub.nonce, sub.pending, sub.at = strconv.FormatUint(st.nonces, 16), changed, time.Now()
-	versions := maps.Clone(sub.sent)
-	maps.DeleteFunc(versions, func(_, version string) bool { return version == "" })
-	r := &response{kind: kind, nonce: sub.nonce, removed: removed, whole: wholeVersion(versions), changed: make([]*discoverysvcv3.Resource, len(out))}
-	for i, one := range out {
-		r.changed[i] = st.server.encode(one)
+	sub.sent(strconv.FormatUint(st.nonces, 16), now, changed, removed, again)
+	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: whole(sub.sum), changed: make([]*discoverysvcv3.Resource, len(out))}
+	for n, i := range out {
+		r.changed[n] = i.wire
 	}
-	st.server.metrics.responses.WithLabelValues(short(kind)).Inc()
-	st.server.metrics.resources.WithLabelValues(short(kind)).Add(float64(len(out)))
+	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
+	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))
 	// The lock is let go, so that a proxy which does not read cannot hold up the status.
 	st.mu.Unlock()
 	defer st.mu.Lock()
 	return st.wire.send(r)
-}
-
-// allLocked gives everything that the proxy then has: what a removal that is held back would take away, too.
-func (st *stream) allLocked(v *view, kind string) []*xds.Resource {
-	var all []*xds.Resource
-	for _, r := range v.resources[kind] {
-		if st.subs[kind].wildcard || st.subs[kind].names[r.Name] {
-			all = append(all, r)
-		}
-	}
-	slices.SortFunc(all, func(a, b *xds.Resource) int { return cmp.Compare(a.Name, b.Name) })
-	return all
 }
 
 // status describes the stream; ok is false before it has said who it is.
@@ -359,13 +318,27 @@ func (st *stream) status() (p Proxy, ok bool) {
 	p.Types = make(map[string]TypeSync)
 	p.Synced = p.Known
 	for kind, sub := range st.subs {
-		if !sub.asked {
-			continue
+		if sub.asked {
+			p.Types[short(kind)] = sub.status()
+			p.Synced = p.Synced && sub.flight == nil && len(sub.due) == 0
 		}
-		resources := maps.Clone(sub.sent)
-		maps.DeleteFunc(resources, func(_, version string) bool { return version == "" })
-		p.Types[short(kind)] = TypeSync{Resources: resources, Pending: len(sub.pending)}
-		p.Synced = p.Synced && sub.nonce == ""
 	}
 	return p, p.Node != ""
+}
+
+func (sub *subscription) status() TypeSync {
+	t := TypeSync{Resources: make(map[string]string, len(sub.has)), NACK: sub.nack}
+	for name, i := range sub.has {
+		if i.version != "" {
+			t.Resources[name] = i.version
+		}
+	}
+	if sub.flight != nil {
+		for _, i := range sub.flight.items {
+			t.Waiting = append(t.Waiting, i.name)
+		}
+		slices.Sort(t.Waiting)
+		t.Pending = len(t.Waiting)
+	}
+	return t
 }

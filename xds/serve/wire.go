@@ -3,9 +3,7 @@ package serve
 import (
 	"maps"
 	"slices"
-	"strconv"
 
-	"github.com/cespare/xxhash/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -115,13 +113,4 @@ func (w *sotwWire) send(r *response) error {
 		resources[i] = one.GetResource()
 	}
 	return w.stream.Send(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, Resources: resources, VersionInfo: r.whole})
-}
-
-// wholeVersion is a version of names and versions together.
-func wholeVersion(versions map[string]string) string {
-	h := xxhash.New()
-	for _, name := range slices.Sorted(maps.Keys(versions)) {
-		_, _ = h.WriteString(strconv.Itoa(len(name)) + name + versions[name] + " ") // a hash takes everything
-	}
-	return strconv.FormatUint(h.Sum64(), 16)
 }

@@ -1,0 +1,134 @@
+package serve
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
+	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/xds"
+)
+
+// item is one version of a resource as it goes out: encoded once, shared by all who are sent it.
+type item struct {
+	kind, name, version string
+	hash                uint64 // of name and version
+	wire                *discoverysvcv3.Resource
+	accepted            atomic.Bool // some proxy has taken it
+
+	// Guarded by Server.mu:
+	sources []policy.Key
+	before  *item    // the accepted version before it; at most two are kept
+	refusal *Refusal // nil unless a proxy refused it
+}
+
+// absent stands for what a proxy was told does not exist.
+var absent = &item{}
+
+// unsure stands for a version that is not known: whatever there is has to be sent.
+func unsure(kind, name string) *item { return &item{kind: kind, name: name} }
+
+// claimed stands for a version that a proxy says it has and that is not served.
+func claimed(kind, name, version string) *item {
+	return &item{kind: kind, name: name, version: version, hash: hashOf(name, version)}
+}
+
+func newItem(r *xds.Resource) *item {
+	return &item{
+		kind: r.Type, name: r.Name, version: r.Version, hash: hashOf(r.Name, r.Version), sources: r.Sources,
+		wire: &discoverysvcv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.Type, Value: r.Body}},
+	}
+}
+
+func hashOf(name, version string) uint64 {
+	h := xxhash.New()
+	_, _ = h.WriteString(name) // a hash takes everything
+	_, _ = h.WriteString("\x00" + version)
+	return h.Sum64()
+}
+
+// servingLocked gives what is served in place of an item: itself, or what was accepted before it where it was refused,
+// or nil.
+func (i *item) servingLocked() *item {
+	for i != nil && i.refusal != nil {
+		i = i.before
+	}
+	return i
+}
+
+// lineage is a resource over all of its versions. What gateways took says nothing of what sidecars take.
+type lineage struct {
+	role       mesh.Role
+	kind, name string
+}
+
+// succeedLocked gives the item of a resource, which comes after latest (nil: there is none): latest itself or the one
+// before it where the version is the same, so that what is known of that stays known.
+func succeedLocked(latest *item, r *xds.Resource) *item {
+	if latest == nil {
+		return newItem(r)
+	}
+	if latest.version == r.Version {
+		latest.sources = r.Sources
+		return latest
+	}
+	good := latest
+	for good != nil && (good.refusal != nil || !good.accepted.Load()) {
+		good = good.before
+	}
+	if good != nil && good.version == r.Version {
+		good.sources = r.Sources
+		return good
+	}
+	next := newItem(r)
+	next.before = good
+	if good != nil && good.before != nil {
+		good.before.before = nil
+	}
+	return next
+}
+
+// blamed gives those of the items that a proxy's message names, as whole words.
+func blamed(items []*item, message string) []*item {
+	var named []*item
+	for _, i := range items {
+		if names(message, i.name) {
+			named = append(named, i)
+		}
+	}
+	return named
+}
+
+func names(message, name string) bool {
+	if name == "" {
+		return false
+	}
+	for from := 0; ; {
+		at := strings.Index(message[from:], name)
+		if at < 0 {
+			return false
+		}
+		start, end := from+at, from+at+len(name)
+		if !endsInName(message[:start]) && !startsAsName(message[end:]) {
+			return true
+		}
+		from = start + 1
+	}
+}
+
+func partOfName(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_-/|~@", c) >= 0
+}
+
+func endsInName(s string) bool {
+	return s != "" && (partOfName(s[len(s)-1]) || s[len(s)-1] == '.')
+}
+
+// startsAsName: a full stop belongs to a name unless it ends a sentence.
+func startsAsName(s string) bool {
+	return s != "" && (partOfName(s[0]) || s[0] == '.' && len(s) > 1 && partOfName(s[1]))
+}

@@ -1,0 +1,130 @@
+package serve
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/xds"
+)
+
+// view is what a proxy is served, by type. Immutable.
+type view struct {
+	shelves map[string]*shelf // each of xds.Types
+	gone    bool              // the snapshot does not have the proxy any more; it keeps what it had
+}
+
+// shelf is one type's part of views: shared by all whose resources are the same. Immutable.
+type shelf struct {
+	kind    string
+	id      uint64           // unique
+	before  uint64           // id of the shelf that it replaces; 0: none
+	changed []string         // the names in which it differs from that
+	wanted  []*item          // what the snapshot has, refused or not, sorted by name
+	items   map[string]*item // what is served: refused ones replaced
+	held    map[string]*item // refused without an accepted version before: whatever a proxy has stays
+}
+
+var shelfIDs atomic.Uint64
+
+// newShelfLocked gives prev (which may be nil) itself where nothing differs.
+func newShelfLocked(kind string, prev *shelf, wanted []*item) *shelf {
+	s := &shelf{kind: kind, id: shelfIDs.Add(1), wanted: wanted, items: make(map[string]*item, len(wanted)), held: make(map[string]*item)}
+	for _, i := range wanted {
+		if serving := i.servingLocked(); serving != nil {
+			s.items[i.name] = serving
+		} else {
+			s.held[i.name] = i
+		}
+	}
+	if prev == nil {
+		return s
+	}
+	s.before = prev.id
+	s.changed = differences(prev, s)
+	if len(s.changed) == 0 && slices.Equal(prev.wanted, wanted) {
+		return prev
+	}
+	return s
+}
+
+// differences gives the names that are not the same on both.
+func differences(a, b *shelf) []string {
+	var names []string
+	for name, i := range b.items {
+		if a.items[name] != i {
+			names = append(names, name)
+		}
+	}
+	for name, i := range b.held {
+		if a.held[name] != i {
+			names = append(names, name)
+		}
+	}
+	for name := range a.items {
+		if b.items[name] == nil && b.held[name] == nil {
+			names = append(names, name)
+		}
+	}
+	for name := range a.held {
+		if b.items[name] == nil && b.held[name] == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// compiler makes the views of one snapshot. Proxies that share slices of resources share shelves.
+type compiler struct {
+	latest map[lineage]*item // of the snapshot before
+	next   map[lineage]*item
+	made   map[shelfKey]*shelf
+}
+
+type shelfKey struct {
+	role  mesh.Role
+	kind  string
+	prev  *shelf
+	first **xds.Resource // of the slice; nil where it is empty
+	n     int
+}
+
+func (c *compiler) viewLocked(role mesh.Role, raw xds.View, prev *view) *view {
+	v := &view{shelves: make(map[string]*shelf, len(xds.Types))}
+	same := prev != nil && !prev.gone
+	for _, kind := range xds.Types {
+		var before *shelf
+		if prev != nil {
+			before = prev.shelves[kind]
+		}
+		v.shelves[kind] = c.shelfLocked(role, kind, raw[kind], before)
+		same = same && v.shelves[kind] == before
+	}
+	if same {
+		return prev
+	}
+	return v
+}
+
+func (c *compiler) shelfLocked(role mesh.Role, kind string, resources []*xds.Resource, prev *shelf) *shelf {
+	key := shelfKey{role: role, kind: kind, prev: prev, n: len(resources)}
+	if len(resources) > 0 {
+		key.first = &resources[0]
+	}
+	if s, ok := c.made[key]; ok {
+		return s
+	}
+	wanted := make([]*item, len(resources))
+	for n, r := range resources {
+		line := lineage{role, kind, r.Name}
+		i := c.next[line]
+		if i == nil || i.version != r.Version {
+			i = succeedLocked(c.latest[line], r)
+			c.next[line] = i
+		}
+		wanted[n] = i
+	}
+	s := newShelfLocked(kind, prev, wanted)
+	c.made[key] = s
+	return s
+}
