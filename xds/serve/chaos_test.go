@@ -125,7 +125,7 @@ func (h *chaos) check(n int) {
 		}
 		named := kind == xds.EndpointType || kind == xds.RouteType
 		for name, version := range c.applied[kind] {
-			excused := n >= 2 && named || n < 2 && c.orphans[kind+name] // the one protocol can't take away what is named
+			excused := n >= 2 && named || c.orphans[kind+name] // state-of-the-world can't take away what is named
 			if served[kind][name] == "" && !held[kind][name] && !excused {
 				h.t.Errorf("client %d: has %s %s %s, which is not served", n, kind, name, version)
 			}

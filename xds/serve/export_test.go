@@ -28,3 +28,13 @@ func (s *Server) Effective(p mesh.Proxy) (served map[string]map[string]string, h
 	}
 	return served, held
 }
+
+// Remembered says how many versions of a resource are kept.
+func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := s.latest[lineage{p.Role, kind, name}]; i != nil; i = i.before {
+		n++
+	}
+	return n
+}

@@ -491,3 +491,99 @@ func TestStreamsEndWithTheirClients(t *testing.T) {
 		}
 	})
 }
+
+func TestRefusedByAFreshProxyIsNotSentAlong(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connectSotW(edge, nil)
+		c.refuse["c1"] = true
+		w.apply(first, c)
+		c.came()
+		w.apply(with(first, "c b", "c9"), c)
+		want(t, "it has no version of it to keep", c.came(), "+b@c9")
+	})
+}
+
+func TestNeverAcceptedIsNothingToFallBackOn(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first)) // nobody has seen this
+		c := w.connect(edge, nil)
+		c.refuse["bad"] = true
+		w.apply(with(first, "r a", "bad"), c)
+		want(t, "left out", c.applied[xds.RouteType]["a"], "")
+		if s := w.server.Status(); len(s.Refused) != 1 || s.Refused[0].Serving != "" {
+			t.Errorf("refused: %+v", s.Refused)
+		}
+	})
+}
+
+func TestFewVersionsAreKept(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		for i := range 20 {
+			w.apply(with(first, "r a", "v"+strconv.Itoa(i)), c)
+		}
+		if n := w.server.Remembered(edge, xds.RouteType, "a"); n != 3 {
+			t.Errorf("%d versions are kept, want that served and two before", n)
+		}
+	})
+}
+
+func TestOnlyProxiesThatCameAreKept(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first))
+		w.server.Apply(xds.NewSnapshot(nil))
+		c := w.connect(edge, nil)
+		settle(c)
+		if p := w.server.Status().Proxies[0]; p.Known {
+			t.Errorf("status: %+v", p)
+		}
+	})
+}
+
+func TestOldAnswersSayNothing(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		w.server.Apply(snapshot(with(first, "r a", "r9")))
+		synctest.Wait()
+		c.send(&update{kind: xds.RouteType, nonce: "old"}, "no")
+		synctest.Wait()
+		s := w.server.Status()
+		if len(s.Refused) != 0 || s.Proxies[0].Types["RouteConfiguration"].Pending != 1 || s.Proxies[0].Types["RouteConfiguration"].Waiting[0] != "a" {
+			t.Errorf("status: %+v", s)
+		}
+		settle(c)
+	})
+}
+
+func TestNamingOneEndsMeaningAll(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		c.ask(ask{kind: xds.ClusterType, names: []string{"a"}})
+		settle(c)
+		c.came()
+		w.apply(with(first, "c a", "c8", "c b", "c9"), c)
+		want(t, "the one named", c.came(), "+a@c8 +a@e1")
+	})
+}
+
+// A name that does not exist is said so at once, also while removals are held back.
+func TestUnknownNameIsToldAtOnce(t *testing.T) {
+	story(t, func(w *world) {
+		c := w.connect(edge, nil)
+		w.apply(first, c)
+		w.server.Apply(snapshot(with(first, "r a", "r9", "e a", "")))
+		synctest.Wait() // the routes are not answered, and so the endpoints stay
+		c.ask(ask{kind: xds.EndpointType, names: []string{"nowhere"}})
+		synctest.Wait()
+		c.mu.Lock()
+		n, last := len(c.inbox), c.inbox[len(c.inbox)-1]
+		c.mu.Unlock()
+		if n != 2 || last.kind != xds.EndpointType || strings.Join(last.removed, " ") != "nowhere" {
+			t.Errorf("%d responses, the last %+v", n, last)
+		}
+		settle(c)
+		want(t, "and what is gone goes after", c.applied[xds.EndpointType]["a"], "")
+	})
+}

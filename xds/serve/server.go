@@ -169,6 +169,9 @@ func (s *Server) refuse(node string, items []*item, message string) {
 	before := s.views
 	s.replaceLocked(guilty)
 	for _, i := range items {
+		if !guilty[i] {
+			continue // known already
+		}
 		serving := ""
 		if instead := i.servingLocked(); instead != nil {
 			serving = instead.version

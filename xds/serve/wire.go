@@ -88,6 +88,9 @@ func (w *sotwWire) receive() (*request, error) {
 		node: r.GetNode(), kind: r.GetTypeUrl(), version: r.GetVersionInfo(), nonce: r.GetResponseNonce(),
 		refusal: refusal(r.GetErrorDetail() != nil, r.GetErrorDetail().GetMessage()),
 	}
+	if !slices.Contains(xds.Types, out.kind) {
+		return out, nil // nothing is kept of what is not served
+	}
 	named := make(map[string]bool)
 	for _, n := range r.GetResourceNames() {
 		named[n] = true
