@@ -3,6 +3,7 @@ package serve_test
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"sync"
 	"testing"
@@ -16,15 +17,17 @@ import (
 	"github.com/machinenativeops/weir/xds/serve"
 )
 
-// fleet gives a snapshot of many sidecars that share n resources of each type but listeners, with one route's version.
+const services = 1000
+
+// fleet gives a snapshot of many sidecars that share resources of each type but listeners, with one route's version.
 // Nothing but versions is shared with a fleet made before, as it is with translation.
-func fleet(proxies, n int, version string) *xds.Snapshot {
+func fleet(proxies int, version string) *xds.Snapshot {
 	shared := xds.View{}
 	for _, kind := range []string{xds.ClusterType, xds.EndpointType, xds.RouteType} {
-		for i := range n {
+		for i := range services {
 			name := fmt.Sprintf("shop/service-%05d", i)
 			r := &xds.Resource{Type: kind, Name: name, Version: "1", Body: make([]byte, 500)}
-			if kind == xds.RouteType && i == n/2 {
+			if kind == xds.RouteType && i == services/2 {
 				r.Version = version
 			}
 			shared[kind] = append(shared[kind], r)
@@ -34,9 +37,7 @@ func fleet(proxies, n int, version string) *xds.Snapshot {
 	for i := range proxies {
 		own := &xds.Resource{Type: xds.ListenerType, Name: "outbound/" + strconv.Itoa(i), Version: "1", Body: make([]byte, 500)}
 		v := xds.View{xds.ListenerType: {own}}
-		for kind, resources := range shared {
-			v[kind] = resources
-		}
+		maps.Copy(v, shared)
 		views[sidecar(i)] = v
 	}
 	return xds.NewSnapshot(views)
@@ -49,13 +50,13 @@ func sidecar(i int) mesh.Proxy {
 // BenchmarkApplyOneRoute: one of 1,000 routes changes, and all of 100 connected proxies are sent it and accept it. What
 // is to move it: work that grows with the number of resources rather than with the change.
 func BenchmarkApplyOneRoute(b *testing.B) {
-	const proxies, resources = 100, 1000
+	const proxies = 100
 	w := newWorld(b)
-	w.server.Apply(fleet(proxies, resources, "1"))
+	w.server.Apply(fleet(proxies, "1"))
 	var got sync.WaitGroup
 	got.Add(proxies)
 	for i := range proxies {
-		benchClient(b, w, sidecar(i), resources, &got)
+		benchClient(b, w, sidecar(i), &got)
 	}
 	got.Wait()
 	b.ReportAllocs()
@@ -63,7 +64,7 @@ func BenchmarkApplyOneRoute(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		round++
-		snapshot := fleet(proxies, resources, strconv.Itoa(round))
+		snapshot := fleet(proxies, strconv.Itoa(round))
 		got.Add(proxies)
 		b.StartTimer()
 		w.server.Apply(snapshot)
@@ -72,12 +73,12 @@ func BenchmarkApplyOneRoute(b *testing.B) {
 }
 
 // benchClient takes routes, of which the first response brings all and each one later one.
-func benchClient(b *testing.B, w *world, p mesh.Proxy, resources int, got *sync.WaitGroup) {
+func benchClient(b *testing.B, w *world, p mesh.Proxy, got *sync.WaitGroup) {
 	stream, err := w.ads().DeltaAggregatedResources(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}
-	names := make([]string, resources)
+	names := make([]string, services)
 	for i := range names {
 		names[i] = fmt.Sprintf("shop/service-%05d", i)
 	}
@@ -97,7 +98,7 @@ func benchClient(b *testing.B, w *world, p mesh.Proxy, resources int, got *sync.
 	b.Cleanup(func() { <-ended }) // the stream's context has ended by then
 	go func() {
 		defer close(ended)
-		want := resources
+		want := services
 		for {
 			r, err := stream.Recv()
 			if err != nil {
@@ -122,7 +123,7 @@ func benchClient(b *testing.B, w *world, p mesh.Proxy, resources int, got *sync.
 // BenchmarkApply: what a change costs the server itself, with 5,000 proxies of 1,000 services known.
 func BenchmarkApply(b *testing.B) {
 	s := serve.New(slog.New(slog.DiscardHandler))
-	snapshots := []*xds.Snapshot{fleet(5000, 1000, "1"), fleet(5000, 1000, "2")}
+	snapshots := []*xds.Snapshot{fleet(5000, "1"), fleet(5000, "2")}
 	s.Apply(snapshots[0])
 	b.ReportAllocs()
 	round := 0
