@@ -1,16 +1,19 @@
 // Package servers starts real servers as plain processes on loopback, for tests and the demo: each with its own port
-// and folder, its output kept in a file, and ended with all its children when its owner ends.
+// and folder, and its output kept in a file. A server ends when its owner ends, however that happens; children that it
+// has are ended with it, except where the owner itself was killed. It is for Linux.
 package servers
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,14 +72,26 @@ func Root() (string, error) {
 	return "", err
 }
 
-// FreePort gives a port that nobody listens on.
+// given holds the ports that FreePort has given in this process, so that no two of its servers get the same one.
+var given sync.Map
+
+// FreePort gives a port that nobody listens on, and never the same one twice. It is below those that the system hands
+// out (from 32768), so that no connection takes it before the server does, or while the server is dead.
 func FreePort(ctx context.Context) (int, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	var last error
+	for range 1000 {
+		port := 20_000 + rand.IntN(12_000)
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			last = err // most likely it is in use
+			continue
+		}
+		_ = l.Close()
+		if _, taken := given.LoadOrStore(port, true); !taken {
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("find a free port: %w", last)
 }
 
 // FreeAddress is 127.0.0.1 with a free port.
@@ -112,15 +127,27 @@ func Start(c Command) (*Process, error) {
 	p := &Process{Command: c, cmd: exec.Command(c.Path, c.Args...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go p.live(started)
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
-	go func() {
-		_ = p.cmd.Wait() // how it ended is in its log
-		close(p.done)
-	}()
 	return p, nil
+}
+
+// live starts the process and waits until it has ended, on a thread that exists as long: the parent whose death ends
+// the process is, for Linux, the thread that started it. (Envoy asks for such a signal by itself, too.)
+func (p *Process) live(started chan<- error) {
+	runtime.LockOSThread() // never unlocked, so that the thread ends here
+	err := p.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	_ = p.cmd.Wait()          // how it ended is in its log
+	p.signal(syscall.SIGKILL) // to children that it left
+	close(p.done)
 }
 
 // StartProcess runs a command for a test, which ends it and shows the end of its log if it failed.
@@ -165,8 +192,13 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// signal reaches the process and its children. One that has ended gets none: its id may be somebody else's by now.
 func (p *Process) signal(s syscall.Signal) {
-	_ = syscall.Kill(-p.cmd.Process.Pid, s) // it may be gone already
+	select {
+	case <-p.done:
+	default:
+		_ = syscall.Kill(-p.cmd.Process.Pid, s) // it may be gone already
+	}
 }
 
 // Tail gives the last bytes of its log.
@@ -196,6 +228,8 @@ func (p *Process) WaitHTTP(ctx context.Context, url string) error {
 }
 
 func answers(ctx context.Context, url string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // one try, so that the process's end is seen between tries
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return false
