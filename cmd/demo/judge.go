@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,6 +16,7 @@ type observations struct {
 	edit    edit
 	classes map[string]spans
 	archive archived
+	ended   []string // parts that have ended, though nobody told them to
 }
 
 // edit is the change of policy that the demo makes by itself.
@@ -33,10 +35,16 @@ type effect struct {
 // canaryShares are per cent to v2 by generation of the route, as the documents say before and after the edit.
 var canaryShares = map[string]float64{"1": 10, "2": 50}
 
-// classRates are examples/demo's.
-var classRates = map[string]float64{"main": 20, "api": 30, "background": 5, "health": 1, "executions": 50}
+// class is what the documents say of a class of spans, and how many of it one trace has at most.
+type class struct {
+	percent  float64
+	perTrace int // a trace is kept or dropped whole, so that this many spans are one draw
+}
 
-const spansPerTrace = 8 // of one class, at most: spans of a trace are kept together, so that they count as one draw
+// classes are examples/demo's. The proxies' own spans are of no Service, and so of the class default.
+var classes = map[string]class{
+	"main": {20, 6}, "api": {30, 4}, "background": {5, 4}, "health": {1, 4}, "executions": {50, 4}, "default": {20, 3},
+}
 
 // judge says which of the promised effects were seen.
 func judge(o observations) []effect {
@@ -45,16 +53,31 @@ func judge(o observations) []effect {
 		canary(o, "2", "canary split 50/50 after the edit"),
 		{"rate limit answers 429", o.counts.limited > 0 && o.counts.passed > 0, fmt.Sprintf("%d refused, %d let through", o.counts.limited, o.counts.passed)},
 		{"policy edit takes effect", o.edit.took > 0, fmt.Sprintf("%s from saving the file to the first answer by it", o.edit.took.Round(time.Millisecond))},
-		{"no request lost", o.counts.requests > 0 && o.counts.failed == 0, fmt.Sprintf("%d requests, %d failed %s", o.counts.requests, o.counts.failed, o.counts.firstFailure)},
+		{"no request lost", o.counts.requests > 0 && o.counts.failed == 0, lost(o.counts)},
 	}
-	for _, class := range slices.Sorted(maps.Keys(classRates)) {
-		effects = append(effects, kept(class, o.classes[class]))
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
+		effects = append(effects, kept(name, o.classes[name]))
 	}
-	archiveText := fmt.Sprintf("%d objects; one read back holds %d spans", o.archive.objects, o.archive.decoded)
-	if o.archive.err != nil {
-		archiveText = o.archive.err.Error()
+	return append(
+		effects,
+		effect{"traces archived in S3", o.archive.objects > 0 && o.archive.decoded > 0, archiveText(o.archive)},
+		effect{"every part runs to the end", len(o.ended) == 0, parts(o.ended)},
+	)
+}
+
+func lost(c counts) string {
+	text := fmt.Sprintf("%d requests, %d failed", c.requests, c.failed)
+	if c.firstFailure != "" {
+		text += ", the first: " + c.firstFailure
 	}
-	return append(effects, effect{"traces archived in S3", o.archive.objects > 0 && o.archive.decoded > 0, archiveText})
+	return text
+}
+
+func parts(ended []string) string {
+	if len(ended) == 0 {
+		return "all run"
+	}
+	return "ended: " + strings.Join(ended, ", ")
 }
 
 func canary(o observations, generation, what string) effect {
@@ -69,13 +92,14 @@ func canary(o observations, generation, what string) effect {
 	return effect{what, math.Abs(got-want) <= bound, fmt.Sprintf("%.1f %% of %d to v2, within %.1f of %.0f expected", 100*got, n, 100*bound, 100*want)}
 }
 
-func kept(class string, s spans) effect {
-	what := "sampling of class " + class
+// kept holds the share to 4 standard errors, of the case where each trace has as many spans as it can have.
+func kept(name string, s spans) effect {
+	what := "sampling of class " + name
 	if s.in == 0 {
 		return effect{what, false, "no spans"}
 	}
-	want := classRates[class] / 100
+	want := classes[name].percent / 100
 	got := float64(s.kept) / float64(s.in)
-	bound := 4*math.Sqrt(want*(1-want)*spansPerTrace/float64(s.in)) + 1e-9
-	return effect{what, math.Abs(got-want) <= bound, fmt.Sprintf("%.1f %% of %d spans, within %.1f of %.0f expected", 100*got, s.in, 100*bound, 100*want)}
+	bound := 4 * math.Sqrt(want*(1-want)*float64(classes[name].perTrace)/float64(s.in))
+	return effect{what, s.kept > 0 && math.Abs(got-want) <= bound, fmt.Sprintf("%.1f %% of %d spans, within %.1f of %.0f expected", 100*got, s.in, 100*bound, 100*want)}
 }

@@ -14,7 +14,7 @@ func good() observations {
 		},
 		edit: edit{took: 30 * time.Millisecond},
 		classes: map[string]spans{
-			"main": {1000, 200}, "api": {1000, 300}, "background": {1000, 50}, "health": {1000, 10}, "executions": {1000, 500},
+			"main": {1000, 200}, "api": {1000, 300}, "background": {1000, 50}, "health": {1000, 10}, "executions": {1000, 500}, "default": {1000, 200},
 		},
 		archive: archived{objects: 3, decoded: 40},
 	}
@@ -33,7 +33,9 @@ func TestJudge(t *testing.T) {
 		"policy edit takes effect":          func(o *observations) { o.edit.took = 0 },
 		"no request lost":                   func(o *observations) { o.counts.failed = 1 },
 		"sampling of class api":             func(o *observations) { o.classes["api"] = spans{1000, 990} },
-		"sampling of class health":          func(o *observations) { o.classes["health"] = spans{} },
+		"sampling of class health":          func(o *observations) { o.classes["health"] = spans{1000, 0} },
+		"sampling of class main":            func(o *observations) { o.classes["main"] = spans{} },
+		"every part runs to the end":        func(o *observations) { o.ended = []string{"weir"} },
 		"traces archived in S3":             func(o *observations) { o.archive = archived{err: errors.New("gone")} },
 	} {
 		o := good()

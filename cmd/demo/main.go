@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -17,10 +18,12 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/machinenativeops/weir/internal/servers"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	var err error
 	if len(os.Args) > 1 && os.Args[1] == "service" {
@@ -52,7 +55,10 @@ func runService(ctx context.Context, args []string) error {
 	return s.run(ctx)
 }
 
-var errMissing = errors.New("not everything that was promised was seen")
+var (
+	errMissing     = errors.New("not everything that was promised was seen")
+	errInterrupted = errors.New("interrupted before its time, so that nothing was judged")
+)
 
 func runDemo(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("demo", flag.ExitOnError)
@@ -63,24 +69,42 @@ func runDemo(ctx context.Context, args []string) error {
 	if *seconds != 0 && *seconds < 20 {
 		return errors.New("--seconds: want at least 20, so that every effect has its time")
 	}
+	root, err := servers.Root()
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "weir-demo-")
 	if err != nil {
 		return err
 	}
-	w := &world{dir: dir}
-	defer w.stop()
-	fmt.Println("starting everything…")
-	if err := w.start(ctx); err != nil {
-		return fmt.Errorf("%w\nlogs are in %s", err, dir)
+	w := &world{dir: dir, root: root, bin: filepath.Join(root, "bin")}
+	if err := w.demonstrate(ctx, os.Stdout, time.Duration(*seconds)*time.Second); err != nil {
+		return fmt.Errorf("%w; logs are in %s", err, dir)
 	}
-	printGuide(os.Stdout, w)
-	o := w.show(ctx, *seconds)
-	fmt.Println()
-	if !printEffects(os.Stdout, judge(o)) && *seconds > 0 {
-		return fmt.Errorf("%w; logs are in %s", errMissing, dir)
-	}
-	w.stop()
 	return os.RemoveAll(dir)
+}
+
+// demonstrate starts everything, shows it until ctx is done or the time is up, and ends everything. With a time (0 is
+// none), what was promised and not seen is an error.
+func (w *world) demonstrate(ctx context.Context, out io.Writer, limit time.Duration) error {
+	defer w.stop()
+	fmt.Fprintln(out, "starting everything…")
+	if err := w.start(ctx); err != nil {
+		return err
+	}
+	printGuide(out, w)
+	o := w.show(ctx, newScreen(out), limit)
+	switch {
+	case limit == 0:
+		return nil // the user has played with it: there is nothing to judge
+	case ctx.Err() != nil:
+		return errInterrupted
+	}
+	fmt.Fprintln(out)
+	if !printEffects(out, judge(o)) {
+		return errMissing
+	}
+	return nil
 }
 
 // The demo edits its policy once, after so long, or a third of its time.
@@ -88,25 +112,19 @@ const editAfter = 15 * time.Second
 
 // show drives the traffic and keeps the table up to date until ctx is done or the time is up, and gives what was seen
 // in the end.
-func (w *world) show(ctx context.Context, seconds int) observations {
-	started := time.Now()
-	traffic := newTraffic(w.gateway())
-	w.warm(ctx, traffic)
+func (w *world) show(ctx context.Context, s *screen, limit time.Duration) observations {
+	watch := &watch{world: w, traffic: newTraffic(w.gateway()), started: time.Now()}
+	w.warm(ctx, watch.traffic)
 	driving, stop := context.WithCancel(ctx)
+	defer stop()
 	var group sync.WaitGroup
-	group.Go(func() { traffic.run(driving) })
-	edits := time.After(editAfter)
-	if seconds > 0 {
-		edits = time.After(time.Duration(seconds) * time.Second / 3)
+	group.Go(func() { watch.traffic.run(driving) })
+	edits, end := time.After(editAfter), make(<-chan time.Time)
+	if limit > 0 {
+		edits, end = time.After(limit/3), time.After(limit)
 	}
-	end := make(<-chan time.Time)
-	if seconds > 0 {
-		end = time.After(time.Duration(seconds) * time.Second)
-	}
-	redraw := newScreen()
-	tick := time.NewTicker(redraw.every)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
-	var saved time.Time
 	for running := true; running; {
 		select {
 		case <-ctx.Done():
@@ -114,21 +132,36 @@ func (w *world) show(ctx context.Context, seconds int) observations {
 		case <-end:
 			running = false
 		case <-edits:
-			saved = w.editPolicy()
+			watch.saved = w.editPolicy()
 		case <-tick.C:
-			redraw.draw(w.observe(ctx, started, saved, traffic), w.lastChange(ctx))
+			o := watch.observe(ctx)
+			s.draw(o, w.lastChange(ctx))
 		}
 	}
 	stop()
 	group.Wait()
-	// What is still on its way arrives: SDKs send every second, and the archive is flushed every other.
-	settle := context.WithoutCancel(ctx)
-	o := w.observe(settle, started, saved, traffic)
-	for deadline := time.Now().Add(15 * time.Second); seconds > 0 && time.Now().Before(deadline) && (o.archive.objects == 0 || o.classes["main"].in == 0); {
-		<-tick.C
-		o = w.observe(settle, started, saved, traffic)
+	return watch.settle(ctx)
+}
+
+// settle waits for what is still on its way: SDKs send every second, and the archive is flushed every other.
+func (w *watch) settle(ctx context.Context) observations {
+	deadline := time.After(15 * time.Second)
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		w.listed = time.Time{}
+		o := w.observe(ctx)
+		if o.archive.objects > 0 && o.classes["main"].in > 0 {
+			return o
+		}
+		select {
+		case <-ctx.Done():
+			return o
+		case <-deadline:
+			return o
+		case <-tick.C:
+		}
 	}
-	return o
 }
 
 // warm waits until the gateway has its routes, which is not the traffic's business.
@@ -144,8 +177,7 @@ func (w *world) warm(ctx context.Context, t *traffic) {
 		}
 		req.Host = "health.demo"
 		if resp, err := t.client.Do(req); err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
+			if drain(resp) == nil && resp.StatusCode == http.StatusOK {
 				return
 			}
 		}
@@ -173,47 +205,77 @@ func (w *world) editPolicy() time.Time {
 	return saved
 }
 
-func (w *world) observe(ctx context.Context, started, saved time.Time, t *traffic) observations {
-	o := observations{elapsed: time.Since(started), edit: edit{saved: saved}, archive: w.bucket(ctx)}
-	var generation string
-	var changed time.Time
-	o.counts, generation, changed = t.seen()
-	if !saved.IsZero() && generation == "2" {
-		o.edit.took = changed.Sub(saved)
+// watch follows what the demo does.
+type watch struct {
+	world          *world
+	traffic        *traffic
+	started, saved time.Time
+	classes        map[string]spans // as the collector told last
+	archive        archived
+	listed         time.Time // when archive was
+}
+
+// The bucket is listed so often: it grows, and a table that is drawn every second needs no newer one.
+const listEvery = 5 * time.Second
+
+func (w *watch) observe(ctx context.Context) observations {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a part that hangs does not hold up the table
+	defer cancel()
+	if time.Since(w.listed) > listEvery {
+		w.archive, w.listed = w.world.bucket(ctx), time.Now()
 	}
-	classes, err := w.sampling(ctx)
-	if err == nil { // a collector that was killed has no metrics for a while
-		o.classes = classes
+	// A collector that was killed has no metrics: what it told last stays.
+	if classes, err := w.world.sampling(ctx); err == nil {
+		w.classes = classes
+	}
+	o := observations{
+		elapsed: time.Since(w.started), edit: edit{saved: w.saved},
+		classes: w.classes, archive: w.archive, ended: w.world.ended(),
+	}
+	var first map[string]time.Time
+	o.counts, first = w.traffic.seen()
+	if seen, ok := first["2"]; ok && !w.saved.IsZero() {
+		o.edit.took = seen.Sub(w.saved)
 	}
 	return o
 }
 
-// screen draws over itself on a terminal, and writes line by line elsewhere.
+// screen draws over itself on a terminal, and writes one table after the other elsewhere.
 type screen struct {
+	out      io.Writer
 	terminal bool
 	every    time.Duration
 	lines    int
 }
 
-func newScreen() *screen {
-	info, err := os.Stdout.Stat()
-	if err == nil && info.Mode()&os.ModeCharDevice != 0 {
-		return &screen{terminal: true, every: time.Second}
+func newScreen(out io.Writer) *screen {
+	if f, ok := out.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			return &screen{out: out, terminal: true, every: time.Second}
+		}
 	}
-	return &screen{every: 10 * time.Second}
+	return &screen{out: out, every: 10 * time.Second}
 }
+
+// What a terminal is told: go up and clear what is below; cut long lines, which would be two to go up; and no more.
+const (
+	redraw   = "\x1b[%dA\x1b[J"
+	cutLines = "\x1b[?7l"
+	endCut   = "\x1b[?7h"
+)
 
 func (s *screen) draw(o observations, change string) {
 	var text bytes.Buffer
 	printTable(&text, o, change)
-	if s.terminal && s.lines > 0 {
-		fmt.Printf("\x1b[%dA\x1b[J", s.lines)
+	if !s.terminal {
+		fmt.Fprintln(s.out, text.String())
+		return
+	}
+	if s.lines > 0 {
+		fmt.Fprintf(s.out, redraw, s.lines)
 	}
 	s.lines = bytes.Count(text.Bytes(), []byte("\n"))
-	fmt.Print(text.String())
-	if !s.terminal {
-		fmt.Println()
-	}
+	fmt.Fprint(s.out, cutLines, text.String(), endCut)
 }
 
 // weirStatus is what the demo reads of weir's status.

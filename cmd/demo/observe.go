@@ -76,6 +76,8 @@ type archived struct {
 	err     error
 }
 
+const bucketName = "traces"
+
 // bucket lists the archive and reads one object back.
 func (w *world) bucket(ctx context.Context) archived {
 	client := s3.New(s3.Options{
@@ -84,7 +86,7 @@ func (w *world) bucket(ctx context.Context) archived {
 	})
 	var a archived
 	var first *string
-	pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: aws.String("traces")})
+	pages := s3.NewListObjectsV2Paginator(client, &s3.ListObjectsV2Input{Bucket: aws.String(bucketName)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -98,7 +100,7 @@ func (w *world) bucket(ctx context.Context) archived {
 	if first == nil {
 		return a
 	}
-	out, err := client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String("traces"), Key: first})
+	out, err := client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(bucketName), Key: first})
 	if err != nil {
 		return archived{err: fmt.Errorf("get %s: %w", *first, err)}
 	}

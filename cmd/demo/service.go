@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -52,23 +54,37 @@ func (s *sample) run(ctx context.Context) error {
 	return nil
 }
 
-// ServeHTTP answers one request in a span of its own, with one for the work in it.
+// steps are the work in a request, each a span of its own.
+var steps = []string{"authorize", "query", "render"}
+
+// ServeHTTP answers one request in a span of its own, with one for each step of the work and each call.
 func (s *sample) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := w3c.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	ctx, span := s.tracer.Start(ctx, r.Method+" "+r.URL.Path, apitrace.WithSpanKind(apitrace.SpanKindServer))
 	defer span.End()
-	_, work := s.tracer.Start(ctx, "work")
-	work.End()
+	for _, step := range steps {
+		_, work := s.tracer.Start(ctx, step)
+		time.Sleep(rand.N(time.Millisecond))
+		work.End()
+	}
 	for _, name := range s.calls {
-		if err := s.call(ctx, name); err != nil {
-			span.RecordError(err)
-		}
+		s.call(ctx, name)
 	}
 	w.Header().Set("X-Demo-Version", s.version)
 	fmt.Fprintf(w, "%s %s\n", s.name, s.version)
 }
 
-func (s *sample) call(ctx context.Context, name string) error {
+// call asks another service through the gateway. What goes wrong is in its span; the answer does not depend on it.
+func (s *sample) call(ctx context.Context, name string) {
+	ctx, span := s.tracer.Start(ctx, "call "+name, apitrace.WithSpanKind(apitrace.SpanKindClient))
+	defer span.End()
+	if err := s.ask(ctx, name); err != nil {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, err.Error())
+	}
+}
+
+func (s *sample) ask(ctx context.Context, name string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.gateway+"/"+name, http.NoBody)
 	if err != nil {
 		return err
@@ -79,5 +95,11 @@ func (s *sample) call(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return resp.Body.Close()
+	if err := drain(resp); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", name, resp.Status)
+	}
+	return nil
 }

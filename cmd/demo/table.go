@@ -19,16 +19,24 @@ func printTable(out io.Writer, o observations, change string) {
 		n := max(1, v["v1"]+v["v2"])
 		fmt.Fprintf(w, "api, generation %s\tv1 %.1f %%\tv2 %.1f %%\tof %d\n", g, 100*float64(v["v1"])/float64(n), 100*float64(v["v2"])/float64(n), n)
 	}
-	for _, class := range slices.Sorted(maps.Keys(classRates)) {
-		s := o.classes[class]
-		fmt.Fprintf(w, "spans of class %s\tin %d\tkept %d\t%.1f %% of %.0f %%\n", class, s.in, s.kept, 100*float64(s.kept)/float64(max(1, s.in)), classRates[class])
+	for _, name := range slices.Sorted(maps.Keys(classes)) {
+		s := o.classes[name]
+		fmt.Fprintf(w, "spans of class %s\tin %d\tkept %d\t%.1f %%, want %.0f %%\n", name, s.in, s.kept, 100*float64(s.kept)/float64(max(1, s.in)), classes[name].percent)
 	}
-	fmt.Fprintf(w, "archive\tobjects %d\n", o.archive.objects)
+	fmt.Fprintf(w, "archive\t%s\n", archiveText(o.archive))
+	fmt.Fprintf(w, "parts\t%s\n", parts(o.ended))
 	fmt.Fprintf(w, "policy changed\t%s\n", change)
 	if o.edit.took > 0 {
 		fmt.Fprintf(w, "the demo's edit\t%s from saving to the first answer by it\n", o.edit.took.Round(time.Millisecond))
 	}
 	_ = w.Flush() // a terminal that is gone ends the demo anyway
+}
+
+func archiveText(a archived) string {
+	if a.err != nil {
+		return a.err.Error()
+	}
+	return fmt.Sprintf("objects %d; one read back holds %d spans", a.objects, a.decoded)
 }
 
 // printGuide says what there is to look at and to try.

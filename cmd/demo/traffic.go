@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"sync"
@@ -20,10 +22,9 @@ type traffic struct {
 	gateway string
 	client  *http.Client
 
-	mu         sync.Mutex // guards everything below
-	counts     counts
-	generation string    // the newest seen
-	changed    time.Time // when it was first seen
+	mu     sync.Mutex // guards everything below
+	counts counts
+	first  map[string]time.Time // when each generation was first seen
 }
 
 func newTraffic(gateway string) *traffic {
@@ -31,6 +32,7 @@ func newTraffic(gateway string) *traffic {
 		gateway: gateway,
 		client:  &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 		counts:  counts{byVersion: make(map[string]map[string]int)},
+		first:   make(map[string]time.Time),
 	}
 }
 
@@ -80,8 +82,10 @@ func (t *traffic) one(ctx context.Context, host, path string) {
 		t.fail(host+path, err.Error())
 		return
 	}
-	_ = resp.Body.Close()
+	err = drain(resp)
 	switch {
+	case err != nil:
+		t.fail(host+path, err.Error())
 	case resp.StatusCode == http.StatusTooManyRequests && path == "/limited":
 		t.mu.Lock()
 		t.counts.requests++
@@ -92,6 +96,12 @@ func (t *traffic) one(ctx context.Context, host, path string) {
 	default:
 		t.pass(resp, path)
 	}
+}
+
+// drain reads an answer to its end, so that its connection serves the next request.
+func drain(resp *http.Response) error {
+	_, err := io.Copy(io.Discard, resp.Body)
+	return errors.Join(err, resp.Body.Close())
 }
 
 func (t *traffic) fail(what, why string) {
@@ -116,20 +126,20 @@ func (t *traffic) pass(resp *http.Response, path string) {
 		return
 	}
 	if t.counts.byVersion[generation] == nil {
-		t.generation, t.changed = generation, time.Now()
+		t.first[generation] = time.Now()
 		t.counts.byVersion[generation] = make(map[string]int)
 	}
 	t.counts.byVersion[generation][resp.Header.Get("X-Demo-Version")]++
 }
 
-// seen gives a copy of the counts, the newest generation and when it was first seen.
-func (t *traffic) seen() (c counts, generation string, changed time.Time) {
+// seen gives a copy of the counts, and when each generation was first seen.
+func (t *traffic) seen() (counts, map[string]time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c = t.counts
+	c := t.counts
 	c.byVersion = make(map[string]map[string]int, len(t.counts.byVersion))
 	for g, versions := range t.counts.byVersion {
 		c.byVersion[g] = maps.Clone(versions)
 	}
-	return c, t.generation, t.changed
+	return c, maps.Clone(t.first)
 }

@@ -16,7 +16,7 @@ import (
 // world is everything that the demo runs, each a process of its own on free loopback ports.
 type world struct {
 	dir, policy string // the run's folder, and the documents in it
-	bin         string // bin/ of the checkout
+	root, bin   string // the checkout, and where its programs are
 	ports       map[string]string
 	s3          *servers.S3
 	processes   []*servers.Process
@@ -34,27 +34,18 @@ func (w *world) gateway() string            { return "http://" + w.address("8080
 
 // start brings everything up. What it started is stopped by stop, also after an error.
 func (w *world) start(ctx context.Context) error {
-	root, err := servers.Root()
-	if err != nil {
+	if err := w.takePorts(ctx); err != nil {
 		return err
 	}
-	w.bin = filepath.Join(root, "bin")
-	w.ports = make(map[string]string)
-	for _, name := range append(examplePorts, ownPorts...) {
-		port, err := servers.FreePort(ctx)
-		if err != nil {
-			return err
-		}
-		w.ports[name] = strconv.Itoa(port)
-	}
-	if w.s3, err = servers.StartMinio(ctx, w.dir, "traces"); err != nil {
+	var err error
+	if w.s3, err = servers.StartMinio(ctx, w.dir, bucketName); err != nil {
 		return err
 	}
 	w.processes = append(w.processes, w.s3.Process)
-	if err := w.writePolicy(filepath.Join(root, "examples", "demo")); err != nil {
+	if err := w.writePolicy(); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{w.startCollector(root), w.startWeir, w.startServices, w.startEnvoy} {
+	for _, step := range []func(context.Context) error{w.startCollector, w.startWeir, w.startServices, w.startEnvoy} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -62,8 +53,20 @@ func (w *world) start(ctx context.Context) error {
 	return nil
 }
 
-// writePolicy copies the example with this run's ports.
-func (w *world) writePolicy(from string) error {
+func (w *world) takePorts(ctx context.Context) error {
+	w.ports = make(map[string]string)
+	for _, name := range slices.Concat(examplePorts, ownPorts) {
+		port, err := servers.FreePort(ctx)
+		if err != nil {
+			return err
+		}
+		w.ports[name] = strconv.Itoa(port)
+	}
+	return nil
+}
+
+// writePolicy copies examples/demo with this run's ports.
+func (w *world) writePolicy() error {
 	w.policy = filepath.Join(w.dir, "policy")
 	if err := os.MkdirAll(w.policy, 0o700); err != nil {
 		return err
@@ -72,7 +75,7 @@ func (w *world) writePolicy(from string) error {
 	for _, port := range examplePorts {
 		pairs = append(pairs, "port: "+port, "port: "+w.ports[port], "127.0.0.1:"+port, w.address(port))
 	}
-	files, err := filepath.Glob(filepath.Join(from, "*.yaml"))
+	files, err := filepath.Glob(filepath.Join(w.root, "examples", "demo", "*.yaml"))
 	if err != nil {
 		return err
 	}
@@ -103,19 +106,19 @@ func (w *world) run(ctx context.Context, ready string, c servers.Command) error 
 	return p.WaitHTTP(ctx, ready)
 }
 
-func (w *world) startCollector(root string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return w.run(ctx, "http://"+w.address("health")+"/", servers.Command{
-			Name: "weir-collector", Path: filepath.Join(w.bin, "weir-collector"),
-			Args: []string{"--config", filepath.Join(root, "collector", "config.yaml")},
-			Env: append(w.s3.Env(),
-				"AWS_EC2_METADATA_DISABLED=true", "WEIR_POLICY="+w.policy, "WEIR_QUEUE="+filepath.Join(w.dir, "queue"),
-				"WEIR_OTLP_GRPC="+w.address("4317"), "WEIR_OTLP_HTTP="+w.address("otlphttp"),
-				"WEIR_JAEGER_GRPC="+w.address("jaegergrpc"), "WEIR_JAEGER_HTTP="+w.address("jaegerhttp"),
-				"WEIR_ZIPKIN="+w.address("zipkin"), "WEIR_HEALTH="+w.address("health"),
-				"WEIR_METRICS_PORT="+w.ports["metrics"], "WEIR_ARCHIVE_FLUSH=2s"),
-		})
-	}
+func (w *world) startCollector(ctx context.Context) error {
+	return w.run(ctx, "http://"+w.address("health")+"/", servers.Command{
+		Name: "weir-collector", Path: filepath.Join(w.bin, "weir-collector"),
+		Args: []string{"--config", filepath.Join(w.root, "collector", "config.yaml")},
+		Env: append(
+			w.s3.Env(),
+			"AWS_EC2_METADATA_DISABLED=true", "WEIR_POLICY="+w.policy, "WEIR_QUEUE="+filepath.Join(w.dir, "queue"),
+			"WEIR_OTLP_GRPC="+w.address("4317"), "WEIR_OTLP_HTTP="+w.address("otlphttp"),
+			"WEIR_JAEGER_GRPC="+w.address("jaegergrpc"), "WEIR_JAEGER_HTTP="+w.address("jaegerhttp"),
+			"WEIR_ZIPKIN="+w.address("zipkin"), "WEIR_HEALTH="+w.address("health"),
+			"WEIR_METRICS_PORT="+w.ports["metrics"], "WEIR_ARCHIVE_FLUSH=2s",
+		),
+	})
 }
 
 func (w *world) startWeir(ctx context.Context) error {
@@ -179,6 +182,18 @@ func (w *world) stop() {
 	for _, p := range slices.Backward(w.processes) {
 		p.Stop()
 	}
+}
+
+// ended names the processes that have ended by themselves, or that somebody has killed.
+func (w *world) ended() (names []string) {
+	for _, p := range w.processes {
+		select {
+		case <-p.Done():
+			names = append(names, p.Name)
+		default:
+		}
+	}
+	return names
 }
 
 // pid gives the process id of a running part.
