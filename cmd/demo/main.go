@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/machinenativeops/weir/internal/servers"
+	"github.com/machinenativeops/weir/policy"
 )
 
 func main() {
@@ -283,7 +284,7 @@ type weirStatus struct {
 	Policy struct {
 		Applied  time.Time
 		Took     string
-		Problems []struct{ Message string }
+		Problems []policy.Problem
 	}
 }
 

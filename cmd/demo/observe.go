@@ -119,9 +119,14 @@ func (w *world) lastChange(ctx context.Context) string {
 	if err != nil {
 		return "weir does not answer: " + err.Error()
 	}
-	text := fmt.Sprintf("%s ago, in force after %s", time.Since(report.Policy.Applied).Round(time.Second), report.Policy.Took)
-	if n := len(report.Policy.Problems); n > 0 {
-		text += fmt.Sprintf("; %d refused: %s", n, report.Policy.Problems[0].Message)
+	return changeText(report, time.Now(), w.policy)
+}
+
+// changeText names files as they are called in the folder of documents.
+func changeText(s weirStatus, now time.Time, folder string) string {
+	text := fmt.Sprintf("%s ago, in force after %s", now.Sub(s.Policy.Applied).Round(time.Second), s.Policy.Took)
+	if n := len(s.Policy.Problems); n > 0 {
+		text += fmt.Sprintf("; %d refused: %s", n, strings.TrimPrefix(s.Policy.Problems[0].String(), folder+"/"))
 	}
 	return text
 }

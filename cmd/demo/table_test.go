@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/machinenativeops/weir/policy"
 )
 
 func TestTable(t *testing.T) {
@@ -53,6 +55,19 @@ func TestScreenDrawsOverItself(t *testing.T) {
 	}
 	if strings.Contains(file.String(), "\x1b") {
 		t.Errorf("a file gets a terminal's codes:\n%q", file.String())
+	}
+}
+
+func TestChangeText(t *testing.T) {
+	var s weirStatus
+	s.Policy.Applied, s.Policy.Took = time.Unix(100, 0), "5ms"
+	if got, want := changeText(s, time.Unix(107, 0), "/run/policy"), "7s ago, in force after 5ms"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	s.Policy.Problems = []policy.Problem{{File: "/run/policy/api.yaml", Line: 12, Column: 7, Path: "spec.rules[1].to[0].weigth", Message: "unknown field", DidYouMean: "weight"}}
+	const want = `7s ago, in force after 5ms; 1 refused: api.yaml:12:7: spec.rules[1].to[0].weigth: unknown field (did you mean "weight"?)`
+	if got := changeText(s, time.Unix(107, 0), "/run/policy"); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
