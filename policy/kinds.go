@@ -48,9 +48,12 @@ type GatewaySpec struct {
 
 // Listener is one port of a gateway.
 type Listener struct {
-	Name     string `yaml:"name"`
-	Port     int    `yaml:"port"`
-	Protocol string `yaml:"protocol,omitempty"` // http (default); https and passthrough come with later issues
+	Name          string       `yaml:"name"`
+	Port          int          `yaml:"port"`
+	Protocol      string       `yaml:"protocol,omitempty"`      // http (default) or https; passthrough comes with a later issue
+	TLS           *ListenerTLS `yaml:"tls,omitempty"`           // of https
+	HTTP3         bool         `yaml:"http3,omitempty"`         // https over QUIC too, on the same port of UDP
+	HTTPSRedirect *int         `yaml:"httpsRedirect,omitempty"` // of http: every request is sent to this port of https; nil: served
 }
 
 // ServiceSpec is what a service is called, where it runs, and how to call it well.
@@ -65,14 +68,18 @@ type ServiceSpec struct {
 	CircuitBreaker   CircuitBreaker    `yaml:"circuitBreaker,omitempty"`
 	OutlierDetection *OutlierDetection `yaml:"outlierDetection,omitempty"` // nil: off
 	HealthCheck      *HealthCheck      `yaml:"healthCheck,omitempty"`      // nil: off
-	Timeout          *Duration         `yaml:"timeout,omitempty"`          // default 15s; 0 is none
-	Retries          *Retries          `yaml:"retries,omitempty"`          // nil: none
+	Affinity         *HashKey          `yaml:"affinity,omitempty"`         // nil: each request by itself
+	RequestHeaders   HeaderChanges     `yaml:"requestHeaders,omitempty"`
+	ResponseHeaders  HeaderChanges     `yaml:"responseHeaders,omitempty"`
+	Handling         `yaml:",inline"`
 }
 
 // Version is a named subset of a service's endpoints.
 type Version struct {
-	Name     string            `yaml:"name"`
-	Selector map[string]string `yaml:"selector,omitempty"` // default {version: NAME}
+	Name            string            `yaml:"name"`
+	Selector        map[string]string `yaml:"selector,omitempty"`       // default {version: NAME}
+	RequestHeaders  HeaderChanges     `yaml:"requestHeaders,omitempty"` // of requests that it takes
+	ResponseHeaders HeaderChanges     `yaml:"responseHeaders,omitempty"`
 }
 
 // Endpoints is where a service runs: exactly one of its fields is set.
@@ -98,7 +105,8 @@ type DNSEndpoints struct {
 
 // LoadBalancing is how an endpoint is picked.
 type LoadBalancing struct {
-	Policy string `yaml:"policy,omitempty"` // least_request (default), round_robin, random
+	Policy            string `yaml:"policy,omitempty"`            // least_request (default), round_robin, random; of a service with affinity ring_hash (default) or maglev
+	HashBalanceFactor int    `yaml:"hashBalanceFactor,omitempty"` // of ring_hash and maglev: no endpoint has more than this per cent of the mean load; 0: no bound
 }
 
 // CircuitBreaker bounds what one Envoy has open towards one version.
@@ -132,6 +140,8 @@ type Retries struct {
 	PerTry   *Duration `yaml:"perTry,omitempty"`   // nil: only the route's timeout
 	On       []string  `yaml:"on,omitempty"`       // Envoy's retry_on words; default [connect-failure, refused-stream, unavailable, reset]
 	Budget   float64   `yaml:"budget,omitempty"`   // percent of active requests that may be retries; 0: circuitBreaker.maxRetries bounds them
+	Codes    []int     `yaml:"codes,omitempty"`    // statuses that are tried again beside those that on says
+	Backoff  *Duration `yaml:"backoff,omitempty"`  // before the first retry; each one after it may wait longer, up to ten times; default 25ms
 }
 
 // RouteSpec is which requests to a service go where. Rules are tried in order; the first that matches wins.
@@ -142,14 +152,20 @@ type RouteSpec struct {
 
 // Rule is one row of a Route.
 type Rule struct {
-	Name            string        `yaml:"name,omitempty"`  // default rule-N, from 0
-	Match           Match         `yaml:"match,omitempty"` // zero: every request
-	To              []Destination `yaml:"to,omitempty"`    // default: all endpoints of the service
-	RequestHeaders  HeaderChanges `yaml:"requestHeaders,omitempty"`
-	ResponseHeaders HeaderChanges `yaml:"responseHeaders,omitempty"`
-	RateLimit       *RuleLimit    `yaml:"rateLimit,omitempty"`
-	Timeout         *Duration     `yaml:"timeout,omitempty"` // nil: the service's; 0 is none
-	Retries         *Retries      `yaml:"retries,omitempty"` // nil: the service's
+	Name            string          `yaml:"name,omitempty"`  // default rule-N, from 0
+	Match           Match           `yaml:"match,omitempty"` // zero: every request
+	To              []Destination   `yaml:"to,omitempty"`    // default: all endpoints of the service
+	RequestHeaders  HeaderChanges   `yaml:"requestHeaders,omitempty"`
+	ResponseHeaders HeaderChanges   `yaml:"responseHeaders,omitempty"`
+	RateLimit       *RuleLimit      `yaml:"rateLimit,omitempty"`
+	Sticky          *HashKey        `yaml:"sticky,omitempty"` // one user always gets one version; nil: by the service's affinity, or each request by itself
+	Mirror          []Mirror        `yaml:"mirror,omitempty"`
+	Redirect        *Redirect       `yaml:"redirect,omitempty"`
+	URLRewrite      *URLRewrite     `yaml:"urlRewrite,omitempty"`
+	DirectResponse  *DirectResponse `yaml:"directResponse,omitempty"`
+	Fault           *Fault          `yaml:"fault,omitempty"`
+	LoadTest        *LoadTest       `yaml:"loadTest,omitempty"`
+	Handling        `yaml:",inline"`
 }
 
 // Match holds when every part that is set holds.
@@ -158,6 +174,8 @@ type Match struct {
 	Methods []string     `yaml:"methods,omitempty"`
 	Headers []NamedMatch `yaml:"headers,omitempty"`
 	Query   []NamedMatch `yaml:"query,omitempty"`
+	Cookies []NamedMatch `yaml:"cookies,omitempty"`
+	GRPC    *GRPCMatch   `yaml:"grpc,omitempty"`
 }
 
 // StringMatch compares a string; exactly one field is set. A path prefix matches whole segments, as in Gateway API.

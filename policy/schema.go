@@ -56,6 +56,8 @@ func (g schemaOf) of(t reflect.Type, path string) map[string]any {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return map[string]any{"type": "string", "pattern": `^([0-9]+d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+|0)$`}
+	case reflect.TypeFor[Size]():
+		return map[string]any{"type": []string{"string", "integer"}, "pattern": `^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)?$`}
 	case reflect.TypeFor[StatusCondition]():
 		return map[string]any{"type": "string", "pattern": `^(>=|<=|>|<|=) *[1-5][0-9][0-9]$`}
 	}
@@ -83,6 +85,9 @@ func (g schemaOf) object(t reflect.Type, path string) map[string]any {
 	var required []string
 	fields := fieldsOf(t)
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if _, later := laterFields[g.kind+"."+path+"."+name]; later {
+			continue
+		}
 		f := t.FieldByIndex(fields[name])
 		properties[name] = g.of(f.Type, path+"."+name)
 		if !strings.Contains(f.Tag.Get("yaml"), "omitempty") {

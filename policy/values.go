@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,45 @@ func (d Duration) String() string {
 	return time.Duration(d).String()
 }
 
+// Size is a number of bytes, written with or without a unit: 512, 4KB, 64MiB.
+type Size int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}, {"", 1}}
+
+func (s *Size) parse(text string) error {
+	for _, unit := range sizeUnits {
+		number, ok := strings.CutSuffix(text, unit.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64/unit.bytes {
+			return errSize
+		}
+		*s = Size(n * unit.bytes)
+		return nil
+	}
+	return errSize
+}
+
+// String gives the form that is read, in the largest unit that divides it.
+func (s Size) String() string {
+	best := strconv.FormatInt(int64(s), 10)
+	for _, unit := range sizeUnits {
+		if n := int64(s) / unit.bytes; s != 0 && int64(s)%unit.bytes == 0 {
+			if text := strconv.FormatInt(n, 10) + unit.name; len(text) < len(best) {
+				best = text
+			}
+		}
+	}
+	return best
+}
+
 var (
+	errSize     = errors.New("want a size such as 512, 4KB or 64MiB")
 	errDuration = errors.New("want a duration such as 250ms, 5m, 1h30m or 90d")
 	errStatus   = errors.New("want a comparison with a status, such as >=500, =404 or <400")
 )
