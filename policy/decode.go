@@ -18,6 +18,15 @@ type decoder struct {
 	places   map[string]*yaml.Node
 }
 
+// whereabouts are the places by path, without the text that they were read from.
+func (d *decoder) whereabouts() *map[string]Place {
+	all := make(map[string]Place, len(d.places))
+	for path, n := range d.places {
+		all[path] = Place{Line: n.Line, Column: n.Column}
+	}
+	return &all
+}
+
 func (d *decoder) problem(n *yaml.Node, path, suggestion, format string, args ...any) {
 	d.problems = append(d.problems, Problem{
 		File: d.file, Line: n.Line, Column: n.Column, Document: d.document, Path: path,

@@ -167,6 +167,7 @@ func (l *loader) decode(file string, n *yaml.Node) {
 	}
 	d.checker = &checker{decoder: dec, root: n}
 	l.decodeSpec(d, specNode)
+	d.origin.places = dec.whereabouts()
 	d.refused = len(dec.problems) > 0
 	l.problems = append(l.problems, dec.problems...)
 	dec.problems = nil

@@ -48,6 +48,29 @@ type Origin struct {
 	Line int    `json:"line"`
 	// Hash is of the document's own bytes: equal hashes, equal documents.
 	Hash uint64 `json:"-"`
+
+	places *map[string]Place // by path; a pointer, so that origins compare
+}
+
+// Place is where something is written, from 1.
+type Place struct{ Line, Column int }
+
+// Place gives where the path, such as spec.rules[3].timeout, or else what is nearest above it, was written, and whether
+// it was the path itself: what a default filled in was not.
+func (o Origin) Place(path string) (at Place, written bool) {
+	if o.places == nil {
+		return Place{Line: o.Line, Column: 1}, false
+	}
+	if at, written = (*o.places)[path]; written {
+		return at, true
+	}
+	for path != "" {
+		path = parent(path)
+		if at, ok := (*o.places)[path]; ok {
+			return at, false
+		}
+	}
+	return Place{Line: o.Line, Column: 1}, false
 }
 
 // Document is one document of any kind, checked and with its defaults filled in.
