@@ -53,8 +53,9 @@ type world struct {
 	client  *http.Client
 }
 
-// newWorld starts everything with the given documents, to which it adds a Gateway, and waits until Envoy has them.
-func newWorld(t *testing.T, documents string) *world {
+// newWorld starts everything with the given documents, to which it adds a Gateway, and waits until Envoy has them. More
+// is added to Envoy's bootstrap.
+func newWorld(t *testing.T, documents string, more ...string) *world {
 	t.Helper()
 	ports := freePorts(t, 4)
 	w := &world{
@@ -80,7 +81,7 @@ spec:
 	if err != nil {
 		t.Fatalf("weir bootstrap: %v", err)
 	}
-	w.envoy = envoytest.Start(t, bootstrap)
+	w.envoy = envoytest.Start(t, append(bootstrap, strings.Join(more, "")...))
 	w.eventually("the gateway listens", func() error {
 		resp, err := w.client.Get(w.gateway)
 		if err != nil {

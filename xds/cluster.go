@@ -13,6 +13,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	dnsfamilyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/common/dns/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	upstreamsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -63,10 +64,7 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
 			TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
 		}
 		if dns := s.Spec.Endpoints.DNS; dns != nil {
-			c.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-				Name:        "envoy.clusters.dns",
-				TypedConfig: t.any(&dnsv3.DnsCluster{DnsRefreshRate: durationpb.New(max(minRefresh, time.Duration(*dns.Refresh)))}),
-			}}
+			c.ClusterDiscoveryType = t.byName(durationpb.New(max(minRefresh, time.Duration(*dns.Refresh))))
 			c.LoadAssignment = assignment(sub.Name, dns.Name, dns.Port)
 			return c
 		}
@@ -84,18 +82,31 @@ func (t *translator) infrastructure(name, address string) *Resource {
 		if err = cmp.Or(err, e); err != nil && t.err == nil {
 			t.err = fmt.Errorf("%s: address %q: %w", name, address, err)
 		}
-		kind := clusterv3.Cluster_STRICT_DNS
-		if _, err := netip.ParseAddr(host); err == nil {
-			kind = clusterv3.Cluster_STATIC
-		}
-		return &clusterv3.Cluster{
+		c := &clusterv3.Cluster{
 			Name:                          name,
 			ConnectTimeout:                durationpb.New(connectTimeout),
-			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: kind},
 			LoadAssignment:                assignment(name, host, int(n)),
 			TypedExtensionProtocolOptions: t.protocol(true),
 		}
+		if _, err := netip.ParseAddr(host); err == nil {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+		} else {
+			c.ClusterDiscoveryType = t.byName(nil)
+		}
+		return c
 	})
+}
+
+// byName takes all addresses behind a name, asked for every refresh (nil: as often as Envoy does). Those of IPv4 if
+// there are any: Envoy itself would take IPv6 only where a name has both, and many a server, on localhost above all, is
+// not there.
+func (t *translator) byName(refresh *durationpb.Duration) *clusterv3.Cluster_ClusterType {
+	return &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+		Name: "envoy.clusters.dns",
+		TypedConfig: t.any(&dnsv3.DnsCluster{
+			DnsRefreshRate: refresh, DnsLookupFamily: dnsfamilyv3.DnsLookupFamily_V4_PREFERRED,
+		}),
+	}}
 }
 
 // protocol speaks HTTP/2 upstream, or else HTTP/1.1, which is what a cluster without it does.

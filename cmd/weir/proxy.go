@@ -185,14 +185,21 @@ func bootstrapNode(proxy mesh.Proxy, o bootstrapOptions) (object, error) {
 }
 
 func bootstrapCluster(address object, hostport string) object {
-	kind := "STRICT_DNS"
+	// As translation does: an IPv4 address of a name that has both.
+	field, discovery := "cluster_type", any(object{
+		"name": "envoy.clusters.dns",
+		"typed_config": object{
+			"@type":             "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
+			"dns_lookup_family": "V4_PREFERRED",
+		},
+	})
 	host, _, _ := net.SplitHostPort(hostport)
 	if _, err := netip.ParseAddr(host); err == nil {
-		kind = "STATIC"
+		field, discovery = "type", "STATIC"
 	}
 	return object{
 		"name":            xdsCluster,
-		"type":            kind,
+		field:             discovery,
 		"connect_timeout": "1s",
 		"load_assignment": object{
 			"cluster_name": xdsCluster,

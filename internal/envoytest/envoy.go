@@ -4,6 +4,7 @@ package envoytest
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -90,13 +91,23 @@ type Server struct {
 	Handle func(http.ResponseWriter, *http.Request) bool
 }
 
-// Upstream starts one for a test.
+// Upstream starts one for a test, on a free port.
 func Upstream(tb testing.TB, name string) *Server {
 	tb.Helper()
-	s := &Server{Name: name}
-	h := httptest.NewServer(s)
+	return UpstreamAt(tb, name, "127.0.0.1:0")
+}
+
+// UpstreamAt starts one for a test at an address.
+func UpstreamAt(tb testing.TB, name, address string) *Server {
+	tb.Helper()
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &Server{Name: name, Address: l.Addr().String()}
+	h := &httptest.Server{Listener: l, Config: &http.Server{Handler: s}}
+	h.Start()
 	tb.Cleanup(h.Close)
-	s.Address = h.Listener.Addr().String()
 	return s
 }
 
