@@ -128,15 +128,15 @@ func (b *builder) gateway(d *policy.Document[policy.GatewaySpec]) *Gateway {
 	g := &Gateway{Ref: d.Ref(), Source: key("Gateway", d.Metadata), Address: d.Spec.Address, Listeners: slices.Clone(d.Spec.Listeners)}
 	slices.SortFunc(g.Listeners, func(a, c policy.Listener) int { return cmp.Compare(a.Name, c.Name) })
 	for _, s := range b.model.Services {
-		if slices.ContainsFunc(d.Spec.Services, func(pattern string) bool { return serves(pattern, s.Ref.String()) }) {
+		if slices.ContainsFunc(d.Spec.Services, func(pattern string) bool { return Serves(pattern, s.Ref.String()) }) {
 			g.Services = append(g.Services, s)
 		}
 	}
 	return g
 }
 
-// serves matches NAMESPACE/NAME with * as wildcard; a lone * is every service.
-func serves(pattern, ref string) bool {
+// Serves matches NAMESPACE/NAME with * as wildcard; a lone * is every service.
+func Serves(pattern, ref string) bool {
 	if pattern == "*" {
 		return true
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/machinenativeops/weir/lint"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
@@ -28,6 +29,7 @@ type plane struct {
 	policy  atomic.Pointer[policyStatus] // nil until the first set is in force
 
 	problems  prometheus.Gauge
+	warnings  *prometheus.GaugeVec
 	documents *prometheus.GaugeVec
 	applied   prometheus.Counter
 	duration  prometheus.Histogram
@@ -39,6 +41,7 @@ type policyStatus struct {
 	Took      string           `json:"took"` // from seeing the change to serving it
 	Documents map[string]int   `json:"documents"`
 	Problems  []policy.Problem `json:"problems"`
+	Warnings  []lint.Warning   `json:"warnings"`
 }
 
 func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimit.Service, streams *serve.Server, o xds.Options) *plane {
@@ -47,6 +50,9 @@ func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimi
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_policy_problems", Help: "Mistakes in the documents as they are now; their documents are refused.",
 		}),
+		warnings: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weir_policy_warnings", Help: "Warnings about the documents in force, by the name of the warning.",
+		}, []string{"warning"}),
 		documents: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_policy_documents", Help: "Documents in force, by kind.",
 		}, []string{"kind"}),
@@ -58,7 +64,7 @@ func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimi
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
 	}
-	registry.MustRegister(p.problems, p.documents, p.applied, p.duration)
+	registry.MustRegister(p.problems, p.warnings, p.documents, p.applied, p.duration)
 	return p
 }
 
@@ -78,23 +84,48 @@ func (p *plane) apply(u source.Update) {
 	// Limits first: a route that asks about a limit must not come before the limit.
 	p.limits.Apply(model.Limits)
 	p.streams.Apply(snapshot)
-	p.record(u)
+	p.record(u, time.Since(u.Read), p.warn(lint.Check(u.Set, model, len(u.Problems) == 0)))
 }
 
-func (p *plane) record(u source.Update) {
-	took := time.Since(u.Read)
+// warn counts warnings, and logs those that the last change did not have, so that each is told once.
+func (p *plane) warn(warnings []lint.Warning) []lint.Warning {
+	known := make(map[lint.Warning]bool)
+	if before := p.policy.Load(); before != nil {
+		for _, w := range before.Warnings {
+			known[unplaced(w)] = true
+		}
+	}
+	counts := make(map[string]int)
+	for _, w := range warnings {
+		counts[w.Name]++
+		if !known[unplaced(w)] {
+			p.log.Warn("policy warning", "warning", w.String())
+		}
+	}
+	for _, name := range lint.Names() {
+		p.warnings.WithLabelValues(name).Set(float64(counts[name]))
+	}
+	return warnings
+}
+
+// unplaced is a warning wherever it is written: lines above it come and go.
+func unplaced(w lint.Warning) lint.Warning {
+	w.File, w.Line, w.Column = "", 0, 0
+	return w
+}
+
+func (p *plane) record(u source.Update, took time.Duration, warnings []lint.Warning) {
 	documents := documentCounts(u.Set)
 	for kind, n := range documents {
 		p.documents.WithLabelValues(kind).Set(float64(n))
 	}
 	p.applied.Inc()
 	p.duration.Observe(took.Seconds())
-	problems := u.Problems
-	if problems == nil {
-		problems = []policy.Problem{}
-	}
-	p.policy.Store(&policyStatus{Applied: time.Now(), Took: took.Round(time.Microsecond).String(), Documents: documents, Problems: problems})
-	p.log.Info("policy in force", "took", took, "services", len(u.Set.Services), "problems", len(problems))
+	p.policy.Store(&policyStatus{
+		Applied: time.Now(), Took: took.Round(time.Microsecond).String(), Documents: documents,
+		Problems: listed(u.Problems), Warnings: listed(warnings),
+	})
+	p.log.Info("policy in force", "took", took, "services", len(u.Set.Services), "problems", len(u.Problems), "warnings", len(warnings))
 }
 
 func documentCounts(s *policy.Set) map[string]int {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/machinenativeops/weir/lint"
+	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
 )
@@ -41,60 +43,84 @@ func loadStrict(paths []string, errs io.Writer) (*policy.Set, error) {
 	return set, nil
 }
 
-func printProblems(w io.Writer, problems []policy.Problem) {
+func printProblems[P fmt.Stringer](w io.Writer, problems []P) {
 	for _, p := range problems {
 		fmt.Fprintln(w, p)
 	}
 }
 
+type validateOptions struct {
+	output string
+	strict bool
+}
+
 func newValidate() *cobra.Command {
-	var output string
+	var o validateOptions
 	cmd := &cobra.Command{
 		Use:   "validate PATH...",
-		Short: "Check policy documents: exit 0, or 1 with every error on standard error",
+		Short: "Check policy documents: exit 0, or 1 with every error on standard error; what is doubtful is a warning",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			if err := checkOutput(output, outputText, outputJSON); err != nil {
+			if err := checkOutput(o.output, outputText, outputJSON); err != nil {
 				return err
 			}
-			return validate(cmd, paths, output)
+			return validate(cmd, paths, o)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", outputText, "text or json")
+	cmd.Flags().StringVarP(&o.output, "output", "o", outputText, "text or json")
+	cmd.Flags().BoolVar(&o.strict, "strict", false, "exit 1 where there are warnings, too")
 	return cmd
 }
 
-func validate(cmd *cobra.Command, paths []string, output string) error {
+func validate(cmd *cobra.Command, paths []string, o validateOptions) error {
 	set, problems, err := source.New(paths, slog.New(slog.DiscardHandler)).Load()
 	if err != nil {
 		return failed(err)
 	}
-	if output == outputJSON {
-		return validateJSON(cmd.OutOrStdout(), problems)
+	warnings := lint.Check(set, mesh.Build(set), len(problems) == 0)
+	if o.output == outputJSON {
+		err = validateJSON(cmd.OutOrStdout(), problems, warnings)
+	} else {
+		validateText(cmd, set, problems, warnings)
 	}
-	if len(problems) > 0 {
-		printProblems(cmd.ErrOrStderr(), problems)
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s\n", count(len(problems), "error"))
-		return errRefused
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "valid: %s, %s, %s, %s\n",
-		count(len(set.Gateways), "gateway"), count(len(set.Services), "service"),
-		count(len(set.Routes), "route"), count(len(set.RateLimits), "rate limit"))
-	return nil
-}
-
-func validateJSON(w io.Writer, problems []policy.Problem) error {
-	if problems == nil {
-		problems = []policy.Problem{}
-	}
-	err := writeJSON(w, struct {
-		Valid    bool             `json:"valid"`
-		Problems []policy.Problem `json:"problems"`
-	}{len(problems) == 0, problems})
-	if err == nil && len(problems) > 0 {
+	if err == nil && (len(problems) > 0 || o.strict && len(warnings) > 0) {
 		return errRefused
 	}
 	return err
+}
+
+func validateText(cmd *cobra.Command, set *policy.Set, problems []policy.Problem, warnings []lint.Warning) {
+	errs := cmd.ErrOrStderr()
+	printProblems(errs, problems)
+	printProblems(errs, warnings)
+	found := count(len(warnings), "warning")
+	if len(problems) > 0 {
+		found = count(len(problems), "error") + ", " + found
+	}
+	if len(problems)+len(warnings) > 0 {
+		fmt.Fprintln(errs, found)
+	}
+	if len(problems) == 0 {
+		fmt.Fprintf(cmd.OutOrStdout(), "valid: %s, %s, %s, %s\n",
+			count(len(set.Gateways), "gateway"), count(len(set.Services), "service"),
+			count(len(set.Routes), "route"), count(len(set.RateLimits), "rate limit"))
+	}
+}
+
+func validateJSON(w io.Writer, problems []policy.Problem, warnings []lint.Warning) error {
+	return writeJSON(w, struct {
+		Valid    bool             `json:"valid"`
+		Problems []policy.Problem `json:"problems"`
+		Warnings []lint.Warning   `json:"warnings"`
+	}{len(problems) == 0, listed(problems), listed(warnings)})
+}
+
+// listed is a list that JSON writes as one, though it be empty.
+func listed[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -103,4 +103,5 @@ func printPolicy(w io.Writer, p *policyStatus) {
 		fmt.Fprintf(w, "refused: %s\n", count(len(p.Problems), "error"))
 		printProblems(w, p.Problems)
 	}
+	printProblems(w, p.Warnings)
 }

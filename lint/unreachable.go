@@ -1,0 +1,218 @@
+package lint
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+// unreachable warns of rules that no request gets to, or that none can match.
+func (p page) unreachable(rules []policy.Rule) {
+	for i := range rules {
+		path := fmt.Sprintf("spec.rules[%d]", i)
+		if why := impossible(&rules[i].Match); why != "" {
+			p.warn(UnreachableRule, path, "the rule %s never matches: %s", rules[i].Name, why)
+			continue
+		}
+		for j := range i {
+			if takesAll(&rules[j]) && covers(&rules[j].Match, &rules[i].Match) {
+				p.warn(UnreachableRule, path, "no request gets to the rule %s: %s (spec.rules[%d]) takes all that it matches; put it before that one, or leave it out",
+					rules[i].Name, rules[j].Name, j)
+				break
+			}
+		}
+	}
+}
+
+// takesAll says whether a rule takes every request that it matches, always.
+func takesAll(r *policy.Rule) bool { return r.LoadTest == nil }
+
+// knownParts are the fields of a match that covers knows; another one, of a later version, covers nothing.
+var knownParts = map[string]bool{"Path": true, "Methods": true, "Headers": true, "Query": true, "Cookies": true, "GRPC": true}
+
+// covers says whether wide matches every request that narrow matches. It is sound and not complete: each condition of
+// wide must follow from one of narrow's.
+func covers(wide, narrow *policy.Match) bool {
+	v := reflect.ValueOf(*wide)
+	for i := range v.NumField() {
+		if !knownParts[v.Type().Field(i).Name] && !v.Field(i).IsZero() {
+			return false
+		}
+	}
+	return coversPath(wide.Path, narrow) &&
+		coversMethods(wide.Methods, narrow.Methods) &&
+		coversNamed(wide.Headers, narrow.Headers, strings.EqualFold) &&
+		coversNamed(wide.Query, narrow.Query, equal) &&
+		coversNamed(wide.Cookies, narrow.Cookies, equal) &&
+		coversGRPC(wide.GRPC, narrow.GRPC)
+}
+
+func equal(a, b string) bool { return a == b }
+
+func coversMethods(wide, narrow []string) bool {
+	return len(wide) == 0 || len(narrow) > 0 && !slices.ContainsFunc(narrow, func(m string) bool { return !slices.Contains(wide, m) })
+}
+
+func coversGRPC(wide, narrow *policy.GRPCMatch) bool {
+	return wide == nil || narrow != nil && wide.Service == narrow.Service && (wide.Method == "" || wide.Method == narrow.Method)
+}
+
+// language is what is known of a set of strings: that it is one string, or that all of it begins alike.
+type language struct {
+	text  string
+	exact bool
+}
+
+// languageOf gives what every string that is matched as a whole has.
+func languageOf(pattern string) language {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return language{} // policy refuses it: nothing is known
+	}
+	text, whole := re.LiteralPrefix()
+	return language{text, whole}
+}
+
+// full says whether the regex matches the string as a whole.
+func full(pattern, s string) bool {
+	re, err := regexp.Compile(`\A(?:` + pattern + `)\z`)
+	return err == nil && re.MatchString(s)
+}
+
+// segments is a path prefix as it is matched: /cart/ is /cart, and / is "".
+func segments(prefix string) string { return strings.TrimRight(prefix, "/") }
+
+// under says whether a path is the prefix or below it.
+func under(prefix, path string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }
+
+// coversPath says whether the condition holds for the path of every request of the match. Every path that is matched
+// begins with a slash: Envoy makes the * of an OPTIONS request /* before.
+func coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
+	if wide == nil || wide.Prefix != nil && segments(*wide.Prefix) == "" {
+		return true
+	}
+	p := pathOf(narrow)
+	if p == nil {
+		return false
+	}
+	switch {
+	case p.Exact != nil:
+		return pathHolds(wide, *p.Exact)
+	case p.Prefix != nil:
+		return wide.Prefix != nil && under(segments(*wide.Prefix), segments(*p.Prefix))
+	case wide.Regex != nil:
+		return *wide.Regex == *p.Regex
+	}
+	l := languageOf(*p.Regex)
+	if l.exact {
+		return pathHolds(wide, l.text)
+	}
+	return wide.Prefix != nil && strings.HasPrefix(l.text, segments(*wide.Prefix)+"/")
+}
+
+// pathOf is a match's condition on the path; that of gRPC requests is what they call.
+func pathOf(m *policy.Match) *policy.StringMatch {
+	if m.Path != nil || m.GRPC == nil {
+		return m.Path
+	}
+	path := "/" + m.GRPC.Service
+	if m.GRPC.Method == "" {
+		return &policy.StringMatch{Prefix: &path}
+	}
+	path += "/" + m.GRPC.Method
+	return &policy.StringMatch{Exact: &path}
+}
+
+// pathHolds says whether a condition holds for one path.
+func pathHolds(m *policy.StringMatch, path string) bool {
+	switch {
+	case m.Exact != nil:
+		return *m.Exact == path
+	case m.Prefix != nil:
+		return under(segments(*m.Prefix), path)
+	default:
+		return full(*m.Regex, path)
+	}
+}
+
+// coversNamed says whether each of the wide conditions follows from one of the narrow ones of the same name.
+func coversNamed(wide, narrow []policy.NamedMatch, sameName func(a, b string) bool) bool {
+	for i := range wide {
+		if !slices.ContainsFunc(narrow, func(n policy.NamedMatch) bool {
+			return sameName(wide[i].Name, n.Name) && follows(&wide[i], &n)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// follows says whether wide holds wherever narrow, of the same header, parameter or cookie, does.
+func follows(wide, narrow *policy.NamedMatch) bool {
+	absent := narrow.Present != nil && !*narrow.Present
+	switch {
+	case wide.Present != nil:
+		return *wide.Present != absent
+	case narrow.Present != nil:
+		return false
+	case narrow.Exact != nil:
+		return valueHolds(wide, *narrow.Exact)
+	case narrow.Prefix != nil:
+		return wide.Prefix != nil && strings.HasPrefix(*narrow.Prefix, *wide.Prefix)
+	case wide.Regex != nil:
+		return *wide.Regex == *narrow.Regex
+	}
+	l := languageOf(*narrow.Regex)
+	if l.exact {
+		return valueHolds(wide, l.text)
+	}
+	return wide.Prefix != nil && strings.HasPrefix(l.text, *wide.Prefix)
+}
+
+// valueHolds says whether a condition that is none on presence holds for one value.
+func valueHolds(m *policy.NamedMatch, value string) bool {
+	switch {
+	case m.Exact != nil:
+		return *m.Exact == value
+	case m.Prefix != nil:
+		return strings.HasPrefix(value, *m.Prefix)
+	default:
+		return full(*m.Regex, value)
+	}
+}
+
+// impossible says why no request matches, or "". Only headers are looked at beside the path: a header that comes twice
+// is one value, but which of two parameters or cookies of a name counts is another matter.
+func impossible(m *policy.Match) string {
+	if m.Path != nil && m.Path.Regex != nil {
+		switch l := languageOf(*m.Path.Regex); {
+		case l.text == "" && l.exact:
+			return "its path is to be empty"
+		case l.text != "" && l.text[0] != '/':
+			return fmt.Sprintf("a path begins with /, and the regex %q, which is matched against all of it, with %q", *m.Path.Regex, l.text)
+		}
+	}
+	for i := range m.Headers {
+		for j := range i {
+			a, b := &m.Headers[i], &m.Headers[j]
+			if !strings.EqualFold(a.Name, b.Name) {
+				continue
+			}
+			present := func(n *policy.NamedMatch) bool { return n.Present == nil || *n.Present }
+			value := func(n *policy.NamedMatch) bool { return n.Present == nil }
+			if present(a) != present(b) ||
+				a.Exact != nil && value(b) && !valueHolds(b, *a.Exact) || b.Exact != nil && value(a) && !valueHolds(a, *b.Exact) {
+				return fmt.Sprintf("its conditions on the header %s contradict each other", a.Name)
+			}
+		}
+	}
+	return ""
+}
+
+// sorted gives the names of a map in order.
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,101 @@
+package lint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
+)
+
+// versions warns of versions that have no endpoint.
+func (p page) versions(d *policy.Document[policy.ServiceSpec]) {
+	for i, v := range d.Spec.Versions {
+		if p.empty(d.Ref().String(), v.Name) {
+			p.warn(VersionWithoutEndpoints, fmt.Sprintf("spec.versions[%d]", i), "no endpoint has the labels {%s}, which are the selector of %s", labels(v.Selector), v.Name)
+		}
+	}
+}
+
+func labels(selector map[string]string) string {
+	var all []string
+	for _, name := range sorted(selector) {
+		all = append(all, name+": "+selector[name])
+	}
+	return strings.Join(all, ", ")
+}
+
+// empty says whether it is known that no endpoint is behind a service or a version of it.
+func (l *linter) empty(service, version string) bool {
+	s, sub := l.services[service], l.subsets[mesh.SubsetName(service, version)]
+	return s != nil && sub != nil && len(s.Spec.Endpoints.Static) > 0 && len(sub.Endpoints) == 0
+}
+
+// strayEndpoints warns of endpoints that are in no version though there are versions.
+func (p page) strayEndpoints(d *policy.Document[policy.ServiceSpec]) {
+	s := p.services[d.Ref().String()]
+	if len(d.Spec.Versions) == 0 {
+		return
+	}
+	for i, e := range d.Spec.Endpoints.Static {
+		if !slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool {
+			return sub.Version != "" && slices.ContainsFunc(sub.Endpoints, func(of mesh.Endpoint) bool {
+				return of.Address == e.Address && of.Port == e.Port && of.Zone == e.Zone
+			})
+		}) {
+			p.warn(EndpointWithoutVersion, fmt.Sprintf("spec.endpoints.static[%d]", i),
+				"no version selects {%s}: only rules that send to all endpoints reach it; label it as one of the versions, or leave it out", labels(e.Labels))
+		}
+	}
+}
+
+// destinations warns of what a rule sends to nobody, and of what it lists twice.
+func (p page) destinations(r *policy.Rule, path string) {
+	seen := make(map[string]int)
+	for i, to := range r.To {
+		at := fmt.Sprintf("%s.to[%d]", path, i)
+		name := mesh.SubsetName(to.Service, to.Version)
+		if first, twice := seen[name]; twice {
+			p.warn(DuplicateDestination, at, "%s is to[%d] already: add their weights up, or name another version", name, first)
+		} else {
+			seen[name] = i
+		}
+		if *to.Weight > 0 && p.empty(to.Service, to.Version) {
+			p.warn(DestinationWithoutEndpoints, at, "%s has no endpoints, so that its share of the requests is answered with 503: give it an endpoint, or weight: 0", name)
+		}
+	}
+	for i, m := range r.Mirror {
+		if p.empty(m.Service, m.Version) {
+			p.warn(DestinationWithoutEndpoints, fmt.Sprintf("%s.mirror[%d]", path, i), "%s has no endpoints, so that its copies go nowhere", mesh.SubsetName(m.Service, m.Version))
+		}
+	}
+}
+
+// unusedVersions warns of versions that no rule names, where no rule sends to all of the service's endpoints either.
+func (l *linter) unusedVersions() {
+	used := make(map[string]bool)
+	for _, s := range l.services {
+		for _, r := range s.Rules {
+			for _, to := range r.Rule.To {
+				if to.Version != "" || *to.Weight > 0 {
+					used[mesh.SubsetName(to.Service, to.Version)] = true
+				}
+			}
+			for _, m := range r.Mirror {
+				used[mesh.SubsetName(m.Service, m.Version)] = true
+			}
+		}
+	}
+	for _, d := range l.set.Services {
+		if used[d.Ref().String()] {
+			continue
+		}
+		for i, v := range d.Spec.Versions {
+			if !used[mesh.SubsetName(d.Ref().String(), v.Name)] {
+				pageOf(l, "Service", d).warn(UnusedVersion, fmt.Sprintf("spec.versions[%d]", i),
+					"no rule sends anything to %s: send it a share (weight: 0 keeps it warm), or leave it out", v.Name)
+			}
+		}
+	}
+}
