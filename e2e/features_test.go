@@ -212,3 +212,67 @@ func TestStatusCommandKnowsTheProxy(t *testing.T) {
 		return nil
 	})
 }
+
+// TestLocalLimitsAndChanges: tokens that are spent stay spent when endpoints change. A changed route refills the buckets
+// of all services on its listener: their routes are one resource, which Envoy makes anew as a whole.
+func TestLocalLimitsAndChanges(t *testing.T) {
+	up, another := envoytest.Upstream(t, "up"), envoytest.Upstream(t, "another")
+	documents := func(other *envoytest.Server, generation string) string {
+		return service("limited", up.Address, "") + `---
+kind: Route
+metadata: {name: limited, namespace: shop}
+spec:
+  service: limited
+  rules:
+    - {name: own, match: {path: {prefix: /own}}, rateLimit: {requests: 4, per: hour, scope: local}}
+    - {name: rest}
+---
+kind: RateLimit
+metadata: {name: limited, namespace: shop}
+spec: {service: limited, scope: local, limits: [{by: [{header: x-tenant}], requests: 3, per: hour}]}
+` + service("other", other.Address, "") + `---
+kind: Route
+metadata: {name: other, namespace: shop}
+spec: {service: other, rules: [{name: all, responseHeaders: {set: {x-generation: "` + generation + `"}}}]}
+`
+	}
+	w := newWorld(t, documents(up, "1"))
+	requests := 0
+	passed := func(path string) (n int) {
+		for range 10 {
+			requests++
+			r := request{host: "limited.example.com", path: path, headers: map[string]string{"X-Tenant": "a"}}
+			if path == "/own" { // each of a tenant of its own, so that the rule's limit is the only one
+				r.headers["X-Tenant"] = strconv.Itoa(requests)
+			}
+			if w.mustDo(r).status == http.StatusOK {
+				n++
+			}
+		}
+		return n
+	}
+	expect := func(when string, service, rule int) {
+		t.Helper()
+		if s, r := passed("/"), passed("/own"); s != service || r != rule {
+			t.Errorf("%s: %d pass the service's limit and %d the rule's, want %d and %d", when, s, r, service, rule)
+		}
+	}
+	changed := func(name, generation string) {
+		t.Helper()
+		w.eventually("the other service is changed", func() error {
+			got := w.mustDo(request{host: "other.example.com", path: "/"})
+			if got.header.Get("X-Generation") != generation {
+				return fmt.Errorf("generation %q", got.header.Get("X-Generation"))
+			}
+			return answeredBy(got, name)
+		})
+	}
+	expect("at first", 3, 4)
+	expect("when they are spent", 0, 0)
+	w.write("mesh.yaml", documents(another, "1"))
+	changed("another", "1")
+	expect("another service's endpoints have changed", 0, 0)
+	w.write("mesh.yaml", documents(another, "2"))
+	changed("another", "2")
+	expect("another service's route has changed", 3, 4)
+}

@@ -95,6 +95,9 @@ func guard(m *hcmv3.HttpConnectionManager) {
 // is not in it.
 const operation = "%REQ(:METHOD)% %PATH(NQ)%"
 
+// path is that of a log: as the client sent it, without what is asked for after it, which may be anybody's secret.
+const path = "%PATH(NQ:ORIG_OR_PATH)%"
+
 func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 	tr := t.model.Tracing
 	if tr == nil {
@@ -143,7 +146,7 @@ func customTags(tags []policy.Tag) []*tracingv3.CustomTag {
 // logged are the attributes of every access log, where no tag has the name.
 var logged = [][2]string{
 	{"http.request.method", "%REQ(:METHOD)%"},
-	{"url.path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"},
+	{"url.path", path},
 	{"server.address", "%REQ(:AUTHORITY)%"},
 	{"http.response.status_code", "%RESPONSE_CODE%"},
 	{"envoy.response_flags", "%RESPONSE_FLAGS%"},
@@ -181,7 +184,7 @@ func (t *translator) accessLog(d door) []*accesslogv3.AccessLog {
 			GrpcService:        envoyGRPC(collectorCluster),
 			LogName:            d.name,
 			ResourceAttributes: &commonv1.KeyValueList{Values: resource},
-			Body:               stringValue("%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %RESPONSE_CODE%"),
+			Body:               stringValue("%REQ(:METHOD)% " + path + " %RESPONSE_CODE%"),
 			Attributes:         &commonv1.KeyValueList{Values: attributes},
 		})},
 	}}
