@@ -314,7 +314,7 @@ func (s *RouteSpec) check(c *checker) {
 			c.unique(path+".name", r.Name, names)
 		}
 		r.Match.check(c, path+".match")
-		r.checkTo(c, path+".to")
+		r.checkAction(c, path)
 		r.RequestHeaders.check(c, path+".requestHeaders")
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {

@@ -121,7 +121,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 	for i := range s.Rules {
 		r := &s.Rules[i]
 		or(&r.Name, "rule-"+strconv.Itoa(i))
-		if len(r.To) == 0 {
+		if len(r.To) == 0 && r.answers() == "" {
 			r.To = []Destination{{}}
 		}
 		for j := range r.To {
@@ -133,6 +133,12 @@ func (s *RouteSpec) defaults(m Metadata) {
 			orNew(&to.Weight, 1)
 		}
 		r.Retries.defaults()
+		if r.Redirect != nil {
+			or(&r.Redirect.StatusCode, 302)
+		}
+		if d := r.DirectResponse; d != nil && d.Body != "" {
+			or(&d.ContentType, "text/plain")
+		}
 		if r.RateLimit != nil {
 			or(&r.RateLimit.Scope, "global")
 			or(&r.RateLimit.Burst, r.RateLimit.Requests)

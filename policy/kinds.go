@@ -154,7 +154,7 @@ type RouteSpec struct {
 type Rule struct {
 	Name            string          `yaml:"name,omitempty"`  // default rule-N, from 0
 	Match           Match           `yaml:"match,omitempty"` // zero: every request
-	To              []Destination   `yaml:"to,omitempty"`    // default: all endpoints of the service
+	To              []Destination   `yaml:"to,omitempty"`    // default: all endpoints of the service; none with redirect or directResponse
 	RequestHeaders  HeaderChanges   `yaml:"requestHeaders,omitempty"`
 	ResponseHeaders HeaderChanges   `yaml:"responseHeaders,omitempty"`
 	RateLimit       *RuleLimit      `yaml:"rateLimit,omitempty"`

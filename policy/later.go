@@ -16,7 +16,6 @@ var laterFields = func() map[string]string {
 		// Traffic management: each line goes when its fields work.
 		"Route.spec.rules[].mirror",
 		"Service.spec.maintenance", "Route.spec.rules[].maintenance",
-		"Route.spec.rules[].redirect", "Route.spec.rules[].urlRewrite", "Route.spec.rules[].directResponse",
 		"Route.spec.rules[].match.cookies", "Route.spec.rules[].match.grpc",
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Route.spec.rules[].fault", "Service.spec.cors", "Route.spec.rules[].cors",

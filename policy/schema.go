@@ -18,6 +18,7 @@ var enumerations = map[string][]string{
 	"Service.spec.retries.on[]":          retryOn,
 	"Route.spec.rules[].retries.on[]":    retryOn,
 	"Route.spec.rules[].match.methods[]": methods,
+	"Route.spec.rules[].redirect.scheme": schemes,
 	"Route.spec.rules[].rateLimit.per":   units,
 	"Route.spec.rules[].rateLimit.scope": {"global", "local"},
 	"RateLimit.spec.limits[].per":        units,

@@ -115,15 +115,30 @@ func (a author) limit() string {
 		a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", shadow: true") + ", by: " + a.some(3, a.by)
 }
 
+// action is what a rule does, and of how it sends requests on what goes with it.
+func (a author) action() string {
+	path := a.pick(`{replaceFullPath: "/a\\b%"}`, `{regex: {pattern: "a|(b)", substitution: '\1\\'}}`, `{regex: {pattern: "^", substitution: ""}}`)
+	if a.IntN(4) == 0 {
+		return "redirect: {" + a.pick("scheme: https", "hostname: h.example", "path: "+path) + a.maybe(", port: "+a.pick("443", "80")) +
+			a.maybe(", stripQuery: true") + a.maybe(", statusCode: 308") + "}"
+	}
+	if a.IntN(4) == 0 {
+		return a.pick("directResponse: {status: 200, body: a"+a.maybe(", contentType: text/%x")+"}", "directResponse: {status: 599}")
+	}
+	return strings.Join([]string{
+		a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
+		a.maybe("urlRewrite: {" + a.pick("hostname: h.example", "path: "+path, "hostname: 10.0.0.1, path: "+path) + "}"),
+		a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
+	}, "\n      ")
+}
+
 func (a author) route(i int) string {
 	rules := make([]string, 1+a.IntN(4))
 	for j := range rules {
 		rules[j] = strings.Join([]string{
 			"\n    - match: " + a.match(),
-			a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
-			a.maybe("requestHeaders: " + a.changes()), a.maybe("responseHeaders: " + a.changes()),
+			a.action(), a.maybe("responseHeaders: " + a.changes()),
 			a.maybe("rateLimit: {" + a.limit() + ", scope: " + a.pick("global", "local") + "}"),
-			a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
 		}, "\n      ")
 	}
 	return "kind: Route\n" + metadata(i) + fmt.Sprintf("spec:\n  service: s%d\n  rules:", i) + strings.Join(rules, "") + "\n"

@@ -53,21 +53,24 @@ func (t *translator) virtualHost(s *mesh.Service) *routev3.VirtualHost {
 	t.localLimits(localService, s.Local, perFilter)
 	v := &routev3.VirtualHost{Name: s.Ref.String(), Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 	for _, r := range s.Rules {
-		v.Routes = append(v.Routes, t.route(r))
+		v.Routes = append(v.Routes, t.ruleRoutes(r)...)
 	}
 	return v
 }
 
+// route is a rule's route but for what it does.
 func (t *translator) route(r *mesh.Rule) *routev3.Route {
 	route := &routev3.Route{
 		Name:                    r.Source.Ref().String() + "/" + r.Name,
 		Match:                   routeMatch(&r.Match),
-		Action:                  &routev3.Route_Route{Route: t.routeAction(r)},
 		RequestHeadersToRemove:  r.RequestHeaders.Remove,
 		ResponseHeadersToRemove: r.ResponseHeaders.Remove,
 		TypedPerFilterConfig:    t.limitsPerRoute(r),
 	}
-	if !removesLast(r) {
+	switch {
+	case answered(r):
+		route.ResponseHeadersToAdd = headersToAdd(withoutRemoved(r.ResponseHeaders))
+	case !removesLast(r):
 		route.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
 		route.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)
 	}
@@ -162,6 +165,7 @@ func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
 
 func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), IdleTimeout: idleTimeout(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
+	rewriteURL(a, r)
 	last := removesLast(r)
 	if len(r.To) == 1 && !last {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.To[0].Subset}

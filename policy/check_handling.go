@@ -1,0 +1,182 @@
+package policy
+
+import (
+	"mime"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+)
+
+// maxBody is how large a response of Weir's own may be: Envoy keeps them all in memory.
+const maxBody = 4096
+
+// What a rewritten path may be made of, so that it stays one: the query is added to it.
+var pathPattern = regexp.MustCompile(`^/[!"$->@-~]*$`)
+
+// answers names what answers a rule's requests without sending them on: redirect, directResponse, or "".
+func (r *Rule) answers() string {
+	switch {
+	case r.Redirect != nil:
+		return "redirect"
+	case r.DirectResponse != nil:
+		return "directResponse"
+	default:
+		return ""
+	}
+}
+
+// checkAction checks what a rule does with its requests.
+func (r *Rule) checkAction(c *checker, path string) {
+	r.checkTo(c, path+".to")
+	if r.Redirect != nil {
+		r.Redirect.check(c, path+".redirect", &r.Match)
+	}
+	if r.URLRewrite != nil {
+		r.URLRewrite.check(c, path+".urlRewrite", &r.Match)
+	}
+	if r.DirectResponse != nil {
+		r.DirectResponse.check(c, path+".directResponse")
+	}
+	if r.Redirect != nil && r.DirectResponse != nil {
+		c.problem(path+".directResponse", "", "a rule has one of to, redirect and directResponse, and this one has a redirect")
+	}
+	if answers := r.answers(); answers != "" {
+		for _, f := range r.ofForwarding() {
+			if f.given {
+				c.problem(path+"."+f.name, "", "this is of requests that are sent on, and the rule's %s sends none: remove one of the two", answers)
+			}
+		}
+	}
+}
+
+type givenField struct {
+	name  string
+	given bool
+}
+
+// ofForwarding are the fields that say how requests are sent on.
+func (r *Rule) ofForwarding() []givenField {
+	h := r.RequestHeaders
+	return []givenField{
+		{"to", len(r.To) > 0},
+		{"mirror", len(r.Mirror) > 0},
+		{"sticky", r.Sticky != nil},
+		{"urlRewrite", r.URLRewrite != nil},
+		{"requestHeaders", len(h.Add)+len(h.Set)+len(h.Remove) > 0},
+		{"timeout", r.Timeout != nil},
+		{"retries", r.Retries != nil},
+		{"hedge", r.Hedge != nil},
+	}
+}
+
+func (c *checker) hostname(path, s string) {
+	if s != "" && (!hostPattern.MatchString(s) || strings.HasPrefix(s, "*") || len(s) > 253) {
+		c.problem(path, "", "want a host name in lower case, without a port; got %q", s)
+	}
+}
+
+func (r *Redirect) check(c *checker, path string, m *Match) {
+	if r.Scheme == "" && r.Hostname == "" && r.Path == nil && r.Port == 0 && !r.StripQuery {
+		c.problem(path, "", "a redirect to the same URL would never end: want scheme, hostname, path or port")
+	}
+	if r.Scheme != "" {
+		c.oneOf(path+".scheme", r.Scheme, schemes)
+	}
+	c.hostname(path+".hostname", r.Hostname)
+	if r.Port != 0 {
+		c.between(path+".port", r.Port, 1, 65535)
+	}
+	if r.StatusCode != 0 && !slices.Contains(redirectCodes, r.StatusCode) {
+		c.problem(path+".statusCode", "", "want one of 301, 302, 303, 307, 308, got %d", r.StatusCode)
+	}
+	r.Path.check(c, path+".path", m)
+}
+
+var (
+	schemes       = []string{"http", "https"}
+	redirectCodes = []int{301, 302, 303, 307, 308}
+)
+
+func (u *URLRewrite) check(c *checker, path string, m *Match) {
+	if u.Hostname == "" && u.Path == nil {
+		c.problem(path, "", "want hostname, path or both")
+	}
+	c.hostname(path+".hostname", u.Hostname)
+	u.Path.check(c, path+".path", m)
+}
+
+func (p *PathRewrite) check(c *checker, path string, m *Match) {
+	if p == nil {
+		return
+	}
+	if count(p.ReplaceFullPath != nil, p.ReplacePrefixMatch != nil, p.Regex != nil) != 1 {
+		c.problem(path, "", "want exactly one of replaceFullPath, replacePrefixMatch and regex")
+	}
+	if full := p.ReplaceFullPath; full != nil && !pathPattern.MatchString(*full) {
+		c.problem(path+".replaceFullPath", "", "want a path that begins with / and has no ?, # or space, got %q", *full)
+	}
+	if prefix := p.ReplacePrefixMatch; prefix != nil {
+		if *prefix != "" && !pathPattern.MatchString(*prefix) {
+			c.problem(path+".replacePrefixMatch", "", "want a path that begins with / and has no ?, # or space, got %q", *prefix)
+		}
+		if m.Path == nil || m.Path.Prefix == nil {
+			c.problem(path+".replacePrefixMatch", "", "there is no prefix to replace: give the rule match.path.prefix")
+		}
+	}
+	if p.Regex != nil {
+		p.Regex.check(c, path+".regex")
+	}
+}
+
+// Groups in a substitution are \0 to \9, and a backslash itself is \\.
+var substitutionPattern = regexp.MustCompile(`^([!"$->@-\[\]-~]|\\[0-9\\])*$`)
+
+func (r *RegexRewrite) check(c *checker, path string) {
+	if r.Pattern == "" {
+		c.problem(path+".pattern", "", "want a regular expression of what is replaced")
+	}
+	c.regex(path+".pattern", r.Pattern)
+	if !substitutionPattern.MatchString(r.Substitution) {
+		c.problem(path+".substitution", "", `want text without ?, # or space, with \1 for the first group and \\ for a backslash, got %q`, r.Substitution)
+		return
+	}
+	re, err := syntax.Parse(r.Pattern, syntax.Perl)
+	if err != nil {
+		return // told already
+	}
+	for _, group := range groupPattern.FindAllString(r.Substitution, -1) {
+		if n := int(group[1] - '0'); group != `\\` && n > re.MaxCap() {
+			c.problem(path+".substitution", "", "the pattern has %d groups, and so no %s", re.MaxCap(), group)
+		}
+	}
+}
+
+var groupPattern = regexp.MustCompile(`\\[0-9\\]`)
+
+func (d *DirectResponse) check(c *checker, path string) {
+	c.between(path+".status", d.Status, 200, 599)
+	c.body(path+".body", d.Body)
+	if d.Body != "" && (d.Status == 204 || d.Status == 304) {
+		c.problem(path+".body", "", "a response with the status %d has no body", d.Status)
+	}
+	if d.ContentType == "" {
+		return
+	}
+	if d.Body == "" {
+		c.problem(path+".contentType", "", "there is no body that this could be the type of")
+	}
+	c.contentType(path+".contentType", d.ContentType)
+}
+
+func (c *checker) body(path, s string) {
+	if len(s) > maxBody {
+		c.problem(path, "", "want at most %d bytes, got %d", maxBody, len(s))
+	}
+}
+
+func (c *checker) contentType(path, s string) {
+	if _, _, err := mime.ParseMediaType(s); err != nil || !strings.Contains(s, "/") || strings.ContainsAny(s, "\r\n\x00") {
+		c.problem(path, "", "want a media type such as application/json, got %q", s)
+	}
+}
