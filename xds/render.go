@@ -10,8 +10,13 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// Render writes a view for people, a list of resources a type, as YAML or JSON.
+// Render writes a view for people, a list of resources a type, as YAML or JSON. Route configurations are whole, with
+// their virtual hosts inside.
 func Render(v View, asJSON bool) ([]byte, error) {
+	v, err := v.Whole()
+	if err != nil {
+		return nil, err
+	}
 	all := make(map[string][]any)
 	for kind, resources := range v {
 		for _, r := range resources {
@@ -32,7 +37,7 @@ func Render(v View, asJSON bool) ([]byte, error) {
 	}
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
-	err := enc.Encode(all)
+	err = enc.Encode(all)
 	return out.Bytes(), err
 }
 

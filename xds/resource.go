@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"sync"
+
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
@@ -12,10 +14,12 @@ const (
 	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	// VirtualHostType is of one service's part of a route configuration, so that an edit sends that and no more.
+	VirtualHostType = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 )
 
 // Types are the types served, in make-before-break order.
-var Types = []string{ClusterType, EndpointType, ListenerType, RouteType}
+var Types = []string{ClusterType, EndpointType, ListenerType, RouteType, VirtualHostType}
 
 // Resource is one Envoy resource: built, hashed and marshalled once, shared by all who are sent it. Immutable.
 type Resource struct {
@@ -32,6 +36,9 @@ type View map[string][]*Resource
 // Snapshot is the whole of what is served at one moment. Immutable.
 type Snapshot struct {
 	views map[mesh.Proxy]View
+
+	mu     sync.Mutex
+	routes map[[2]**Resource][]*Resource // with their virtual hosts, by what they were made of
 }
 
 // View gives what the proxy may have, and whether the mesh knows such a proxy.
@@ -41,7 +48,9 @@ func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
 }
 
 // NewSnapshot makes a snapshot of views, each type of which is sorted by name.
-func NewSnapshot(views map[mesh.Proxy]View) *Snapshot { return &Snapshot{views: views} }
+func NewSnapshot(views map[mesh.Proxy]View) *Snapshot {
+	return &Snapshot{views: views, routes: make(map[[2]**Resource][]*Resource)}
+}
 
 // Views gives all views by proxy. Don't change it.
 func (s *Snapshot) Views() map[mesh.Proxy]View { return s.views }

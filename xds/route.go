@@ -20,42 +20,48 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
-// routes is the route configuration of a listener: a virtual host for each service.
+// routes is the route configuration of a listener. Its virtual hosts are resources of their own.
 func (t *translator) routes(d door) *Resource {
-	sources := slices.Clone(d.sources)
-	for _, s := range d.services {
-		sources = append(sources, s.Source)
-		for _, r := range s.Rules {
-			sources = append(sources, r.Source)
-			for _, l := range r.Global {
-				sources = append(sources, l.Source)
-			}
-		}
-		for _, l := range s.Local {
-			sources = append(sources, l.Source)
-		}
-	}
-	return t.resource(RouteType, d.routes, sources, func() proto.Message {
+	return t.resource(RouteType, d.routes, d.sources, func() proto.Message {
 		c := &routev3.RouteConfiguration{
 			Name: d.routes, ValidateClusters: wrapperspb.Bool(false),
 			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
 			IgnorePortInHostMatching: true,
 		}
-		for _, s := range d.services {
-			c.VirtualHosts = append(c.VirtualHosts, t.virtualHost(s))
+		if len(d.services) > 0 { // else the listener would wait for the first
+			c.Vhds = &routev3.Vhds{ConfigSource: adsSource()}
 		}
 		return c
 	})
 }
 
-func (t *translator) virtualHost(s *mesh.Service) *routev3.VirtualHost {
-	perFilter := make(map[string]*anypb.Any)
-	t.localLimits(localService, s.Local, perFilter)
-	v := &routev3.VirtualHost{Name: s.Ref.String(), Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
+// virtualHost is a service's part of a route configuration. Its name is that one's and, after the last slash,
+// the service's, which has no dot in its parts.
+func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
+	name := d.routes + "/" + strings.Replace(s.Ref.String(), "/", ".", 1)
+	return t.resource(VirtualHostType, name, sourcesOf(s), func() proto.Message {
+		perFilter := make(map[string]*anypb.Any)
+		t.localLimits(localService, s.Local, perFilter)
+		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
+		for _, r := range s.Rules {
+			v.Routes = append(v.Routes, t.ruleRoutes(r)...)
+		}
+		return v
+	})
+}
+
+func sourcesOf(s *mesh.Service) []policy.Key {
+	sources := []policy.Key{s.Source}
 	for _, r := range s.Rules {
-		v.Routes = append(v.Routes, t.ruleRoutes(r)...)
+		sources = append(sources, r.Source)
+		for _, l := range r.Global {
+			sources = append(sources, l.Source)
+		}
 	}
-	return v
+	for _, l := range s.Local {
+		sources = append(sources, l.Source)
+	}
+	return sources
 }
 
 // route is a rule's route but for what it does.

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 
-	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -68,7 +66,7 @@ func (t *translator) resource(kind, name string, sources []policy.Key, build fun
 	}
 	r := &Resource{
 		Type: kind, Name: name, Body: body, Sources: sortedKeys(sources),
-		Version: strconv.FormatUint(xxhash.Sum64(body), 16),
+		Version: versionOf(body),
 	}
 	t.made[key] = r
 	return r
@@ -143,6 +141,9 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 	for _, d := range doors {
 		v.add(t.listener(d))
 		v.add(t.routes(d))
+		for _, s := range d.services {
+			v.add(t.virtualHost(d, s))
+		}
 	}
 	for _, kind := range v {
 		slices.SortFunc(kind, func(a, b *Resource) int { return cmp.Compare(a.Name, b.Name) })

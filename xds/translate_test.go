@@ -62,6 +62,10 @@ var wanted = map[string]string{
 func byKind(t *testing.T, v xds.View) map[string][]byte {
 	t.Helper()
 	files := make(map[string][]byte)
+	v, err := v.Whole()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for kind, resources := range v {
 		text, err := xds.Render(xds.View{kind: resources}, false)
 		if err != nil {
@@ -148,7 +152,7 @@ func TestSidecarsDifferInTheirListenerOnly(t *testing.T) {
 	text := services(3, 90)
 	one := view(t, text, mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "s0"}})
 	two := view(t, text, mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "s1"}})
-	for _, kind := range []string{xds.ClusterType, xds.EndpointType, xds.RouteType} {
+	for _, kind := range []string{xds.ClusterType, xds.EndpointType, xds.RouteType, xds.VirtualHostType} {
 		names := func(v xds.View) map[string]string { return versions(xds.View{kind: v[kind]}) }
 		if !maps.Equal(names(one), names(two)) {
 			t.Errorf("%s: %v and %v", kind, names(one), names(two))
@@ -172,7 +176,7 @@ func versions(v xds.View) map[string]string {
 func TestOneEditChangesOneResource(t *testing.T) {
 	base := services(20, 90)
 	before := versions(view(t, base, edge))
-	routes := []string{xds.RouteType + " gateway/edge/http"}
+	routes := []string{xds.VirtualHostType + " gateway/edge/http/shop.s0"}
 	want := map[string][]string{
 		"weight": routes, "timeout": routes, "header": routes, "local limit": routes,
 		"endpoint": {xds.EndpointType + " shop/s3/v1"},
@@ -240,7 +244,7 @@ func TestRenderAsJSON(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if got := all[xds.ListenerType][0]["per_connection_buffer_limit_bytes"]; got != 1048576.0 || len(all) != len(xds.Types) {
+	if got := all[xds.ListenerType][0]["per_connection_buffer_limit_bytes"]; got != 1048576.0 || len(all) != len(xds.Types)-1 {
 		t.Errorf("%v, of %d types", got, len(all))
 	}
 }

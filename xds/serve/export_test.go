@@ -17,7 +17,7 @@ func (s *Server) Effective(p mesh.Proxy) (served map[string]map[string]string, h
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	served, held = make(map[string]map[string]string), make(map[string]map[string]bool)
-	for kind, shelf := range s.views[p].shelves {
+	for kind, shelf := range s.views[audience{Proxy: p}].shelves {
 		served[kind], held[kind] = make(map[string]string), make(map[string]bool)
 		for name, i := range shelf.items {
 			served[kind][name] = i.version
@@ -33,7 +33,7 @@ func (s *Server) Effective(p mesh.Proxy) (served map[string]map[string]string, h
 func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := s.latest[lineage{p.Role, kind, name}]; i != nil; i = i.before {
+	for i := s.latest[audience{Proxy: p}.lineage(kind, name)]; i != nil; i = i.before {
 		n++
 	}
 	return n

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	edge  = mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "edge"}}
 	other = mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "cart"}}
-	kinds = map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "l": xds.ListenerType, "r": xds.RouteType}
+	kinds = map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "l": xds.ListenerType, "r": xds.RouteType, "v": xds.VirtualHostType}
 	first = map[string]string{"c a": "c1", "c b": "c2", "e a": "e1", "l x": "l1", "r a": "r1", "r b": "r2"}
 	// named is what clients subscribe to by name.
 	named = []string{"a", "b", "c"}

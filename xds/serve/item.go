@@ -64,6 +64,17 @@ func (i *item) servingLocked() *item {
 type lineage struct {
 	role       mesh.Role
 	kind, name string
+	whole      bool // a route configuration with its virtual hosts inside: another resource of the same name
+}
+
+// audience is whom a view is for: all of a mesh's proxies that are equal and speak the same protocol.
+type audience struct {
+	mesh.Proxy
+	whole bool // of state-of-the-world
+}
+
+func (a audience) lineage(kind, name string) lineage {
+	return lineage{a.Role, kind, name, a.whole && kind == xds.RouteType}
 }
 
 // succeedLocked gives the item of a resource, which comes after latest (nil: there is none): latest itself or the one

@@ -587,3 +587,29 @@ func TestUnknownNameIsToldAtOnce(t *testing.T) {
 		want(t, "and what is gone goes after", c.applied[xds.EndpointType]["a"], "")
 	})
 }
+
+// TestVirtualHostsFollowTheirRouteConfiguration: Envoy drops those that come before it, and those that are there when
+// it goes.
+func TestVirtualHostsFollowTheirRouteConfiguration(t *testing.T) {
+	story(t, func(w *world) {
+		hosted := map[string]string{"l x": "l1", "r a": "r1", "v a/x": "v1", "v a/y": "v2"}
+		c := w.connect(edge, nil)
+		w.apply(hosted, c)
+		want(t, "all", c.came(), "+x@l1 +a@r1 +a/x@v1 +a/y@v2")
+		w.apply(with(hosted, "v a/x", "v3"), c)
+		want(t, "one edited", c.came(), "+a/x@v3")
+		d := w.connect(edge, c)
+		settle(d)
+		want(t, "back again", d.came(), "")
+		w.apply(with(hosted, "v d/x", "v9", "r d", "r9"), d)
+		want(t, "before anybody asks for what they belong to", d.came(), "+a/x@v1")
+		d.ask(ask{kind: xds.RouteType, names: []string{"d"}})
+		settle(d)
+		want(t, "after it", d.came(), "+d@r9 +d/x@v9")
+		d.ask(ask{kind: xds.RouteType, unwanted: []string{"d"}})
+		settle(d)
+		d.ask(ask{kind: xds.RouteType, names: []string{"d"}})
+		settle(d)
+		want(t, "once more with it", d.came(), "+d@r9 +d/x@v9")
+	})
+}

@@ -38,13 +38,14 @@ type Server struct {
 	closed  chan struct{}
 	close   sync.Once
 
-	mu      sync.Mutex // guards everything below
-	applied time.Time  // zero until the first Apply
-	version string     // of all that the snapshot has
-	views   map[mesh.Proxy]*view
+	mu      sync.Mutex         // guards everything below
+	applied time.Time          // zero until the first Apply
+	version string             // of all that the snapshot has
+	current *xds.Snapshot      // nil until the first Apply
+	views   map[audience]*view // of state-of-the-world only for those seen
 	latest  map[lineage]*item
-	refused map[*Refusal]*item // those in force; one of the roles' items
-	seen    map[mesh.Proxy]bool
+	refused map[*Refusal]*item // those in force; the item that was refused, where it is served
+	seen    map[audience]bool
 	streams map[*stream]bool
 }
 
@@ -52,8 +53,8 @@ type Server struct {
 func New(log *slog.Logger) *Server {
 	return &Server{
 		log: log, metrics: newMetrics(), closed: make(chan struct{}),
-		views: make(map[mesh.Proxy]*view), latest: make(map[lineage]*item), refused: make(map[*Refusal]*item),
-		seen: make(map[mesh.Proxy]bool), streams: make(map[*stream]bool),
+		views: make(map[audience]*view), latest: make(map[lineage]*item), refused: make(map[*Refusal]*item),
+		seen: make(map[audience]bool), streams: make(map[*stream]bool),
 	}
 }
 
@@ -72,24 +73,43 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	defer s.mu.Unlock()
 	before := s.views
 	c := &compiler{latest: s.latest, next: make(map[lineage]*item, len(s.latest)), made: make(map[shelfKey]*shelf)}
-	s.views = make(map[mesh.Proxy]*view, len(before))
+	s.current, s.views = snapshot, make(map[audience]*view, len(before))
 	for p, raw := range snapshot.Views() {
-		s.views[p] = c.viewLocked(p.Role, raw, before[p])
+		a := audience{Proxy: p}
+		s.views[a] = c.viewLocked(a, raw, before[a])
+	}
+	for a := range s.seen {
+		if a.whole {
+			s.wholeLocked(c, a, before[a])
+		}
 	}
 	s.keepGoneLocked(before, c.next)
 	s.latest = c.next
 	s.applied = time.Now()
 	var sum uint64
-	for _, i := range s.latest {
-		sum += i.hash
+	for line, i := range s.latest {
+		if !line.whole { // a replica to which nobody speaks so has the same version
+			sum += i.hash
+		}
 	}
 	s.version = strconv.FormatUint(sum, 16)
 	s.forgetMendedLocked()
 	s.wakeLocked(before)
 }
 
+// wholeLocked makes the view of those who speak state-of-the-world.
+func (s *Server) wholeLocked(c *compiler, a audience, prev *view) {
+	raw, ok, err := s.current.Whole(a.Proxy)
+	switch {
+	case err != nil: // what was marshalled is read back
+		s.log.Error("no whole route configuration", "proxy", a.String(), "error", err)
+	case ok:
+		s.views[a] = c.viewLocked(a, raw, prev)
+	}
+}
+
 // keepGoneLocked: a proxy that was here and whose document is gone or broken runs on with what it had.
-func (s *Server) keepGoneLocked(before map[mesh.Proxy]*view, items map[lineage]*item) {
+func (s *Server) keepGoneLocked(before map[audience]*view, items map[lineage]*item) {
 	for p, v := range before {
 		if s.views[p] != nil || !s.seen[p] {
 			continue
@@ -101,7 +121,7 @@ func (s *Server) keepGoneLocked(before map[mesh.Proxy]*view, items map[lineage]*
 		s.views[p] = v
 		for kind, shelf := range v.shelves {
 			for _, i := range shelf.wanted {
-				line := lineage{p.Role, kind, i.name}
+				line := p.lineage(kind, i.name)
 				if items[line] == nil {
 					items[line] = i
 				}
@@ -124,7 +144,9 @@ func (s *Server) forgetMendedLocked() {
 			looked[shelf] = true
 			for _, i := range shelf.wanted {
 				for ; i != nil && i.refusal != nil; i = i.before {
-					current[i.refusal] = i
+					if current[i.refusal] == nil || s.refused[i.refusal] == i {
+						current[i.refusal] = i
+					}
 				}
 			}
 		}
@@ -133,7 +155,7 @@ func (s *Server) forgetMendedLocked() {
 }
 
 // wakeLocked tells the streams whose view is another one than before.
-func (s *Server) wakeLocked(before map[mesh.Proxy]*view) {
+func (s *Server) wakeLocked(before map[audience]*view) {
 	for st := range s.streams {
 		if p := st.proxy.Load(); p != nil && s.views[*p] != before[*p] {
 			st.wake()
@@ -142,7 +164,7 @@ func (s *Server) wakeLocked(before map[mesh.Proxy]*view) {
 }
 
 // viewOf gives what a proxy is served, or nil where nothing is known of it.
-func (s *Server) viewOf(p mesh.Proxy) *view {
+func (s *Server) viewOf(p audience) *view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.views[p]
@@ -172,6 +194,9 @@ func (s *Server) refuse(node string, items []*item, message string) {
 		if !guilty[i] {
 			continue // known already
 		}
+		if s.refused[i.refusal] != nil {
+			s.refused[i.refusal] = i // rather than a twin, which may have another one before it
+		}
 		serving := ""
 		if instead := i.servingLocked(); instead != nil {
 			serving = instead.version
@@ -186,10 +211,12 @@ func (s *Server) refuse(node string, items []*item, message string) {
 func (s *Server) twinsLocked(i *item) []*item {
 	twins := []*item{i}
 	for _, role := range []mesh.Role{mesh.RoleGateway, mesh.RoleService} {
-		other := s.latest[lineage{role, i.kind, i.name}]
-		for ; other != nil; other = other.before {
-			if other != i && other.version == i.version {
-				twins = append(twins, other)
+		for _, whole := range []bool{false, true} {
+			other := s.latest[lineage{role, i.kind, i.name, whole}]
+			for ; other != nil; other = other.before {
+				if other != i && other.version == i.version {
+					twins = append(twins, other)
+				}
 			}
 		}
 	}
@@ -199,7 +226,7 @@ func (s *Server) twinsLocked(i *item) []*item {
 // replaceLocked makes anew what has a refused item on it, once for all who share it.
 func (s *Server) replaceLocked(guilty map[*item]bool) {
 	made := make(map[*shelf]*shelf)
-	views := make(map[mesh.Proxy]*view, len(s.views))
+	views := make(map[audience]*view, len(s.views))
 	for p, v := range s.views {
 		next := &view{shelves: make(map[string]*shelf, len(v.shelves)), gone: v.gone}
 		same := true
@@ -240,10 +267,13 @@ func (s *Server) add(st *stream) {
 }
 
 // welcome notes that such a proxy is about, so that its view is kept.
-func (s *Server) welcome(p mesh.Proxy) {
+func (s *Server) welcome(a audience) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen[p] = true
+	s.seen[a] = true
+	if a.whole && s.current != nil && s.views[a] == nil {
+		s.wholeLocked(&compiler{latest: s.latest, next: s.latest, made: make(map[shelfKey]*shelf)}, a, nil)
+	}
 }
 
 func (s *Server) remove(st *stream) {

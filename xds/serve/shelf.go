@@ -89,7 +89,7 @@ type shelfKey struct {
 	n     int
 }
 
-func (c *compiler) viewLocked(role mesh.Role, raw xds.View, prev *view) *view {
+func (c *compiler) viewLocked(to audience, raw xds.View, prev *view) *view {
 	v := &view{shelves: make(map[string]*shelf, len(xds.Types))}
 	same := prev != nil && !prev.gone
 	for _, kind := range xds.Types {
@@ -97,7 +97,7 @@ func (c *compiler) viewLocked(role mesh.Role, raw xds.View, prev *view) *view {
 		if prev != nil {
 			before = prev.shelves[kind]
 		}
-		v.shelves[kind] = c.shelfLocked(role, kind, raw[kind], before)
+		v.shelves[kind] = c.shelfLocked(to, kind, raw[kind], before)
 		same = same && v.shelves[kind] == before
 	}
 	if same {
@@ -106,8 +106,8 @@ func (c *compiler) viewLocked(role mesh.Role, raw xds.View, prev *view) *view {
 	return v
 }
 
-func (c *compiler) shelfLocked(role mesh.Role, kind string, resources []*xds.Resource, prev *shelf) *shelf {
-	key := shelfKey{role: role, kind: kind, prev: prev, n: len(resources)}
+func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resource, prev *shelf) *shelf {
+	key := shelfKey{role: to.Role, kind: kind, prev: prev, n: len(resources)}
 	if len(resources) > 0 {
 		key.first = &resources[0]
 	}
@@ -116,7 +116,7 @@ func (c *compiler) shelfLocked(role mesh.Role, kind string, resources []*xds.Res
 	}
 	wanted := make([]*item, len(resources))
 	for n, r := range resources {
-		line := lineage{role, kind, r.Name}
+		line := to.lineage(kind, r.Name)
 		i := c.next[line]
 		if i == nil || i.version != r.Version {
 			i = succeedLocked(c.latest[line], r)

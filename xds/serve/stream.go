@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -29,8 +28,8 @@ type stream struct {
 	server   *Server
 	wire     wire
 	protocol string
-	woken    chan struct{}              // capacity 1: a change that comes while another waits is the same wake
-	proxy    atomic.Pointer[mesh.Proxy] // nil until it has said who it is
+	woken    chan struct{}            // capacity 1: a change that comes while another waits is the same wake
+	proxy    atomic.Pointer[audience] // nil until it has said who it is
 
 	// Owned by run's goroutine:
 	nonces uint64
@@ -142,11 +141,12 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 	}
 	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
 	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
-	st.proxy.Store(&proxy)
-	st.server.welcome(proxy)
+	to := audience{Proxy: proxy, whole: st.protocol == sotw}
+	st.server.welcome(to)
+	st.proxy.Store(&to)
 	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
 	log.Info("a proxy connected")
-	if st.server.viewOf(proxy) == nil {
+	if st.server.viewOf(to) == nil {
 		log.Warn("no document has this proxy: it is served nothing until one does")
 	}
 	return nil
@@ -194,11 +194,11 @@ func (st *stream) push(now time.Time) (wait time.Duration, err error) {
 	if v == nil {
 		return 0, nil
 	}
-	mayRemove := st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType) ||
+	mayRemove := st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType) && st.doneLocked(v, xds.VirtualHostType) ||
 		!st.held.IsZero() && now.Sub(st.held) >= patience
 	held := false
 	for _, kind := range xds.Types {
-		user := kind == xds.ListenerType || kind == xds.RouteType
+		user := kind == xds.ListenerType || kind == xds.RouteType || kind == xds.VirtualHostType
 		if user && st.clustersLocked(now) > 0 {
 			continue
 		}
@@ -279,8 +279,19 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 			removed = nil
 		}
 	}
+	if kind == xds.VirtualHostType {
+		changed = slices.DeleteFunc(changed, func(i *item) bool { return !st.subs[xds.RouteType].holds(xds.Namespace(i.name)) })
+	}
 	if len(changed) == 0 && len(removed) == 0 && !sub.greet {
 		return held, nil
+	}
+	if kind == xds.RouteType {
+		// Envoy drops virtual hosts that come before the route configuration to which they belong.
+		for _, r := range changed {
+			if !sub.holds(r.name) {
+				st.subs[xds.VirtualHostType].renewAll(r.name)
+			}
+		}
 	}
 	if kind == xds.ClusterType {
 		// Envoy warms a changed cluster until its endpoints come, and does not ask for those again.

@@ -51,6 +51,12 @@ func newSubscription(kind string) *subscription {
 
 func (sub *subscription) covers(name string) bool { return sub.wildcard || sub.names[name] }
 
+// holds says whether the proxy has some version of a name, or is being sent one.
+func (sub *subscription) holds(name string) bool {
+	had := sub.has[name]
+	return had != nil && had != absent
+}
+
 // set notes what the proxy has of a name; nil: nothing.
 func (sub *subscription) set(name string, i *item) {
 	if old := sub.has[name]; old != nil {
@@ -78,7 +84,8 @@ func (sub *subscription) doubt(name string) {
 func (sub *subscription) take(r *request) {
 	first := !sub.asked
 	sub.asked = true
-	canWild := r.kind == xds.ClusterType || r.kind == xds.ListenerType
+	// Envoy asks for virtual hosts without naming any, and gives each to the route configuration that it belongs to.
+	canWild := r.kind == xds.ClusterType || r.kind == xds.ListenerType || r.kind == xds.VirtualHostType
 	if len(r.subscribe) > 0 && !sub.named {
 		sub.named, sub.wildcard = true, false
 	}
@@ -242,6 +249,15 @@ func (sub *subscription) renew(name string) {
 	if sub.has[name] != absent {
 		sub.set(name, unsure(sub.kind, name))
 		sub.due[name] = true
+	}
+}
+
+// renewAll does so with all virtual hosts of a route configuration.
+func (sub *subscription) renewAll(namespace string) {
+	for name := range sub.has {
+		if xds.Namespace(name) == namespace {
+			sub.renew(name)
+		}
 	}
 }
 
