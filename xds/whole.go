@@ -19,8 +19,8 @@ func Namespace(virtualHost string) string {
 	return virtualHost[:max(0, strings.LastIndexByte(virtualHost, '/'))]
 }
 
-// Whole gives the view for those who can't have virtual hosts by themselves, which the state-of-the-world protocol
-// does not know: they are inside their route configurations. The other resources are the same ones.
+// Whole gives the view for those who can't take virtual hosts by themselves, as over the state-of-the-world protocol:
+// they are inside their route configurations. The other resources are the same ones.
 func (v View) Whole() (View, error) { return v.whole(nil) }
 
 // whole takes the route configurations given, if any are.
@@ -72,7 +72,7 @@ func withVirtualHosts(r *Resource, hosts []*Resource) (*Resource, error) {
 // versionOf is a hash, so that equal bytes have equal versions on every replica.
 func versionOf(body []byte) string { return strconv.FormatUint(xxhash.Sum64(body), 16) }
 
-// Whole gives what a proxy that speaks state-of-the-world may have, and whether the mesh knows such a proxy. Proxies
+// Whole gives what a proxy may have that can't take virtual hosts by themselves, and whether the mesh knows it. Proxies
 // that share their route configurations and virtual hosts share what is made of them.
 func (s *Snapshot) Whole(p mesh.Proxy) (View, bool, error) {
 	v, ok := s.views[p]

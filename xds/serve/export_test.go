@@ -38,3 +38,6 @@ func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
 	}
 	return n
 }
+
+// TakesVirtualHosts says whether a node's Envoy has them over ADS.
+var TakesVirtualHosts = takesVirtualHosts

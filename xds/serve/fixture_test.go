@@ -13,6 +13,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"go.uber.org/goleak"
 	statusv1 "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -219,7 +220,9 @@ func (w *world) connect(p mesh.Proxy, earlier *client) *client {
 	for i, kind := range xds.Types {
 		a := ask{kind: kind, initial: maps.Clone(c.reported[kind])}
 		if i == 0 {
-			a.node = &corev3.Node{Id: serve.NodeID(p, "test")}
+			a.node = &corev3.Node{Id: serve.NodeID(p, "test"), UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{
+				UserAgentBuildVersion: &corev3.BuildVersion{Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40}},
+			}}
 		}
 		if kind == xds.EndpointType || kind == xds.RouteType {
 			a.names = named

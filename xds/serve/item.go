@@ -67,10 +67,10 @@ type lineage struct {
 	whole      bool // a route configuration with its virtual hosts inside: another resource of the same name
 }
 
-// audience is whom a view is for: all of a mesh's proxies that are equal and speak the same protocol.
+// audience is whom a view is for: all of a mesh's proxies that are equal and can take the same.
 type audience struct {
 	mesh.Proxy
-	whole bool // of state-of-the-world
+	whole bool // virtual hosts inside their route configurations
 }
 
 func (a audience) lineage(kind, name string) lineage {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -612,4 +613,18 @@ func TestVirtualHostsFollowTheirRouteConfiguration(t *testing.T) {
 		settle(d)
 		want(t, "once more with it", d.came(), "+d@r9 +d/x@v9")
 	})
+}
+
+func TestOldEnvoysTakeRouteConfigurationsWhole(t *testing.T) {
+	for version, want := range map[[2]uint32]bool{{}: false, {1, 36}: false, {1, 37}: true, {1, 40}: true, {2, 0}: true} {
+		n := &corev3.Node{UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+			Version: &typev3.SemanticVersion{MajorNumber: version[0], MinorNumber: version[1]},
+		}}}
+		if got := serve.TakesVirtualHosts(n); got != want {
+			t.Errorf("%v: %t", version, got)
+		}
+	}
+	if serve.TakesVirtualHosts(&corev3.Node{}) {
+		t.Error("a node that says nothing")
+	}
 }

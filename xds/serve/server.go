@@ -42,7 +42,7 @@ type Server struct {
 	applied time.Time          // zero until the first Apply
 	version string             // of all that the snapshot has
 	current *xds.Snapshot      // nil until the first Apply
-	views   map[audience]*view // of state-of-the-world only for those seen
+	views   map[audience]*view // of whole ones only those seen
 	latest  map[lineage]*item
 	refused map[*Refusal]*item // those in force; the item that was refused, where it is served
 	seen    map[audience]bool
@@ -88,7 +88,7 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.applied = time.Now()
 	var sum uint64
 	for line, i := range s.latest {
-		if !line.whole { // a replica to which nobody speaks so has the same version
+		if !line.whole { // a replica that nobody asks for them has the same version
 			sum += i.hash
 		}
 	}
@@ -97,7 +97,7 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.wakeLocked(before)
 }
 
-// wholeLocked makes the view of those who speak state-of-the-world.
+// wholeLocked makes the view of those who take route configurations whole.
 func (s *Server) wholeLocked(c *compiler, a audience, prev *view) {
 	raw, ok, err := s.current.Whole(a.Proxy)
 	switch {

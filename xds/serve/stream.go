@@ -141,7 +141,7 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 	}
 	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
 	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
-	to := audience{Proxy: proxy, whole: st.protocol == sotw}
+	to := audience{Proxy: proxy, whole: st.protocol == sotw || !takesVirtualHosts(n)}
 	st.server.welcome(to)
 	st.proxy.Store(&to)
 	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
@@ -154,6 +154,12 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 
 func cluster(n *corev3.Node) string {
 	return n.GetMetadata().GetFields()["weir"].GetStructValue().GetFields()["cluster"].GetStringValue()
+}
+
+// takesVirtualHosts: Envoy has had virtual hosts over ADS since 1.37; of others nobody knows.
+func takesVirtualHosts(n *corev3.Node) bool {
+	v := n.GetUserAgentBuildVersion().GetVersion()
+	return v.GetMajorNumber() > 1 || v.GetMajorNumber() == 1 && v.GetMinorNumber() >= 37
 }
 
 func envoyVersion(n *corev3.Node) string {
