@@ -220,6 +220,7 @@ func (s *ServiceSpec) check(c *checker) {
 		c.duration("spec.timeout", *s.Timeout, true)
 	}
 	s.Retries.check(c, "spec.retries")
+	s.Handling.check(c, "spec")
 }
 
 func (s *ServiceSpec) checkEndpoints(c *checker) {
@@ -325,6 +326,7 @@ func (s *RouteSpec) check(c *checker) {
 			c.duration(path+".timeout", *r.Timeout, true)
 		}
 		r.Retries.check(c, path+".retries")
+		r.Handling.check(c, path)
 	}
 }
 

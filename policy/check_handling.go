@@ -1,11 +1,13 @@
 package policy
 
 import (
+	"encoding/json"
 	"mime"
 	"regexp"
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxBody is how large a response of Weir's own may be: Envoy keeps them all in memory.
@@ -178,5 +180,34 @@ func (c *checker) body(path, s string) {
 func (c *checker) contentType(path, s string) {
 	if _, _, err := mime.ParseMediaType(s); err != nil || !strings.Contains(s, "/") || strings.ContainsAny(s, "\r\n\x00") {
 		c.problem(path, "", "want a media type such as application/json, got %q", s)
+	}
+}
+
+func (h *Handling) check(c *checker, path string) {
+	if h.Maintenance != nil {
+		h.Maintenance.check(c, path+".maintenance")
+	}
+}
+
+func (m *Maintenance) check(c *checker, path string) {
+	if m.Status != 0 {
+		c.between(path+".status", m.Status, 400, 599)
+	}
+	c.body(path+".body", m.Body)
+	c.body(path+".html", m.HTML)
+	c.body(path+".json", m.JSON)
+	if m.JSON != "" && !json.Valid([]byte(m.JSON)) {
+		c.problem(path+".json", "", "this is not JSON")
+	}
+	if m.RetryAfter != nil && time.Duration(*m.RetryAfter) < time.Second {
+		c.problem(path+".retryAfter", "", "want at least 1s, got %s", *m.RetryAfter)
+	}
+	if m.Unless == nil {
+		return
+	}
+	m.Unless.check(c, path+".unless")
+	if p := m.Unless.Path; p != nil && p.Regex != nil {
+		// It holds together with the rule's own match, and Envoy has one regular expression of the path for both.
+		c.problem(path+".unless.path.regex", "", "want exact or prefix here")
 	}
 }

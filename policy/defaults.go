@@ -82,6 +82,7 @@ func (s *ServiceSpec) defaults(m Metadata) {
 		orNew(&dns.Refresh, Duration(5*time.Second))
 	}
 	s.Retries.defaults()
+	s.Handling.defaults()
 	s.defaultProtection()
 }
 
@@ -116,6 +117,12 @@ func (r *Retries) defaults() {
 	}
 }
 
+func (h *Handling) defaults() {
+	if m := h.Maintenance; m != nil {
+		or(&m.Status, 503)
+	}
+}
+
 func (s *RouteSpec) defaults(m Metadata) {
 	s.Service = resolve(s.Service, m)
 	for i := range s.Rules {
@@ -133,6 +140,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 			orNew(&to.Weight, 1)
 		}
 		r.Retries.defaults()
+		r.Handling.defaults()
 		if r.Redirect != nil {
 			or(&r.Redirect.StatusCode, 302)
 		}

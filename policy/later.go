@@ -15,8 +15,8 @@ var laterFields = func() map[string]string {
 		"Route.spec.rules[].match.from",
 		// Traffic management: each line goes when its fields work.
 		"Route.spec.rules[].mirror",
-		"Service.spec.maintenance", "Route.spec.rules[].maintenance",
-		"Route.spec.rules[].match.cookies", "Route.spec.rules[].match.grpc",
+		"Route.spec.rules[].match.cookies", "Route.spec.rules[].maintenance.unless.cookies", "Service.spec.maintenance.unless.cookies",
+		"Route.spec.rules[].match.grpc", "Route.spec.rules[].maintenance.unless.grpc", "Service.spec.maintenance.unless.grpc",
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Route.spec.rules[].fault", "Service.spec.cors", "Route.spec.rules[].cors",
 		"Service.spec.hedge", "Route.spec.rules[].hedge",

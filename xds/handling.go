@@ -2,6 +2,7 @@ package xds
 
 import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/mesh"
 )
@@ -9,7 +10,17 @@ import (
 // ruleRoutes gives the routes of a rule, in the order in which Envoy tries them. All have the rule's name, and most
 // rules have one.
 func (t *translator) ruleRoutes(r *mesh.Rule) []*routev3.Route {
-	return t.act(t.route(r), r)
+	route, m := t.route(r), r.Maintenance
+	if m == nil {
+		return t.act(route, r)
+	}
+	var all []*routev3.Route
+	if m.Unless != nil {
+		through := proto.CloneOf(route)
+		narrow(through.Match, m.Unless)
+		all = t.act(through, r)
+	}
+	return append(all, maintenance(route, r)...)
 }
 
 // act has a route do what its rule does with requests.

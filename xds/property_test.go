@@ -79,7 +79,7 @@ func (a author) service(i int) string {
 		a.maybe("outlierDetection: {interval: 1ms, ejectFor: 1h, maxEjected: 0.5}"),
 		a.maybe("healthCheck: {path: /h, interval: 1ms, timeout: 1ms, unhealthy: 1000}"),
 		a.maybe("timeout: " + a.pick("0s", "1ms", "1h")),
-		a.maybe("retries: " + a.retries()),
+		a.maybe("retries: " + a.retries()), a.handling("  "),
 	}, "\n  ") + "\n"
 }
 
@@ -94,9 +94,11 @@ func (a author) named() string {
 	) + "}"
 }
 
-func (a author) match() string {
+var paths = []string{"{exact: /}", "{prefix: /}", "{prefix: //}", "{prefix: /a/}", `{prefix: "/%20 é"}`, `{regex: ""}`, `{regex: "/a.*"}`}
+
+func (a author) match(paths ...string) string {
 	return "{" + strings.Join(slices.DeleteFunc([]string{
-		a.maybe("path: " + a.pick("{exact: /}", "{prefix: /}", "{prefix: //}", "{prefix: /a/}", `{prefix: "/%20 é"}`, `{regex: ""}`, `{regex: "/a.*"}`)),
+		a.maybe("path: " + a.pick(paths...)),
 		a.maybe("methods: [GET, PATCH]"),
 		"headers: " + a.some(2, a.named), "query: " + a.some(2, a.named),
 	}, func(s string) bool { return s == "" }), ", ") + "}"
@@ -132,12 +134,20 @@ func (a author) action() string {
 	}, "\n      ")
 }
 
+// handling is what services and rules both say of how requests are handled, in lines.
+func (a author) handling(indent string) string {
+	return strings.Join([]string{
+		a.maybe("maintenance: {" + a.pick("body: a", `json: "1", html: "%"`, `html: "é", body: a, status: 418`) + a.maybe(", retryAfter: 90d") +
+			a.maybe(", unless: "+a.match("{exact: /a}", `{prefix: "/[é"}`, "{prefix: /}")) + "}"),
+	}, "\n"+indent)
+}
+
 func (a author) route(i int) string {
 	rules := make([]string, 1+a.IntN(4))
 	for j := range rules {
 		rules[j] = strings.Join([]string{
-			"\n    - match: " + a.match(),
-			a.action(), a.maybe("responseHeaders: " + a.changes()),
+			"\n    - match: " + a.match(paths...),
+			a.action(), a.handling("      "), a.maybe("responseHeaders: " + a.changes()),
 			a.maybe("rateLimit: {" + a.limit() + ", scope: " + a.pick("global", "local") + "}"),
 		}, "\n      ")
 	}

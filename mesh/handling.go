@@ -1,0 +1,14 @@
+package mesh
+
+import "github.com/machinenativeops/weir/policy"
+
+// inherit gives a rule what it does not say itself of how its service handles requests.
+func (r *Rule) inherit(h *policy.Handling) {
+	orElse(&r.Maintenance, h.Maintenance)
+}
+
+func orElse[T any](own **T, service *T) {
+	if *own == nil {
+		*own = service
+	}
+}
