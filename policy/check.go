@@ -47,7 +47,7 @@ func (c *checker) place(path string) *yaml.Node {
 
 var (
 	labelPattern  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	hostPattern   = regexp.MustCompile(`^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	hostPattern   = regexp.MustCompile(`^(\*|(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$`)
 	headerPattern = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 	wildPattern   = regexp.MustCompile(`^[-a-z0-9*]+(/[-a-z0-9*]+)?$`)
 	// A command operator of Envoy's, %NAME% or %NAME(ARGUMENT):LENGTH%.
@@ -197,7 +197,7 @@ func (s *GatewaySpec) references() []reference { return nil }
 func (s *ServiceSpec) check(c *checker) {
 	for i, host := range s.Hosts {
 		if !hostPattern.MatchString(host) || len(host) > 253 {
-			c.problem(fmt.Sprintf("spec.hosts[%d]", i), "", "want a host name in lower case, *.DOMAIN, or an address, without a port; got %q", host)
+			c.problem(fmt.Sprintf("spec.hosts[%d]", i), "", "want a host name in lower case, *.DOMAIN, *, or an address, without a port; got %q", host)
 		}
 	}
 	if s.Port != 0 {
@@ -225,8 +225,8 @@ func (s *ServiceSpec) check(c *checker) {
 
 func (s *ServiceSpec) checkEndpoints(c *checker) {
 	e := s.Endpoints
-	if (len(e.Static) == 0) == (e.DNS == nil) {
-		c.problem("spec.endpoints", "", "want exactly one of static (with an endpoint in it) and dns")
+	if count(len(e.Static) > 0, e.DNS != nil, e.None) != 1 {
+		c.problem("spec.endpoints", "", "want exactly one of static (with an endpoint in it), dns, and none: true for a service that runs nowhere")
 	}
 	for i, one := range e.Static {
 		path := fmt.Sprintf("spec.endpoints.static[%d]", i)

@@ -58,7 +58,7 @@ type Listener struct {
 
 // ServiceSpec is what a service is called, where it runs, and how to call it well.
 type ServiceSpec struct {
-	Hosts            []string          `yaml:"hosts,omitempty"`    // default [NAME.NAMESPACE], or [NAME] without a namespace
+	Hosts            []string          `yaml:"hosts,omitempty"`    // *.DOMAIN and * are for what no other host takes; default [NAME.NAMESPACE], or [NAME] without a namespace
 	Port             int               `yaml:"port,omitempty"`     // what endpoints without a port use
 	Protocol         string            `yaml:"protocol,omitempty"` // http (default), http2, grpc
 	Class            string            `yaml:"class,omitempty"`    // default "default"
@@ -86,6 +86,7 @@ type Version struct {
 type Endpoints struct {
 	Static []StaticEndpoint `yaml:"static,omitempty"`
 	DNS    *DNSEndpoints    `yaml:"dns,omitempty"`
+	None   bool             `yaml:"none,omitempty"` // it runs nowhere: its rules answer, or send on to other services; what is left gets 503
 }
 
 // StaticEndpoint is one address, an IP.

@@ -136,6 +136,37 @@ func TestEnvoyMatches(t *testing.T) {
 	}
 }
 
+// TestEnvoyKnowsNamesWithoutEndpoints: a service that runs nowhere has rules all the same, and * takes what no other
+// host does.
+func TestEnvoyKnowsNamesWithoutEndpoints(t *testing.T) {
+	g := newGateway(t, shop+`---
+kind: Service
+metadata: {name: front}
+spec: {hosts: ["*"], endpoints: {none: true}}
+---
+kind: Route
+metadata: {name: front}
+spec:
+  service: front
+  rules:
+    - {name: nowhere, match: {path: {prefix: /nowhere}}, responseHeaders: {set: {x-rule: nowhere}}}
+    - {name: front, to: [{service: shop}], responseHeaders: {set: {x-rule: front}}}
+`)
+	for _, c := range []struct {
+		host, path, want string
+		status           int
+	}{
+		{"any.example.org", "/", "front", http.StatusOK},
+		{"shop.example.com", "/", "rest", http.StatusOK},
+		{"any.example.org", "/nowhere", "nowhere", http.StatusServiceUnavailable},
+	} {
+		resp := g.get(c.host, c.path, "x-tenant", "names")
+		if resp.Header.Get("x-rule") != c.want || resp.StatusCode != c.status {
+			t.Errorf("%s%s: taken by %q with %d, want %q with %d", c.host, c.path, resp.Header.Get("x-rule"), resp.StatusCode, c.want, c.status)
+		}
+	}
+}
+
 // TestEnvoyChangesHeadersInOrder: add, then set, then remove.
 func TestEnvoyChangesHeadersInOrder(t *testing.T) {
 	g := newGateway(t, shop)

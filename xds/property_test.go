@@ -68,11 +68,18 @@ func metadata(i int) string {
 func (a author) service(i int) string {
 	endpoints := "versions: [{name: v1}, {name: v2, selector: {colour: green}}]\n  endpoints: {static: [{address: 127.0.0.1, port: 1}," +
 		`{address: "::1", port: 65535, zone: b, labels: {version: v1}}, {address: 10.0.0.1, port: 2, zone: a, labels: {colour: green}}]}`
+	if i == 1 {
+		endpoints = a.pick(endpoints, "versions: [{name: v1}, {name: v2}]\n  endpoints: {none: true}\n  hosts: [\"*\"]")
+	}
 	if i == 2 {
 		endpoints = "endpoints: {dns: {name: s.example, port: 80" + a.maybe(", refresh: 1ms") + "}}"
 	}
+	hosts := a.maybe(fmt.Sprintf(`hosts: ["*.s%d.example", s%d.example, 10.0.0.%d]`, i, i, i))
+	if strings.Contains(endpoints, "hosts:") {
+		hosts = ""
+	}
 	return "kind: Service\n" + metadata(i) + "spec:\n  " + endpoints + "\n  " + strings.Join([]string{
-		a.maybe(fmt.Sprintf(`hosts: ["*.s%d.example", s%d.example, 10.0.0.%d]`, i, i, i)),
+		hosts,
 		"protocol: " + a.pick("http", "http2", "grpc"),
 		"loadBalancing: {policy: " + a.pick("least_request", "round_robin", "random") + "}",
 		a.maybe("circuitBreaker: {maxConnections: 1, maxPending: 1073741824, maxRetries: 1}"),
