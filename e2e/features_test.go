@@ -24,12 +24,16 @@ spec:
 `, name, name, port(address), more)
 }
 
+// uuid is a regular expression that Envoy, left to itself, takes no two of.
+const uuid = `[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`
+
 func TestMatchesAndHeaders(t *testing.T) {
 	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
 	w := newWorld(t, strings.Replace(shop(v1.Address, v2.Address, 1, 0), "  rules:\n", `  rules:
     - {name: exact, match: {path: {exact: /exact}}, to: [{version: v2}]}
     - {name: prefix, match: {path: {prefix: /cart}}, to: [{version: v2}]}
     - {name: regex, match: {path: {regex: "/items/[0-9]+"}}, to: [{version: v2}]}
+    - {name: long-regex, match: {path: {regex: "/users/`+uuid+`/orders/`+uuid+`"}}, to: [{version: v2}]}
     - {name: method, match: {methods: [PUT, DELETE]}, to: [{version: v2}]}
     - {name: header, match: {headers: [{name: x-user-group, exact: beta}]}, to: [{version: v2}]}
     - {name: query, match: {query: [{name: debug, present: true}]}, to: [{version: v2}]}
@@ -51,6 +55,8 @@ func TestMatchesAndHeaders(t *testing.T) {
 		{request{path: "/cartoon"}, "v1"},
 		{request{path: "/items/12"}, "v2"},
 		{request{path: "/items/x12"}, "v1"},
+		{request{path: "/users/9289692e-f19c-91da-9af3-6bafaabd84ba/orders/747dcf6a-64e0-9e29-bff0-3dd3d1c0c30a"}, "v2"},
+		{request{path: "/users/9289692e-f19c-91da-9af3-6bafaabd84ba/orders/7"}, "v1"},
 		{request{path: "/", method: http.MethodPut}, "v2"},
 		{request{path: "/", headers: map[string]string{"X-User-Group": "beta"}}, "v2"},
 		{request{path: "/", headers: map[string]string{"X-User-Group": "alpha"}}, "v1"},

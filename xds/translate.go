@@ -72,8 +72,9 @@ func (t *translator) resource(kind, name string, sources []policy.Key, build fun
 	return r
 }
 
+// sortedKeys leaves out what no document says, such as a Mesh of defaults only.
 func sortedKeys(keys []policy.Key) []policy.Key {
-	keys = slices.Clone(keys)
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k policy.Key) bool { return k.Name == "" })
 	slices.SortFunc(keys, func(a, b policy.Key) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})

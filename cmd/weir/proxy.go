@@ -142,6 +142,12 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 			"lds_config": ads,
 		},
 		"static_resources": object{"clusters": []any{bootstrapCluster(xdsAddress, o.xdsAddr)}},
+		"layered_runtime": object{"layers": []any{
+			// Envoy takes regular expressions of a hundred instructions, which is less than two UUIDs. How long one takes
+			// does not grow with them.
+			object{"name": "weir", "static_layer": object{"re2.max_program_size.error_level": maxRegex}},
+			object{"name": "admin", "admin_layer": object{}}, // as without this
+		}},
 		"overload_manager": object{
 			"resource_monitors": []any{object{
 				"name": "envoy.resource_monitors.global_downstream_max_connections",
@@ -162,7 +168,10 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 	return yaml.Marshal(b)
 }
 
-const xdsCluster = "weir/xds"
+const (
+	xdsCluster = "weir/xds"
+	maxRegex   = 10_000 // instructions
+)
 
 func bootstrapNode(proxy mesh.Proxy, o bootstrapOptions) (object, error) {
 	id := o.nodeID

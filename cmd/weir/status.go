@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/machinenativeops/weir/xds/serve"
 )
 
 func newStatus() *cobra.Command {
@@ -85,14 +88,27 @@ func printStatus(out io.Writer, r statusReport) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Node, p.Address, p.Envoy, p.Protocol,
 			time.Since(p.Connected).Round(time.Second), len(p.Types["Cluster"].Resources), len(p.Types["RouteConfiguration"].Resources), synced)
 	}
-	for _, x := range r.XDS.Refused {
-		serving := "the proxies keep what they have"
-		if x.Serving != "" {
-			serving = "version " + x.Serving + " is served instead"
-		}
-		fmt.Fprintf(w, "\nrefused by %s: %s, of %v: %s\n  %s\n", x.Node, x.Name, x.Sources, x.Message, serving)
+	if err := w.Flush(); err != nil {
+		return err
 	}
-	return w.Flush()
+	for _, x := range r.XDS.Refused {
+		printRefusal(out, x)
+	}
+	return nil
+}
+
+// printRefusal says which resource it is, and which documents it is made of: the mistake is in one of those.
+func printRefusal(w io.Writer, x serve.Refusal) {
+	documents := make([]string, len(x.Sources))
+	for i, d := range x.Sources {
+		documents[i] = d.String()
+	}
+	instead := "the proxies keep what they have"
+	if x.Serving != "" {
+		instead = "version " + x.Serving + " is served instead"
+	}
+	fmt.Fprintf(w, "\nrefused by %s: %s %s, of %s\n  %s\n  %s\n", x.Node, x.Type[strings.LastIndexByte(x.Type, '.')+1:], x.Name,
+		strings.Join(documents, ", "), strings.ReplaceAll(x.Message, "\n", "\n  "), instead)
 }
 
 func printPolicy(w io.Writer, p *policyStatus) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -185,10 +186,11 @@ func (st *stream) answerLocked(sub *subscription, r *request) {
 		return
 	}
 	m.nacks.WithLabelValues(short(r.kind)).Inc()
-	st.about.LastNACK = r.refusal
-	sub.nack = &NACK{Message: r.refusal, Time: time.Now()}
-	guilty := sub.refused(f, r.refusal, !st.wire.full(r.kind))
-	st.server.refuse(st.about.Node, guilty, r.refusal)
+	message := strings.TrimSpace(r.refusal) // Envoy ends a list of them with a new line
+	st.about.LastNACK = message
+	sub.nack = &NACK{Message: message, Time: time.Now()}
+	guilty := sub.refused(f, message, !st.wire.full(r.kind))
+	st.server.refuse(st.about.Node, guilty, message)
 }
 
 // push sends what is due, make before break: what listeners and routes refer to before them, and taken away after. It
