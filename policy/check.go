@@ -220,7 +220,7 @@ func (s *ServiceSpec) check(c *checker) {
 		c.duration("spec.timeout", *s.Timeout, true)
 	}
 	s.Retries.check(c, "spec.retries")
-	s.Handling.check(c, "spec")
+	s.checkHandling(c, "spec")
 }
 
 func (s *ServiceSpec) checkEndpoints(c *checker) {
@@ -326,13 +326,16 @@ func (s *RouteSpec) check(c *checker) {
 			c.duration(path+".timeout", *r.Timeout, true)
 		}
 		r.Retries.check(c, path+".retries")
-		r.Handling.check(c, path)
+		r.checkHandling(c, path)
 	}
 }
 
 func (m *Match) check(c *checker, path string) {
 	if m.Path != nil {
 		m.Path.check(c, path+".path")
+	}
+	if m.GRPC != nil {
+		m.GRPC.check(c, path, m)
 	}
 	for i, method := range m.Methods {
 		c.oneOf(fmt.Sprintf("%s.methods[%d]", path, i), method, methods)

@@ -183,7 +183,7 @@ func (c *checker) contentType(path, s string) {
 	}
 }
 
-func (h *Handling) check(c *checker, path string) {
+func (h *Handling) checkHandling(c *checker, path string) {
 	if h.Maintenance != nil {
 		h.Maintenance.check(c, path+".maintenance")
 	}
@@ -209,5 +209,22 @@ func (m *Maintenance) check(c *checker, path string) {
 	if p := m.Unless.Path; p != nil && p.Regex != nil {
 		// It holds together with the rule's own match, and Envoy has one regular expression of the path for both.
 		c.problem(path+".unless.path.regex", "", "want exact or prefix here")
+	}
+}
+
+var (
+	grpcService = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$`)
+	grpcMethod  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+func (g *GRPCMatch) check(c *checker, path string, m *Match) {
+	if m.Path != nil {
+		c.problem(path+".grpc", "", "what a gRPC request calls is its path: remove match.path or match.grpc")
+	}
+	if !grpcService.MatchString(g.Service) {
+		c.problem(path+".grpc.service", "", "want a service with its package, such as acme.cart.Cart, got %q", g.Service)
+	}
+	if g.Method != "" && !grpcMethod.MatchString(g.Method) {
+		c.problem(path+".grpc.method", "", "want a method's name, such as AddItem, got %q", g.Method)
 	}
 }

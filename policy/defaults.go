@@ -82,7 +82,7 @@ func (s *ServiceSpec) defaults(m Metadata) {
 		orNew(&dns.Refresh, Duration(5*time.Second))
 	}
 	s.Retries.defaults()
-	s.Handling.defaults()
+	s.defaultHandling()
 	s.defaultProtection()
 }
 
@@ -117,7 +117,7 @@ func (r *Retries) defaults() {
 	}
 }
 
-func (h *Handling) defaults() {
+func (h *Handling) defaultHandling() {
 	if m := h.Maintenance; m != nil {
 		or(&m.Status, 503)
 	}
@@ -140,7 +140,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 			orNew(&to.Weight, 1)
 		}
 		r.Retries.defaults()
-		r.Handling.defaults()
+		r.defaultHandling()
 		if r.Redirect != nil {
 			or(&r.Redirect.StatusCode, 302)
 		}

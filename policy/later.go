@@ -16,7 +16,6 @@ var laterFields = func() map[string]string {
 		// Traffic management: each line goes when its fields work.
 		"Route.spec.rules[].mirror",
 		"Route.spec.rules[].match.cookies", "Route.spec.rules[].maintenance.unless.cookies", "Service.spec.maintenance.unless.cookies",
-		"Route.spec.rules[].match.grpc", "Route.spec.rules[].maintenance.unless.grpc", "Service.spec.maintenance.unless.grpc",
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Route.spec.rules[].fault", "Service.spec.cors", "Route.spec.rules[].cors",
 		"Service.spec.hedge", "Route.spec.rules[].hedge",

@@ -126,7 +126,21 @@ type CookieKey struct {
 	Path string    `yaml:"path,omitempty"` // default /
 }
 
-// GRPCMatch matches gRPC requests by what they call.
+// PathMatch gives what the match says of the path, which is what a gRPC request calls; nil: any.
+func (m *Match) PathMatch() *StringMatch {
+	switch {
+	case m.GRPC == nil:
+		return m.Path
+	case m.GRPC.Method == "":
+		service := "/" + m.GRPC.Service
+		return &StringMatch{Prefix: &service}
+	default:
+		method := "/" + m.GRPC.Service + "/" + m.GRPC.Method
+		return &StringMatch{Exact: &method}
+	}
+}
+
+// GRPCMatch matches gRPC requests, which say so in their content-type, by what they call.
 type GRPCMatch struct {
 	Service string `yaml:"service"`          // with its package: acme.cart.Cart
 	Method  string `yaml:"method,omitempty"` // "" is all

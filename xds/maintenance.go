@@ -63,14 +63,15 @@ func narrow(match *routev3.RouteMatch, m *policy.Match) {
 	more := routeMatch(m)
 	more.PathSpecifier = nil
 	proto.Merge(match, more)
-	if m.Path == nil {
+	p := m.PathMatch()
+	if p == nil {
 		return
 	}
 	var path string
-	if m.Path.Exact != nil {
-		path = regexp.QuoteMeta(*m.Path.Exact) + `(\?.*)?`
+	if p.Exact != nil {
+		path = regexp.QuoteMeta(*p.Exact) + `(\?.*)?`
 	} else {
-		path = regexp.QuoteMeta(strings.TrimRight(*m.Path.Prefix, "/")) + "([/?].*)?"
+		path = regexp.QuoteMeta(strings.TrimRight(*p.Prefix, "/")) + "([/?].*)?"
 	}
 	match.Headers = append(match.Headers, &routev3.HeaderMatcher{
 		Name: ":path", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regexString(path)},

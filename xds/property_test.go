@@ -105,7 +105,7 @@ var paths = []string{"{exact: /}", "{prefix: /}", "{prefix: //}", "{prefix: /a/}
 
 func (a author) match(paths ...string) string {
 	return "{" + strings.Join(slices.DeleteFunc([]string{
-		a.maybe("path: " + a.pick(paths...)),
+		a.pick("path: "+a.pick(paths...), "grpc: {service: a.B_1"+a.maybe(", method: c")+"}", ""),
 		a.maybe("methods: [GET, PATCH]"),
 		"headers: " + a.some(2, a.named), "query: " + a.some(2, a.named),
 	}, func(s string) bool { return s == "" }), ", ") + "}"

@@ -93,7 +93,10 @@ func removesLast(r *mesh.Rule) bool {
 }
 
 func routeMatch(m *policy.Match) *routev3.RouteMatch {
-	out := pathMatch(m.Path)
+	out := pathMatch(m.PathMatch())
+	if m.GRPC != nil {
+		out.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
+	}
 	if len(m.Methods) > 0 {
 		out.Headers = append(out.Headers, methodMatch(m.Methods))
 	}
