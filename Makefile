@@ -22,10 +22,10 @@ lint: tools
 	"$$(tools/install.sh golangci-lint)/golangci-lint" run ./...
 
 golden: ## rewrite generated files and the wanted output of the golden tests
-	go test ./policy ./xds ./lint -update
+	go test ./policy ./xds ./lint ./diff ./cmd/weir -update
 
 stale: ## generated files are as their generators make them
-	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata lint/testdata docs/validate.md)" || { git status --short deploy/schema policy/testdata xds/testdata lint/testdata docs/validate.md; echo "generated files changed: commit them"; exit 1; }
+	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata docs/validate.md docs/diff.md)" || { git status --short deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata docs/validate.md docs/diff.md; echo "generated files changed: commit them"; exit 1; }
 
 fuzz:
 	go test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./policy

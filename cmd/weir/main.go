@@ -17,6 +17,7 @@ import (
 // Exit codes, the same for every subcommand.
 const (
 	exitRefused = 1 // documents or resources are refused
+	exitDiffers = 1 // of weir diff --exit-code: something differs
 	exitUsage   = 2 // the command line or its settings are wrong
 	exitFailed  = 3 // what was asked could not be done
 )
@@ -72,7 +73,7 @@ func newRoot() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().String("config", "", "a YAML file of flags, one `FLAG: value` a line; a flag given or WEIR_FLAG in the environment wins over it")
-	root.AddCommand(newServe(), newValidate(), newBootstrap(), newRender(), newStatus())
+	root.AddCommand(newServe(), newValidate(), newDiff(), newBootstrap(), newRender(), newStatus())
 	return root
 }
 
