@@ -24,10 +24,14 @@ func fieldsOfHandling() []string {
 // inEffect is a rule with what its service says for it. Its destinations, as shares, are told apart.
 func inEffect(s *mesh.Service, r *mesh.Rule) policy.Rule {
 	rule := r.Rule
-	own, all := reflect.ValueOf(&rule.Handling).Elem(), reflect.ValueOf(s.Spec.Handling)
+	rule.Handling = s.Spec.Handling
+	if len(r.To) == 0 { // it answers, and sends nothing on
+		rule.Timeout, rule.Retries, rule.Hedge = nil, nil, nil
+	}
+	all, own := reflect.ValueOf(&rule.Handling).Elem(), reflect.ValueOf(r.Rule.Handling)
 	for i := range own.NumField() {
-		if own.Field(i).IsZero() {
-			own.Field(i).Set(all.Field(i))
+		if !own.Field(i).IsZero() {
+			all.Field(i).Set(own.Field(i))
 		}
 	}
 	rule.To = nil
@@ -167,7 +171,9 @@ func (c *comparison) pairs(p *pairing, a, b *mesh.Service) {
 		if !stays {
 			continue
 		}
-		c.shares(name(b, r), shares(a, p.a[i]), shares(b, r))
+		if !slices.Equal(p.a[i].To, r.To) {
+			c.shares(name(b, r), shares(a, p.a[i]), shares(b, r))
+		}
 		for _, f := range fields(inEffect(a, p.a[i]), inEffect(b, r), "name") {
 			if len(in[f]) == 0 {
 				order = append(order, f)
@@ -246,10 +252,8 @@ func sayShares(all []share) string {
 // shareOf is the field that a share is told as.
 const shareOf = "share of "
 
+// shares tells what of the destinations of a rule is different; something is.
 func (c *comparison) shares(what string, a, b []share) {
-	if slices.Equal(a, b) {
-		return
-	}
 	find := func(all []share, name string) string {
 		if i := slices.IndexFunc(all, func(s share) bool { return s.name == name }); i >= 0 {
 			return sayPercent(all[i].percent)
@@ -288,11 +292,14 @@ func sayWeights(all []share) string {
 func sayRule(s *mesh.Service, r *mesh.Rule) string {
 	rule := r.Rule
 	rule.Name, rule.To = "", nil
-	to := sayShares(shares(s, r))
-	if own := sayAny(rule); own != "{}" {
-		return own + " to " + to
+	own := sayAny(rule)
+	if own == "{}" {
+		own = "everything"
 	}
-	return "everything to " + to
+	if len(r.To) == 0 {
+		return own
+	}
+	return own + " to " + sayShares(shares(s, r))
 }
 
 func sayAny(v any) string { return say(reflect.ValueOf(v)) }

@@ -140,14 +140,12 @@ func (l *linter) route(d *policy.Document[policy.RouteSpec]) {
 		p.regexes(r, path)
 		p.headerChanges(r.RequestHeaders, path+".requestHeaders")
 		p.headerChanges(r.ResponseHeaders, path+".responseHeaders")
-		if forwards(r) {
-			p.destinations(r, path)
+		// Requests that are all answered go to nobody, whatever destinations there are for later.
+		if m := l.services[d.Spec.Service].Rules[i]; m.Maintenance == nil || m.Maintenance.Unless != nil {
+			p.destinations(m, d.Spec.Service, path)
 		}
 	}
 }
-
-// forwards says whether a rule sends requests on, rather than answer them.
-func forwards(r *policy.Rule) bool { return r.Redirect == nil && r.DirectResponse == nil }
 
 // headerChanges are made in the order add, set, remove.
 func (p page) headerChanges(h policy.HeaderChanges, path string) {

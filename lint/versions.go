@@ -29,7 +29,7 @@ func labels(selector map[string]string) string {
 // empty says whether it is known that no endpoint is behind a service or a version of it.
 func (l *linter) empty(service, version string) bool {
 	s, sub := l.services[service], l.subsets[mesh.SubsetName(service, version)]
-	return s != nil && sub != nil && len(s.Spec.Endpoints.Static) > 0 && len(sub.Endpoints) == 0
+	return s != nil && sub != nil && s.Spec.Endpoints.DNS == nil && len(sub.Endpoints) == 0
 }
 
 // strayEndpoints warns of endpoints that are in no version though there are versions.
@@ -51,9 +51,9 @@ func (p page) strayEndpoints(d *policy.Document[policy.ServiceSpec]) {
 }
 
 // destinations warns of what a rule sends to nobody, and of what it lists twice.
-func (p page) destinations(r *policy.Rule, path string) {
+func (p page) destinations(r *mesh.Rule, service, path string) {
 	seen := make(map[string]int)
-	for i, to := range r.To {
+	for i, to := range r.Rule.To {
 		at := fmt.Sprintf("%s.to[%d]", path, i)
 		name := mesh.SubsetName(to.Service, to.Version)
 		if first, twice := seen[name]; twice {
@@ -61,7 +61,8 @@ func (p page) destinations(r *policy.Rule, path string) {
 		} else {
 			seen[name] = i
 		}
-		if *to.Weight > 0 && p.empty(to.Service, to.Version) {
+		// A service that runs nowhere is meant to answer 503.
+		if *to.Weight > 0 && p.empty(to.Service, to.Version) && (to.Service != service || !p.services[service].Spec.Endpoints.None) {
 			p.warn(DestinationWithoutEndpoints, at, "%s has no endpoints, so that its share of the requests is answered with 503: give it an endpoint, or weight: 0", name)
 		}
 	}
