@@ -28,7 +28,7 @@ func inEffect(s *mesh.Service, r *mesh.Rule) policy.Rule {
 	if len(r.To) == 0 { // it answers, and sends nothing on
 		rule.Timeout, rule.Retries, rule.Hedge = nil, nil, nil
 	}
-	all, own := reflect.ValueOf(&rule.Handling).Elem(), reflect.ValueOf(r.Rule.Handling)
+	all, own := reflect.ValueOf(&rule.Handling).Elem(), reflect.ValueOf(r.Handling)
 	for i := range own.NumField() {
 		if !own.Field(i).IsZero() {
 			all.Field(i).Set(own.Field(i))

@@ -96,7 +96,7 @@ func coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
 	if wide == nil || wide.Prefix != nil && segments(*wide.Prefix) == "" {
 		return true
 	}
-	p := pathOf(narrow)
+	p := narrow.PathMatch()
 	if p == nil {
 		return false
 	}
@@ -113,19 +113,6 @@ func coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
 		return pathHolds(wide, l.text)
 	}
 	return wide.Prefix != nil && strings.HasPrefix(l.text, segments(*wide.Prefix)+"/")
-}
-
-// pathOf is a match's condition on the path; that of gRPC requests is what they call.
-func pathOf(m *policy.Match) *policy.StringMatch {
-	if m.Path != nil || m.GRPC == nil {
-		return m.Path
-	}
-	path := "/" + m.GRPC.Service
-	if m.GRPC.Method == "" {
-		return &policy.StringMatch{Prefix: &path}
-	}
-	path += "/" + m.GRPC.Method
-	return &policy.StringMatch{Exact: &path}
 }
 
 // pathHolds says whether a condition holds for one path.

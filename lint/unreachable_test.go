@@ -15,6 +15,7 @@ import (
 // request is what a match looks at. A header, parameter or cookie that comes twice is one value.
 type request struct {
 	path, method            string
+	grpc                    bool // it says so in its content-type
 	headers, query, cookies map[string]string
 }
 
@@ -69,8 +70,8 @@ func (r request) matchesGRPC(m *policy.GRPCMatch) bool {
 	if m == nil {
 		return true
 	}
-	service, method, ok := strings.Cut(strings.TrimPrefix(r.path, "/"), "/")
-	return ok && service == m.Service && (m.Method == "" || m.Method == method)
+	called := "/" + m.Service + "/" + m.Method
+	return r.grpc && (r.path == called || m.Method == "" && strings.HasPrefix(r.path+"/", called))
 }
 
 // guesser makes matches and requests of so few words that they meet often.
@@ -130,7 +131,7 @@ func (g guesser) conditions(percent int, names ...string) []policy.NamedMatch {
 func (g guesser) request() request {
 	r := request{
 		path:   *g.one("/", "/a", "/A", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/c", "/ab", "/b", "/b/c", "/b/d", "/*", "/a//b"),
-		method: *g.one("GET", "POST", "PUT", "BREW"),
+		method: *g.one("GET", "POST", "PUT", "BREW"), grpc: g.yes(50),
 	}
 	r.headers, r.query, r.cookies = g.values("x-a", "x-b"), g.values("q", "Q"), g.values("c")
 	return r

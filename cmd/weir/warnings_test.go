@@ -144,3 +144,16 @@ func TestServeTellsAWarningOnce(t *testing.T) {
 		t.Errorf("%d series, want one for each of %d warnings", n, len(lint.Names()))
 	}
 }
+
+// TestExamplesHaveNoWarnings: what people copy is what is meant.
+func TestExamplesHaveNoWarnings(t *testing.T) {
+	all, err := filepath.Glob("../../examples/*")
+	if err != nil || len(all) == 0 {
+		t.Fatal("no examples", err)
+	}
+	for _, path := range all {
+		if _, stderr, code := weir(t, "validate", "--strict", path); code != 0 {
+			t.Errorf("%s: exit %d\n%s", path, code, stderr)
+		}
+	}
+}
