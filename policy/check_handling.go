@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"mime"
 	"regexp"
 	"regexp/syntax"
@@ -42,6 +43,9 @@ func (r *Rule) checkAction(c *checker, path string) {
 	}
 	if r.Redirect != nil && r.DirectResponse != nil {
 		c.problem(path+".directResponse", "", "a rule has one of to, redirect and directResponse, and this one has a redirect")
+	}
+	if r.Fault != nil {
+		r.Fault.check(c, path+".fault")
 	}
 	if answers := r.answers(); answers != "" {
 		for _, f := range r.ofForwarding() {
@@ -226,5 +230,38 @@ func (g *GRPCMatch) check(c *checker, path string, m *Match) {
 	}
 	if g.Method != "" && !grpcMethod.MatchString(g.Method) {
 		c.problem(path+".grpc.method", "", "want a method's name, such as AddItem, got %q", g.Method)
+	}
+}
+
+func (f *Fault) check(c *checker, path string) {
+	if f.Delay == nil && f.Abort == nil {
+		c.problem(path, "", "want delay, abort or both")
+	}
+	for i := range f.Headers {
+		at := fmt.Sprintf("%s.headers[%d]", path, i)
+		c.headerName(at+".name", f.Headers[i].Name)
+		f.Headers[i].check(c, at)
+	}
+	if d := f.Delay; d != nil {
+		c.duration(path+".delay.fixed", d.Fixed, false)
+		c.optionalPercent(path+".delay.percent", d.Percent)
+	}
+	if a := f.Abort; a != nil {
+		c.optionalPercent(path+".abort.percent", a.Percent)
+		if count(a.Status != 0, a.GRPCStatus != nil) != 1 {
+			c.problem(path+".abort", "", "want exactly one of status and grpcStatus")
+		}
+		if a.Status != 0 {
+			c.between(path+".abort.status", a.Status, 200, 599)
+		}
+		if a.GRPCStatus != nil {
+			c.between(path+".abort.grpcStatus", *a.GRPCStatus, 1, 16)
+		}
+	}
+}
+
+func (c *checker) optionalPercent(path string, p *float64) {
+	if p != nil {
+		c.percent(path, *p)
 	}
 }

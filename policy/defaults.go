@@ -117,6 +117,15 @@ func (r *Retries) defaults() {
 	}
 }
 
+func (f *Fault) defaults() {
+	if f.Delay != nil {
+		orNew(&f.Delay.Percent, 100)
+	}
+	if f.Abort != nil {
+		orNew(&f.Abort.Percent, 100)
+	}
+}
+
 func (h *Handling) defaultHandling() {
 	if m := h.Maintenance; m != nil {
 		or(&m.Status, 503)
@@ -141,6 +150,9 @@ func (s *RouteSpec) defaults(m Metadata) {
 		}
 		r.Retries.defaults()
 		r.defaultHandling()
+		if f := r.Fault; f != nil {
+			f.defaults()
+		}
 		if r.Redirect != nil {
 			or(&r.Redirect.StatusCode, 302)
 		}

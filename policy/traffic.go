@@ -76,14 +76,14 @@ type Fault struct {
 // FaultDelay holds requests back.
 type FaultDelay struct {
 	Fixed   Duration `yaml:"fixed"`
-	Percent float64  `yaml:"percent"`
+	Percent *float64 `yaml:"percent,omitempty"` // default 100
 }
 
 // FaultAbort answers in the service's place; exactly one of the statuses is set.
 type FaultAbort struct {
-	Status     int     `yaml:"status,omitempty"`
-	GRPCStatus *int    `yaml:"grpcStatus,omitempty"`
-	Percent    float64 `yaml:"percent"`
+	Status     int      `yaml:"status,omitempty"`
+	GRPCStatus *int     `yaml:"grpcStatus,omitempty"`
+	Percent    *float64 `yaml:"percent,omitempty"` // default 100
 }
 
 // CORS answers preflight requests and marks responses, for pages of other origins. The words are Gateway API's.

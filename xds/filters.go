@@ -1,6 +1,7 @@
 package xds
 
 import (
+	faultfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -12,6 +13,7 @@ const (
 	localRule      = "weir.local_ratelimit.rule"
 	rateLimitAllow = "weir.ratelimit.allow"
 	rateLimitDeny  = "weir.ratelimit.deny"
+	faultFilter    = "weir.fault"
 	router         = "envoy.filters.http.router"
 )
 
@@ -27,6 +29,8 @@ var filters = []struct {
 	{localRule, (*translator).localFilter},
 	{rateLimitAllow, func(t *translator) *anypb.Any { return t.globalFilter(false) }},
 	{rateLimitDeny, func(t *translator) *anypb.Any { return t.globalFilter(true) }},
+	// What passes the limits may be made to fail.
+	{faultFilter, func(t *translator) *anypb.Any { return t.any(&faultfilterv3.HTTPFault{}) }},
 	{router, func(t *translator) *anypb.Any { return t.any(&routerfilterv3.Router{}) }},
 }
 

@@ -154,7 +154,8 @@ func (a author) route(i int) string {
 	for j := range rules {
 		rules[j] = strings.Join([]string{
 			"\n    - match: " + a.match(paths...),
-			a.action(), a.handling("      "), a.maybe("responseHeaders: " + a.changes()),
+			a.action(), a.handling("      "),
+			a.maybe("fault: {headers: " + a.some(2, a.named) + ", " + a.pick("delay: {fixed: 1ms}", "abort: {status: 599, percent: 0.0001}", "abort: {grpcStatus: 16}, delay: {fixed: 1h, percent: 0}") + "}"), a.maybe("responseHeaders: " + a.changes()),
 			a.maybe("rateLimit: {" + a.limit() + ", scope: " + a.pick("global", "local") + "}"),
 		}, "\n      ")
 	}

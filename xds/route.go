@@ -71,7 +71,7 @@ func (t *translator) route(r *mesh.Rule) *routev3.Route {
 		Match:                   routeMatch(&r.Match),
 		RequestHeadersToRemove:  r.RequestHeaders.Remove,
 		ResponseHeadersToRemove: r.ResponseHeaders.Remove,
-		TypedPerFilterConfig:    t.limitsPerRoute(r),
+		TypedPerFilterConfig:    t.perRoute(r),
 	}
 	switch {
 	case answered(r):
@@ -252,9 +252,11 @@ func header(name, value string, action corev3.HeaderValueOption_HeaderAppendActi
 	}
 }
 
-func (t *translator) limitsPerRoute(r *mesh.Rule) map[string]*anypb.Any {
+// perRoute is what a rule configures of the filters.
+func (t *translator) perRoute(r *mesh.Rule) map[string]*anypb.Any {
 	filters := make(map[string]*anypb.Any)
 	t.globalLimits(r, filters)
 	t.localLimits(localRule, r.Local, filters)
+	t.fault(r.Fault, filters)
 	return filters
 }

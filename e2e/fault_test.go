@@ -1,0 +1,87 @@
+package e2e_test
+
+import (
+	"math"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/machinenativeops/weir/internal/envoytest"
+)
+
+func TestFaults(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newWorld(t, service("checkout", up.Address, "")+`
+---
+kind: Route
+metadata: {name: checkout, namespace: shop}
+spec:
+  service: checkout
+  rules:
+    - {name: marked, match: {path: {prefix: /marked}}, fault: {headers: [{name: x-chaos, exact: "1"}], abort: {status: 418}}}
+    - {name: slow, match: {path: {prefix: /slow}}, fault: {delay: {fixed: 200ms}}, timeout: 100ms}
+    - {name: never, match: {path: {prefix: /never}}, fault: {delay: {fixed: 1h, percent: 0}, abort: {status: 500, percent: 0}}}
+    - {name: grpc, match: {path: {prefix: /grpc}}, fault: {abort: {grpcStatus: 8}}}
+    - {name: share, match: {path: {prefix: /share}}, fault: {abort: {status: 503, percent: 10}}}
+    - {name: limited, match: {path: {prefix: /limited}}, rateLimit: {requests: 0, per: second}, fault: {abort: {status: 500}}}
+    - {name: rest}
+`)
+	get := func(path string, headers map[string]string) response {
+		t.Helper()
+		return w.mustDo(request{host: checkout.host, path: path, headers: headers})
+	}
+	for path, want := range map[string]int{"/marked": 200, "/never": 200, "/": 200, "/limited": 429} {
+		if got := get(path, nil); got.status != want {
+			t.Errorf("%s: %d, want %d", path, got.status, want)
+		}
+	}
+	before := up.Requests.Load()
+	if got := get("/marked", map[string]string{"X-Chaos": "1"}); got.status != http.StatusTeapot {
+		t.Errorf("with the header: %d", got.status)
+	}
+	if got := get("/grpc", map[string]string{"Content-Type": "application/grpc"}); got.header.Get("Grpc-Status") != "8" {
+		t.Errorf("gRPC status: %d %v", got.status, got.header)
+	}
+	if n := up.Requests.Load() - before; n > 0 {
+		t.Errorf("%d failed requests reached the service", n)
+	}
+	began := time.Now()
+	if got := get("/slow", nil); got.status != http.StatusOK { // the timeout is the service's
+		t.Errorf("delayed: %d %s", got.status, got.body)
+	}
+	if took := time.Since(began); took < 200*time.Millisecond {
+		t.Errorf("a request that is delayed by 200 ms took %s", took)
+	}
+
+	const n, workers, share = 20_000, 8, 0.1
+	var failed atomic.Int64
+	var group sync.WaitGroup
+	for range workers {
+		group.Go(func() {
+			for range n / workers {
+				got, err := w.do(t.Context(), request{host: checkout.host, path: "/share"})
+				switch {
+				case err != nil:
+					t.Error(err)
+					return
+				case got.status == http.StatusServiceUnavailable:
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	got, standardError := float64(failed.Load())/n, math.Sqrt(share*(1-share)/n)
+	t.Logf("%.2f %% failed, %.1f standard errors off", 100*got, (got-share)/standardError)
+	if math.Abs(got-share) > 4*standardError {
+		t.Errorf("a share of %.4f failed, want %.2f within 4 standard errors of %.4f", got, share, standardError)
+	}
+	if n := w.envoy.Stat("http.gateway/edge/http.fault.aborts_injected"); n < float64(failed.Load()) {
+		t.Errorf("Envoy counts %v aborts, of %d", n, failed.Load())
+	}
+	if n := w.metric("weir_xds_nacks_total"); n > 0 {
+		t.Errorf("Envoy refused %v resources", n)
+	}
+}
