@@ -20,7 +20,7 @@ func weirReading(t *testing.T, text string, args ...string) (stdout, stderr stri
 	root.SetIn(strings.NewReader(text))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = exitCode(root.ExecuteContext(t.Context()))
+	code = exitCode(root.ExecuteContext(t.Context()), &errs)
 	return out.String(), errs.String(), code
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -44,10 +45,11 @@ var errRefused = &exitError{code: exitRefused}
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(exitCode(newRoot().ExecuteContext(ctx)))
+	os.Exit(exitCode(newRoot().ExecuteContext(ctx), os.Stderr))
 }
 
-func exitCode(err error) int {
+// exitCode says what there is left to say of an error.
+func exitCode(err error, errs io.Writer) int {
 	if err == nil {
 		return 0
 	}
@@ -56,7 +58,7 @@ func exitCode(err error) int {
 		code = exit.code
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, "weir: "+text)
+		fmt.Fprintln(errs, "weir: "+text)
 	}
 	return code
 }
@@ -69,10 +71,13 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return applySettings(cmd.Flags(), os.LookupEnv)
+			return applySettings(cmd, os.LookupEnv)
 		},
 	}
-	root.PersistentFlags().String("config", "", "a YAML file of flags, one `FLAG: value` a line; a flag given or WEIR_FLAG in the environment wins over it")
+	root.PersistentFlags().String("config", "", "a YAML `FILE` of flags, one a line, such as xds-address: 127.0.0.1:18000; a flag that is given and WEIR_XDS_ADDRESS in the environment win over it")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
+	})
 	root.AddCommand(newServe(), newValidate(), newDiff(), newBootstrap(), newRender(), newStatus())
 	return root
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +27,7 @@ func checkOutput(output string, allowed ...string) error {
 	if slices.Contains(allowed, output) {
 		return nil
 	}
-	return fmt.Errorf("--output %s: want one of %v", output, allowed)
+	return fmt.Errorf("--output %s: want %s", output, strings.Join(allowed, " or "))
 }
 
 // loadStrict reads the documents for a command that is of no use with a part of them only: it writes every problem
@@ -49,6 +50,13 @@ func printProblems[P fmt.Stringer](w io.Writer, problems []P) {
 	}
 }
 
+func somePaths(_ *cobra.Command, paths []string) error {
+	if len(paths) == 0 {
+		return errors.New("PATH is missing: a file or directory of policy documents")
+	}
+	return nil
+}
+
 type validateOptions struct {
 	output string
 	strict bool
@@ -59,7 +67,7 @@ func newValidate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate PATH...",
 		Short: "Check policy documents: exit 0, or 1 with every error on standard error; what is doubtful is a warning",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  somePaths,
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			if err := checkOutput(o.output, outputText, outputJSON); err != nil {
 				return err

@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"strconv"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
@@ -28,11 +30,20 @@ func (f *proxyFlags) register(cmd *cobra.Command) {
 func (f *proxyFlags) proxy() (mesh.Proxy, error) {
 	switch {
 	case f.gateway != "" && f.service == "":
-		return mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.ParseRef(f.gateway, "")}, nil
+		return proxyOf(mesh.RoleGateway, "--gateway", f.gateway)
 	case f.service != "" && f.gateway == "":
-		return mesh.Proxy{Role: mesh.RoleService, Ref: policy.ParseRef(f.service, "")}, nil
+		return proxyOf(mesh.RoleService, "--service", f.service)
 	}
 	return mesh.Proxy{}, errOneProxy
+}
+
+var refPattern = regexp.MustCompile(`^([a-z0-9-]+/)?[a-z0-9-]+$`)
+
+func proxyOf(role mesh.Role, flag, name string) (mesh.Proxy, error) {
+	if !refPattern.MatchString(name) {
+		return mesh.Proxy{}, fmt.Errorf("%s %s: want [NAMESPACE/]NAME, as the document has them", flag, name)
+	}
+	return mesh.Proxy{Role: role, Ref: policy.ParseRef(name, "")}, nil
 }
 
 func newRender() *cobra.Command {
@@ -43,7 +54,7 @@ func newRender() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "render PATH... --gateway NAME | --service NAMESPACE/NAME",
 		Short: "Print the Envoy resources that a proxy would be served; no server is needed",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  somePaths,
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			if err := checkOutput(output, outputYAML, outputJSON); err != nil {
 				return err
@@ -187,6 +198,9 @@ func bootstrapNode(proxy mesh.Proxy, o bootstrapOptions) (object, error) {
 		"cluster":  proxy.Ref.String(),
 		"metadata": object{"weir": object{"role": string(proxy.Role), "name": proxy.Ref.String(), "cluster": o.cluster}},
 	}
+	if says, err := serve.ParseNode(&corev3.Node{Id: id}); err == nil && says != proxy {
+		return nil, fmt.Errorf("--node-id %s says %s, and the command line %s: weir serve would turn it away", id, says, proxy)
+	}
 	if o.zone != "" {
 		node["locality"] = object{"zone": o.zone}
 	}
@@ -234,7 +248,7 @@ func socketAddress(hostport string) (object, error) {
 		return nil, fmt.Errorf("%q: %w", hostport, errHostPort)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
+	if err != nil || n == 0 {
 		return nil, fmt.Errorf("%q: %w", hostport, errHostPort)
 	}
 	return object{"socket_address": object{"address": host, "port_value": n}}, nil

@@ -1,19 +1,23 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 )
 
 // applySettings fills each flag that was not given from the environment (--xds-address is WEIR_XDS_ADDRESS), or else
 // from the configuration file that --config or WEIR_CONFIG names. A list is written with commas, or as YAML's own.
-func applySettings(flags *pflag.FlagSet, env func(string) (string, bool)) error {
+// The file and the environment are for all commands: what is another one's is passed over.
+func applySettings(cmd *cobra.Command, env func(string) (string, bool)) error {
+	flags := cmd.Flags()
 	if err := setFromEnv(flags, env); err != nil {
 		return err
 	}
@@ -21,15 +25,21 @@ func applySettings(flags *pflag.FlagSet, env func(string) (string, bool)) error 
 	if err != nil || file == "" {
 		return err
 	}
-	return setFromFile(flags, file)
+	known := make(map[string]bool)
+	for _, command := range cmd.Root().Commands() {
+		command.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { known[f.Name] = f.Name != helpFlag })
+	}
+	return setFromFile(flags, file, known)
 }
+
+const helpFlag = "help" // asks for something and sets nothing
 
 func setFromEnv(flags *pflag.FlagSet, env func(string) (string, bool)) error {
 	var err error
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := "WEIR_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := env(name)
-		if !ok || f.Changed || err != nil {
+		if !ok || f.Changed || f.Name == helpFlag || err != nil {
 			return
 		}
 		if e := flags.Set(f.Name, value); e != nil {
@@ -39,21 +49,20 @@ func setFromEnv(flags *pflag.FlagSet, env func(string) (string, bool)) error {
 	return err
 }
 
-func setFromFile(flags *pflag.FlagSet, file string) error {
+func setFromFile(flags *pflag.FlagSet, file string, known map[string]bool) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
 	var lines map[string]any
 	if err := yaml.Unmarshal(data, &lines); err != nil {
-		return fmt.Errorf("--config %s: %w", file, err)
+		return fmt.Errorf("--config %s: want FLAG: VALUE a line: %w", file, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(lines)) {
-		f := flags.Lookup(name)
-		if f == nil || name == "config" {
-			return fmt.Errorf("--config %s: %s: no such flag; `weir help COMMAND` lists them", file, name)
+		if !known[name] {
+			return fmt.Errorf("--config %s: %s: no command has such a flag; `weir help COMMAND` lists them", file, name)
 		}
-		if f.Changed {
+		if f := flags.Lookup(name); f == nil || f.Changed {
 			continue
 		}
 		if err := setFlag(flags, name, lines[name]); err != nil {
@@ -63,12 +72,19 @@ func setFromFile(flags *pflag.FlagSet, file string) error {
 	return nil
 }
 
+var errScalar = errors.New("want a value, or a list of them")
+
 func setFlag(flags *pflag.FlagSet, name string, value any) error {
 	list, ok := value.([]any)
 	if !ok {
 		list = []any{value}
 	}
 	for _, v := range list {
+		switch v.(type) {
+		case string, bool, int, float64:
+		default:
+			return errScalar
+		}
 		if err := flags.Set(name, fmt.Sprint(v)); err != nil {
 			return err
 		}

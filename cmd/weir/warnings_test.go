@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
@@ -46,7 +47,9 @@ func weir(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	root.SetArgs(args)
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	code = exitCode(root.ExecuteContext(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // of a server that should not have started
+	defer cancel()
+	code = exitCode(root.ExecuteContext(ctx), &errs)
 	return out.String(), errs.String(), code
 }
 
