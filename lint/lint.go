@@ -81,11 +81,12 @@ type linter struct {
 	set      *policy.Set
 	services map[string]*mesh.Service // by NAMESPACE/NAME
 	subsets  map[string]*mesh.Subset  // by name
+	regex    expressions
 	warnings []Warning
 }
 
 func newLinter(set *policy.Set, model *mesh.Model) *linter {
-	l := &linter{set: set, services: make(map[string]*mesh.Service), subsets: make(map[string]*mesh.Subset)}
+	l := &linter{set: set, services: make(map[string]*mesh.Service), subsets: make(map[string]*mesh.Subset), regex: make(expressions)}
 	for _, s := range model.Services {
 		l.services[s.Ref.String()] = s
 		for _, sub := range s.Subsets {

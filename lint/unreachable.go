@@ -15,12 +15,12 @@ import (
 func (p page) unreachable(rules []policy.Rule) {
 	for i := range rules {
 		path := fmt.Sprintf("spec.rules[%d]", i)
-		if why := impossible(&rules[i].Match); why != "" {
+		if why := p.regex.impossible(&rules[i].Match); why != "" {
 			p.warn(UnreachableRule, path, "the rule %s never matches: %s", rules[i].Name, why)
 			continue
 		}
 		for j := range i {
-			if takesAll(&rules[j]) && covers(&rules[j].Match, &rules[i].Match) {
+			if takesAll(&rules[j]) && p.regex.covers(&rules[j].Match, &rules[i].Match) {
 				p.warn(UnreachableRule, path, "no request gets to the rule %s: %s (spec.rules[%d]) takes all that it matches; put it before that one, or leave it out",
 					rules[i].Name, rules[j].Name, j)
 				break
@@ -37,18 +37,18 @@ var knownParts = map[string]bool{"Path": true, "Methods": true, "Headers": true,
 
 // covers says whether wide matches every request that narrow matches. It is sound and not complete: each condition of
 // wide must follow from one of narrow's.
-func covers(wide, narrow *policy.Match) bool {
+func (x expressions) covers(wide, narrow *policy.Match) bool {
 	v := reflect.ValueOf(*wide)
 	for i := range v.NumField() {
 		if !knownParts[v.Type().Field(i).Name] && !v.Field(i).IsZero() {
 			return false
 		}
 	}
-	return coversPath(wide.Path, narrow) &&
+	return x.coversPath(wide.Path, narrow) &&
 		coversMethods(wide.Methods, narrow.Methods) &&
-		coversNamed(wide.Headers, narrow.Headers, strings.EqualFold) &&
-		coversNamed(wide.Query, narrow.Query, equal) &&
-		coversNamed(wide.Cookies, narrow.Cookies, equal) &&
+		x.coversNamed(wide.Headers, narrow.Headers, strings.EqualFold) &&
+		x.coversNamed(wide.Query, narrow.Query, equal) &&
+		x.coversNamed(wide.Cookies, narrow.Cookies, equal) &&
 		coversGRPC(wide.GRPC, narrow.GRPC)
 }
 
@@ -62,26 +62,34 @@ func coversGRPC(wide, narrow *policy.GRPCMatch) bool {
 	return wide == nil || narrow != nil && wide.Service == narrow.Service && (wide.Method == "" || wide.Method == narrow.Method)
 }
 
-// language is what is known of a set of strings: that it is one string, or that all of it begins alike.
-type language struct {
+// expressions are the regexes that have been read.
+type expressions map[string]expression
+
+// expression is a regex that is matched against whole strings: it is exactly the text, or all that it matches begins so.
+type expression struct {
 	text  string
 	exact bool
+	whole *regexp.Regexp // nil where policy refuses it
 }
 
-// languageOf gives what every string that is matched as a whole has.
-func languageOf(pattern string) language {
-	re, err := regexp.Compile(pattern)
-	if err != nil {
-		return language{} // policy refuses it: nothing is known
+func (x expressions) read(pattern string) expression {
+	if e, ok := x[pattern]; ok {
+		return e
 	}
-	text, whole := re.LiteralPrefix()
-	return language{text, whole}
+	var e expression
+	if re, err := regexp.Compile(pattern); err == nil {
+		e.text, e.exact = re.LiteralPrefix()
+		if e.whole, err = regexp.Compile(`\A(?:` + pattern + `)\z`); err != nil { // a \Q without its \E goes on
+			e.whole = regexp.MustCompile(`\A(?:` + pattern + `\E)\z`)
+		}
+	}
+	x[pattern] = e
+	return e
 }
 
-// full says whether the regex matches the string as a whole.
-func full(pattern, s string) bool {
-	re, err := regexp.Compile(`\A(?:` + pattern + `)\z`)
-	return err == nil && re.MatchString(s)
+func (x expressions) matches(pattern, s string) bool {
+	e := x.read(pattern)
+	return e.whole != nil && e.whole.MatchString(s)
 }
 
 // segments is a path prefix as it is matched: /cart/ is /cart, and / is "".
@@ -91,8 +99,8 @@ func segments(prefix string) string { return strings.TrimRight(prefix, "/") }
 func under(prefix, path string) bool { return path == prefix || strings.HasPrefix(path, prefix+"/") }
 
 // coversPath says whether the condition holds for the path of every request of the match. Every path that is matched
-// begins with a slash: Envoy makes the * of an OPTIONS request /* before.
-func coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
+// begins with a slash: Envoy answers all else, the * of an OPTIONS request too, before it looks at routes.
+func (x expressions) coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
 	if wide == nil || wide.Prefix != nil && segments(*wide.Prefix) == "" {
 		return true
 	}
@@ -102,36 +110,36 @@ func coversPath(wide *policy.StringMatch, narrow *policy.Match) bool {
 	}
 	switch {
 	case p.Exact != nil:
-		return pathHolds(wide, *p.Exact)
+		return x.pathHolds(wide, *p.Exact)
 	case p.Prefix != nil:
 		return wide.Prefix != nil && under(segments(*wide.Prefix), segments(*p.Prefix))
 	case wide.Regex != nil:
 		return *wide.Regex == *p.Regex
 	}
-	l := languageOf(*p.Regex)
+	l := x.read(*p.Regex)
 	if l.exact {
-		return pathHolds(wide, l.text)
+		return x.pathHolds(wide, l.text)
 	}
 	return wide.Prefix != nil && strings.HasPrefix(l.text, segments(*wide.Prefix)+"/")
 }
 
 // pathHolds says whether a condition holds for one path.
-func pathHolds(m *policy.StringMatch, path string) bool {
+func (x expressions) pathHolds(m *policy.StringMatch, path string) bool {
 	switch {
 	case m.Exact != nil:
 		return *m.Exact == path
 	case m.Prefix != nil:
 		return under(segments(*m.Prefix), path)
 	default:
-		return full(*m.Regex, path)
+		return x.matches(*m.Regex, path)
 	}
 }
 
 // coversNamed says whether each of the wide conditions follows from one of the narrow ones of the same name.
-func coversNamed(wide, narrow []policy.NamedMatch, sameName func(a, b string) bool) bool {
+func (x expressions) coversNamed(wide, narrow []policy.NamedMatch, sameName func(a, b string) bool) bool {
 	for i := range wide {
 		if !slices.ContainsFunc(narrow, func(n policy.NamedMatch) bool {
-			return sameName(wide[i].Name, n.Name) && follows(&wide[i], &n)
+			return sameName(wide[i].Name, n.Name) && x.follows(&wide[i], &n)
 		}) {
 			return false
 		}
@@ -140,7 +148,7 @@ func coversNamed(wide, narrow []policy.NamedMatch, sameName func(a, b string) bo
 }
 
 // follows says whether wide holds wherever narrow, of the same header, parameter or cookie, does.
-func follows(wide, narrow *policy.NamedMatch) bool {
+func (x expressions) follows(wide, narrow *policy.NamedMatch) bool {
 	absent := narrow.Present != nil && !*narrow.Present
 	switch {
 	case wide.Present != nil:
@@ -148,36 +156,36 @@ func follows(wide, narrow *policy.NamedMatch) bool {
 	case narrow.Present != nil:
 		return false
 	case narrow.Exact != nil:
-		return valueHolds(wide, *narrow.Exact)
+		return x.valueHolds(wide, *narrow.Exact)
 	case narrow.Prefix != nil:
 		return wide.Prefix != nil && strings.HasPrefix(*narrow.Prefix, *wide.Prefix)
 	case wide.Regex != nil:
 		return *wide.Regex == *narrow.Regex
 	}
-	l := languageOf(*narrow.Regex)
+	l := x.read(*narrow.Regex)
 	if l.exact {
-		return valueHolds(wide, l.text)
+		return x.valueHolds(wide, l.text)
 	}
 	return wide.Prefix != nil && strings.HasPrefix(l.text, *wide.Prefix)
 }
 
 // valueHolds says whether a condition that is none on presence holds for one value.
-func valueHolds(m *policy.NamedMatch, value string) bool {
+func (x expressions) valueHolds(m *policy.NamedMatch, value string) bool {
 	switch {
 	case m.Exact != nil:
 		return *m.Exact == value
 	case m.Prefix != nil:
 		return strings.HasPrefix(value, *m.Prefix)
 	default:
-		return full(*m.Regex, value)
+		return x.matches(*m.Regex, value)
 	}
 }
 
 // impossible says why no request matches, or "". Only headers are looked at beside the path: a header that comes twice
 // is one value, but which of two parameters or cookies of a name counts is another matter.
-func impossible(m *policy.Match) string {
+func (x expressions) impossible(m *policy.Match) string {
 	if m.Path != nil && m.Path.Regex != nil {
-		switch l := languageOf(*m.Path.Regex); {
+		switch l := x.read(*m.Path.Regex); {
 		case l.text == "" && l.exact:
 			return "its path is to be empty"
 		case l.text != "" && l.text[0] != '/':
@@ -193,7 +201,7 @@ func impossible(m *policy.Match) string {
 			present := func(n *policy.NamedMatch) bool { return n.Present == nil || *n.Present }
 			value := func(n *policy.NamedMatch) bool { return n.Present == nil }
 			if present(a) != present(b) ||
-				a.Exact != nil && value(b) && !valueHolds(b, *a.Exact) || b.Exact != nil && value(a) && !valueHolds(a, *b.Exact) {
+				a.Exact != nil && value(b) && !x.valueHolds(b, *a.Exact) || b.Exact != nil && value(a) && !x.valueHolds(a, *b.Exact) {
 				return fmt.Sprintf("its conditions on the header %s contradict each other", a.Name)
 			}
 		}

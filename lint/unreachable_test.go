@@ -40,8 +40,10 @@ func (r request) matchesPath(m *policy.StringMatch) bool {
 }
 
 func wholly(pattern, s string) bool {
-	loc := regexp.MustCompile(`\A(?:` + pattern + `)\z`).FindStringIndex(s)
-	return loc != nil
+	if quoted, ok := strings.CutPrefix(pattern, `\Q`); ok {
+		return s == quoted
+	}
+	return regexp.MustCompile(`\A(?:` + pattern + `)\z`).MatchString(s)
 }
 
 func (r request) named(all []policy.NamedMatch, values map[string]string, name func(string) string) bool {
@@ -104,7 +106,7 @@ func (g guesser) pathMatch() *policy.StringMatch {
 	case 1:
 		return &policy.StringMatch{Prefix: g.one("/", "//", "/a", "/a/", "/a/b", "/b", "/ab")}
 	default:
-		return &policy.StringMatch{Regex: g.one("/a", "/a.*", "/a/.*", ".*", "/a|/b", "(?i)/A(/.*)?", "^/a$", "/[ab]", "^/a/b", "a/.*", "", "/a/b(/.*)?", ".*b", `\*`)}
+		return &policy.StringMatch{Regex: g.one("/a", "/a.*", "/a/.*", ".*", "/a|/b", "(?i)/A(/.*)?", "^/a$", "/[ab]", "^/a/b", "a/.*", "", "/a/b(/.*)?", ".*b", `\*`, `\Q/a`)}
 	}
 }
 
@@ -118,7 +120,7 @@ func (g guesser) conditions(percent int, names ...string) []policy.NamedMatch {
 		case 2:
 			m.Prefix = g.one("a", "ab", "b")
 		case 3:
-			m.Regex = g.one("a", "a.*", "ab?", "(?i)AB", ".*", "", "^ab", "[ab]")
+			m.Regex = g.one("a", "a.*", "ab?", "(?i)AB", ".*", "", "^ab", "[ab]", `\Qab`)
 		default:
 			present := g.yes(60)
 			m.Present = &present
@@ -161,7 +163,7 @@ func TestUnreachableRulesTakeNoRequest(t *testing.T) {
 				rules[i].LoadTest = &policy.LoadTest{Requests: 1}
 			}
 		}
-		l := &linter{}
+		l := &linter{regex: make(expressions)}
 		page{linter: l}.unreachable(rules)
 		unreachable := make(map[int]string)
 		for _, w := range l.warnings {
@@ -246,7 +248,7 @@ func TestARuleIsCoveredByItself(t *testing.T) {
 		case 2:
 			wider.Headers = wider.Headers[:len(wider.Headers)/2]
 		}
-		if !covers(&wider, &m) {
+		if !make(expressions).covers(&wider, &m) {
 			t.Fatalf("%s\nis not covered by %s", text(reflect.ValueOf(m)), text(reflect.ValueOf(wider)))
 		}
 	}
@@ -312,4 +314,26 @@ func (p plain) takes(s string) bool {
 	default:
 		return s == p.text || strings.HasPrefix(s, p.text+"/")
 	}
+}
+
+// FuzzExpressions: whatever is a regex can be read.
+func FuzzExpressions(f *testing.F) {
+	f.Add(`\Qa)`, "a)")
+	f.Add(`(?i)a|b`, "A")
+	f.Fuzz(func(t *testing.T, pattern, s string) {
+		if _, err := regexp.Compile(pattern); err != nil {
+			t.Skip()
+		}
+		x := make(expressions)
+		e := x.read(pattern)
+		if !x.matches(pattern, s) {
+			return
+		}
+		if !strings.HasPrefix(s, e.text) || e.exact && s != e.text {
+			t.Errorf("%q matches %q, and is said to begin with %q, exactly: %t", pattern, s, e.text, e.exact)
+		}
+		if all, ok := plainOf(pattern); ok && !strings.Contains(s, "\n") && !slices.ContainsFunc(all, func(p plain) bool { return p.takes(s) }) {
+			t.Errorf("%q matches %q, and is called plain: %+v", pattern, s, all)
+		}
+	})
 }
