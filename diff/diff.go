@@ -52,14 +52,18 @@ func Compare(before, after *policy.Set) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	return compareSides(a, b), nil
+}
+
+func compareSides(a, b side) *Report {
 	c := &comparison{before: a, after: b, changes: []Change{}}
 	c.services()
 	c.gateways()
-	c.spec("Mesh", before.Mesh.Spec, after.Mesh.Spec)
-	c.spec("Sampling", before.Sampling.Spec, after.Sampling.Spec)
-	c.spec("Retention", before.Retention.Spec, after.Retention.Spec)
+	c.spec("Mesh", a.set.Mesh.Spec, b.set.Mesh.Spec)
+	c.spec("Sampling", a.set.Sampling.Spec, b.set.Sampling.Spec)
+	c.spec("Retention", a.set.Retention.Spec, b.set.Retention.Spec)
 	proxies := compareViews(a.snapshot.Views(), b.snapshot.Views())
-	return &Report{Equal: len(c.changes)+len(proxies) == 0, Changes: c.changes, Proxies: proxies}, nil
+	return &Report{Equal: len(c.changes)+len(proxies) == 0, Changes: c.changes, Proxies: proxies}
 }
 
 // side is a set and what it means.

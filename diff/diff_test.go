@@ -1,7 +1,8 @@
-package diff_test
+package diff
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -14,7 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
 
-	"github.com/machinenativeops/weir/diff"
 	"github.com/machinenativeops/weir/internal/golden"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
@@ -36,16 +36,16 @@ func mustLoad(t *testing.T, text []byte) *policy.Set {
 	return set
 }
 
-func compare(t *testing.T, a, b *policy.Set) *diff.Report {
+func compare(t *testing.T, a, b *policy.Set) *Report {
 	t.Helper()
-	r, err := diff.Compare(a, b)
+	r, err := Compare(a, b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func text(r *diff.Report) string {
+func text(r *Report) string {
 	var b bytes.Buffer
 	r.Text(&b)
 	return b.String()
@@ -155,23 +155,23 @@ func TestFromNothingAndToNothing(t *testing.T) {
 	nothing := mustLoad(t, nil)
 	for name, world := range worlds(t) {
 		set := mustLoad(t, world)
-		for kind, r := range map[string]*diff.Report{diff.Added: compare(t, nothing, set), diff.Removed: compare(t, set, nothing)} {
+		for kind, r := range map[string]*Report{Added: compare(t, nothing, set), Removed: compare(t, set, nothing)} {
 			for _, s := range set.Services {
-				hasChange(t, r, diff.Change{Subject: "Service " + s.Ref().String(), Kind: kind})
+				hasChange(t, r, Change{Subject: "Service " + s.Ref().String(), Kind: kind})
 			}
 			for _, g := range set.Gateways {
-				hasChange(t, r, diff.Change{Subject: "Gateway " + g.Ref().String(), Kind: kind})
+				hasChange(t, r, Change{Subject: "Gateway " + g.Ref().String(), Kind: kind})
 			}
-			if len(r.Proxies) != len(set.Services)+len(set.Gateways) || slices.ContainsFunc(r.Proxies, func(p diff.Proxies) bool { return p.Kind != kind }) {
+			if len(r.Proxies) != len(set.Services)+len(set.Gateways) || slices.ContainsFunc(r.Proxies, func(p Proxies) bool { return p.Kind != kind }) {
 				t.Errorf("%s: %d groups of proxies %s", name, len(r.Proxies), kind)
 			}
 		}
 	}
 }
 
-func hasChange(t *testing.T, r *diff.Report, want diff.Change) {
+func hasChange(t *testing.T, r *Report, want Change) {
 	t.Helper()
-	if !slices.ContainsFunc(r.Changes, func(c diff.Change) bool { return c.Subject == want.Subject && c.Kind == want.Kind && c.What == "" }) {
+	if !slices.ContainsFunc(r.Changes, func(c Change) bool { return c.Subject == want.Subject && c.Kind == want.Kind && c.What == "" }) {
 		t.Errorf("%s %s is not told:\n%s", want.Subject, want.Kind, text(r))
 	}
 }
@@ -182,16 +182,18 @@ func hasChange(t *testing.T, r *diff.Report, want diff.Change) {
 func TestWordsAndResourcesAgree(t *testing.T) {
 	edits := 0
 	for name, world := range worlds(t) {
-		before := mustLoad(t, world)
+		before := sideOf(t, mustLoad(t, world))
+		actedBefore := acted(before)
 		all := documents(t, world)
 		edit(all, func(what string) {
-			after, ok := load(write(t, all))
+			set, ok := load(write(t, all))
 			if !ok {
 				return
 			}
 			edits++
-			r := compare(t, before, after)
-			words, acts := len(r.Changes) > 0, len(r.Proxies) > 0 || acted(before) != acted(after)
+			after := sideOf(t, set)
+			r := compareSides(before, after)
+			words, acts := len(r.Changes) > 0, len(r.Proxies) > 0 || actedBefore != acted(after)
 			if acts && !words || words && !acts && strings.HasPrefix(name, "../examples") || r.Equal != (!words && !acts) {
 				t.Errorf("%s: %s: words: %t, acted on: %t, equal: %t\n%s", name, what, words, acts, r.Equal, text(r))
 			}
@@ -203,13 +205,22 @@ func TestWordsAndResourcesAgree(t *testing.T) {
 	t.Logf("%d edits", edits)
 }
 
+func sideOf(t *testing.T, set *policy.Set) side {
+	t.Helper()
+	s, err := newSide(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // acted is what others than Envoy act on: the rate limit service and the collector.
-func acted(s *policy.Set) string {
+func acted(s side) string {
 	var classes []string
-	for _, d := range s.Services {
+	for _, d := range s.set.Services {
 		classes = append(classes, d.Ref().String()+" "+d.Spec.Class)
 	}
-	data, err := json.Marshal([]any{mesh.Build(s).Limits, classes, s.Sampling.Spec, s.Retention.Spec})
+	data, err := json.Marshal([]any{s.model.Limits, classes, s.set.Sampling.Spec, s.set.Retention.Spec})
 	if err != nil {
 		panic(err)
 	}
@@ -228,23 +239,23 @@ func walk(n *yaml.Node, path string, f func(string)) {
 	case yaml.MappingNode:
 		for i := 0; i < len(n.Content); i += 2 {
 			at := path + "." + n.Content[i].Value
-			with(n, remove(n.Content, i, 2), func() { f("without " + at) })
+			replaced(n, remove(n.Content, i, 2), func() { f("without " + at) })
 			walk(n.Content[i+1], at, f)
 		}
 	case yaml.SequenceNode:
 		for i := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
-			with(n, remove(n.Content, i, 1), func() { f("without " + at) })
+			replaced(n, remove(n.Content, i, 1), func() { f("without " + at) })
 			if i > 0 {
 				swapped := slices.Clone(n.Content)
 				swapped[i-1], swapped[i] = swapped[i], swapped[i-1]
-				with(n, swapped, func() { f("swapped " + at) })
+				replaced(n, swapped, func() { f("swapped " + at) })
 			}
 			walk(n.Content[i], at, f)
 		}
 	case yaml.ScalarNode:
 		was := n.Value
-		for _, value := range values(n) {
+		for _, value := range values(n, path) {
 			n.Value = value
 			f(path + " = " + value)
 		}
@@ -256,24 +267,27 @@ func remove(content []*yaml.Node, i, n int) []*yaml.Node {
 	return slices.Delete(slices.Clone(content), i, i+n)
 }
 
-func with(n *yaml.Node, content []*yaml.Node, f func()) {
+func replaced(n *yaml.Node, content []*yaml.Node, f func()) {
 	was := n.Content
 	n.Content = content
 	f()
 	n.Content = was
 }
 
-// words are values that some field or other has.
-var words = []string{"local", "deny", "random", "grpc", "hour", "5xx", "GET", "other", "302", "https"}
+// others are other values of fields that have few.
+var others = map[string]string{
+	"scope": "local", "onError": "deny", "policy": "random", "protocol": "grpc", "per": "hour", "on": "5xx", "methods": "GET", "scheme": "https",
+}
 
-func values(n *yaml.Node) []string {
+func values(n *yaml.Node, path string) []string {
 	switch n.Tag {
 	case "!!bool":
 		return []string{map[string]string{"true": "false", "false": "true"}[n.Value]}
 	case "!!int", "!!float":
 		return []string{n.Value + "1", "1", "0"}
 	case "!!str":
-		return append([]string{n.Value + "x", "/x" + n.Value, "1" + n.Value}, words...)
+		name, _, _ := strings.Cut(path[strings.LastIndex(path, ".")+1:], "[")
+		return slices.Compact([]string{n.Value + "x", "1" + n.Value, cmp.Or(others[name], "1"+n.Value)})
 	}
 	return nil
 }
