@@ -66,7 +66,7 @@ func (p page) destinations(r *mesh.Rule, service, path string) {
 			p.warn(DestinationWithoutEndpoints, at, "%s has no endpoints, so that its share of the requests is answered with 503: give it an endpoint, or weight: 0", name)
 		}
 	}
-	for i, m := range r.Mirror {
+	for i, m := range r.Rule.Mirror {
 		if p.empty(m.Service, m.Version) {
 			p.warn(DestinationWithoutEndpoints, fmt.Sprintf("%s.mirror[%d]", path, i), "%s has no endpoints, so that its copies go nowhere", mesh.SubsetName(m.Service, m.Version))
 		}
@@ -83,7 +83,7 @@ func (l *linter) unusedVersions() {
 					used[mesh.SubsetName(to.Service, to.Version)] = true
 				}
 			}
-			for _, m := range r.Mirror {
+			for _, m := range r.Rule.Mirror {
 				used[mesh.SubsetName(m.Service, m.Version)] = true
 			}
 		}

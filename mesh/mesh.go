@@ -64,6 +64,7 @@ type Rule struct {
 	Timeout time.Duration   // 0: none
 	Retries *policy.Retries // nil: none
 	To      []Share
+	Mirror  []Mirror
 	Global  []GlobalLimit
 	Local   []LocalLimit // that are this rule's own
 }
@@ -72,6 +73,13 @@ type Rule struct {
 type Share struct {
 	Subset string
 	Weight int
+}
+
+// Mirror is where copies of a share of a rule's requests go.
+type Mirror struct {
+	Subset  string
+	Percent float64
+	Timeout time.Duration // of a copy, from its beginning to the end of the answer
 }
 
 // GlobalLimit is a limit that requests of a rule ask the rate limit service about.
@@ -225,6 +233,11 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 	out.inherit(&s.Spec.Handling)
 	for _, to := range r.To {
 		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})
+	}
+	for _, m := range r.Mirror {
+		out.Mirror = append(out.Mirror, Mirror{
+			Subset: SubsetName(m.Service, m.Version), Percent: *m.Percent, Timeout: time.Duration(*m.Timeout),
+		})
 	}
 	if l := r.RateLimit; l != nil {
 		b.ruleLimit(out, l)

@@ -316,6 +316,7 @@ func (s *RouteSpec) check(c *checker) {
 		}
 		r.Match.check(c, path+".match")
 		r.checkAction(c, path)
+		r.checkMirror(c, path+".mirror")
 		r.RequestHeaders.check(c, path+".requestHeaders")
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {
@@ -463,6 +464,10 @@ func (s *RouteSpec) references() []reference {
 				path := fmt.Sprintf("spec.rules[%d].to[%d]", i, j)
 				all = append(all, reference{path: path, service: to.Service, version: to.Version, again: to.Service == s.Service})
 			}
+		}
+		for j, to := range r.Mirror {
+			path := fmt.Sprintf("spec.rules[%d].mirror[%d]", i, j)
+			all = append(all, reference{path: path, service: to.Service, version: to.Version, again: to.Service == s.Service})
 		}
 	}
 	return all

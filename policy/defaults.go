@@ -24,6 +24,9 @@ var (
 
 const day = Duration(24 * time.Hour)
 
+// defaultTimeout is a service's, and a mirror's.
+const defaultTimeout = Duration(15 * time.Second)
+
 func or[T comparable](v *T, fallback T) {
 	var zero T
 	if *v == zero {
@@ -68,7 +71,7 @@ func (s *ServiceSpec) defaults(m Metadata) {
 	or(&s.Protocol, "http")
 	or(&s.Class, DefaultClass)
 	or(&s.LoadBalancing.Policy, "least_request")
-	orNew(&s.Timeout, Duration(15*time.Second))
+	orNew(&s.Timeout, defaultTimeout)
 	for i := range s.Versions {
 		if v := &s.Versions[i]; len(v.Selector) == 0 {
 			v.Selector = map[string]string{"version": v.Name}
@@ -148,6 +151,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 			to.Service = resolve(to.Service, m)
 			orNew(&to.Weight, 1)
 		}
+		r.defaultMirror(s.Service, m)
 		r.Retries.defaults()
 		r.defaultHandling()
 		if f := r.Fault; f != nil {

@@ -51,10 +51,11 @@ func adsSource() *corev3.ConfigSource {
 	}
 }
 
-func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
-	return t.resource(ClusterType, sub.Name, []policy.Key{s.Source}, func() proto.Message {
+func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Resource {
+	name := sub.Name + string(v)
+	return t.resource(ClusterType, name, []policy.Key{s.Source}, func() proto.Message {
 		c := &clusterv3.Cluster{
-			Name:                          sub.Name,
+			Name:                          name,
 			ConnectTimeout:                durationpb.New(connectTimeout),
 			LbPolicy:                      lbPolicies[s.Spec.LoadBalancing.Policy],
 			CircuitBreakers:               circuitBreakers(s.Spec),
@@ -65,11 +66,12 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
 		}
 		if dns := s.Spec.Endpoints.DNS; dns != nil {
 			c.ClusterDiscoveryType = t.byName(durationpb.New(max(minRefresh, time.Duration(*dns.Refresh))))
-			c.LoadAssignment = assignment(sub.Name, dns.Name, dns.Port)
-			return c
+			c.LoadAssignment = assignment(name, dns.Name, dns.Port)
+		} else {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+			c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
 		}
-		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
-		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
+		v.vary(c, sub)
 		return c
 	})
 }

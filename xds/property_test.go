@@ -137,7 +137,7 @@ func (a author) action() string {
 	return strings.Join([]string{
 		a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
 		a.maybe("urlRewrite: {" + a.pick("hostname: h.example", "path: "+path, "hostname: 10.0.0.1, path: "+path) + "}"),
-		a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
+		a.maybe("mirror: " + a.some(2, a.mirror)), a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
 	}, "\n      ")
 }
 
@@ -147,6 +147,10 @@ func (a author) handling(indent string) string {
 		a.maybe("maintenance: {" + a.pick("body: a", `json: "1", html: "%"`, `html: "é", body: a, status: 418`) + a.maybe(", retryAfter: 90d") +
 			a.maybe(", unless: "+a.match("{exact: /a}", `{prefix: "/[é"}`, "{prefix: /}")) + "}"),
 	}, "\n"+indent)
+}
+
+func (a author) mirror() string {
+	return "{" + a.pick("timeout: 1ms", "timeout: 1h, percent: 0.0001", "service: y/s1, version: v2, percent: 0", "service: x/s2, percent: 33.3") + "}"
 }
 
 func (a author) route(i int) string {
@@ -245,7 +249,7 @@ func checkMessages(t *testing.T, v xds.View) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c, ok := m.(*clusterv3.Cluster); ok && c.GetType() == clusterv3.Cluster_EDS && !endpoints[r.Name] {
+			if c, ok := m.(*clusterv3.Cluster); ok && c.GetType() == clusterv3.Cluster_EDS && !endpoints[xds.EndpointsOf(r.Name)] {
 				t.Errorf("cluster %s has no endpoints resource", r.Name)
 			}
 			checkMessage(t, r, m, clusters)
@@ -270,7 +274,7 @@ func checkMessage(t *testing.T, r *xds.Resource, m proto.Message, clusters map[s
 			valid(last.Value.Message().Interface())
 		case protopath.FieldAccessStep:
 			field := last.Step.FieldDescriptor()
-			refers := field.Name() == "cluster" && field.Parent().Name() == "RouteAction" ||
+			refers := field.Name() == "cluster" && (field.Parent().Name() == "RouteAction" || field.Parent().Name() == "RequestMirrorPolicy") ||
 				field.Name() == "name" && field.Parent().Name() == "ClusterWeight" ||
 				field.Name() == "cluster_name" && field.Parent().Name() == "EnvoyGrpc" && last.Value.String() != "weir/ratelimit"
 			if refers && !clusters[last.Value.String()] {

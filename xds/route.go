@@ -28,6 +28,9 @@ func (t *translator) routes(d door) *Resource {
 			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
 			IgnorePortInHostMatching: true,
 		}
+		if d.edge {
+			c.InternalOnlyHeaders = []string{shadowHeader} // strangers can't make their requests pass for copies
+		}
 		if len(d.services) > 0 { // else the listener would wait for the first
 			c.Vhds = &routev3.Vhds{ConfigSource: adsSource()}
 		}
@@ -175,6 +178,7 @@ func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
 func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), IdleTimeout: idleTimeout(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
 	rewriteURL(a, r)
+	mirror(a, r)
 	last := removesLast(r)
 	if len(r.To) == 1 && !last {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.To[0].Subset}

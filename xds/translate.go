@@ -127,11 +127,12 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 	v := View{}
 	for _, s := range t.reachable(services) {
 		for _, sub := range s.subsets {
-			v.add(t.cluster(s.Service, sub))
+			v.add(t.cluster(s.Service, sub, ""))
 			if s.Spec.Endpoints.DNS == nil {
 				v.add(t.endpoints(s.Service, sub))
 			}
 		}
+		t.variants(v, s, services)
 	}
 	if slices.ContainsFunc(services, limited) {
 		v.add(t.infrastructure(rateLimitCluster, t.options.RateLimitAddress))
@@ -172,6 +173,9 @@ func (t *translator) reachable(services []*mesh.Service) []target {
 		for _, r := range s.Rules {
 			for _, to := range r.To {
 				wanted[to.Subset] = true
+			}
+			for _, m := range r.Mirror {
+				wanted[m.Subset] = true
 			}
 		}
 	}

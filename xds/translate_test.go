@@ -88,9 +88,13 @@ func static(t *testing.T, rendered []byte) []byte {
 	endpoints, routes := byName(all[xds.EndpointType], "cluster_name"), byName(all[xds.RouteType], "name")
 	for _, c := range all[xds.ClusterType] {
 		if c["type"] == "EDS" {
+			name := xds.EndpointsOf(c["name"].(string))
+			if s, ok := c["eds_cluster_config"].(object)["service_name"]; ok != (name != c["name"]) || ok && s != name {
+				t.Fatalf("cluster %v has the endpoints of %v, want %s", c["name"], s, name)
+			}
 			delete(c, "eds_cluster_config")
 			c["type"] = "STATIC"
-			if c["load_assignment"] = endpoints[c["name"]]; endpoints[c["name"]] == nil {
+			if c["load_assignment"] = endpoints[name]; endpoints[name] == nil {
 				t.Fatalf("cluster %v has no endpoints resource", c["name"])
 			}
 		}

@@ -4,7 +4,8 @@
 // content, so that a proxy which comes back to a restarted Weir is sent only what changed. One response a type is in
 // flight at a time: a slow proxy is sent the latest when it is ready, and costs nobody else anything. Clusters and
 // endpoints go out before the listeners and routes that use them, and are taken away after; neither waits for longer
-// than a few seconds. A cluster's endpoints bear the cluster's name.
+// than a few seconds. A cluster's endpoints bear the name that
+// [xds.EndpointsOf] gives.
 //
 // A resource that a proxy refuses (NACK) is withdrawn for everybody: its last accepted version is served again, or
 // nothing is changed where there is none, until a snapshot has another version of it. What came in the same response

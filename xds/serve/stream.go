@@ -304,7 +304,7 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 	if kind == xds.ClusterType {
 		// Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
 		for _, c := range changed {
-			st.subs[xds.EndpointType].renew(c.name)
+			st.subs[xds.EndpointType].renew(xds.EndpointsOf(c.name))
 		}
 	}
 	return held, st.writeLocked(s, changed, removed, now)
