@@ -83,6 +83,8 @@ func TestExitCodes(t *testing.T) {
 		{"serve --policy " + tour + " --log-format xml", exitUsage, "want auto, text or json"},
 		{"validate " + tour + " --config /nowhere.yaml", exitUsage, "--config: open /nowhere.yaml"},
 
+		{"validate " + t.TempDir(), exitFailed, "no documents: a directory's are in its files that end in .yaml or .yml"},
+		{"validate " + file(t, "kind: Mesh\nmetadata: {name: m}\n"), 0, ""},
 		{"validate /nowhere", exitFailed, "read policy: stat /nowhere: no such file or directory"},
 		{"render " + tour + " --gateway nobody", exitFailed, "gateway nobody: no document of that kind and name"},
 		{"status --http-address " + free, exitFailed, "is it running?"},
@@ -450,6 +452,31 @@ func TestServeAndStatus(t *testing.T) {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("no JSON: %s", line)
 		}
+	}
+}
+
+// TestReadmeShowsTheTour: what one reads is what one runs.
+func TestReadmeShowsTheTour(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := os.ReadFile(filepath.Join(tour, "checkout.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```yaml\n"+string(documents)+"```\n") {
+		t.Error("examples/tour is another than the README's")
+	}
+	// The mistake that it shows.
+	path := filepath.Join(t.TempDir(), "checkout.yaml")
+	text := strings.Replace(string(documents), "{version: v2, weight: 10}", "{verison: v2, weight: 10}", 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, _ := weir(t, "validate", path)
+	if line, _, _ := strings.Cut(stderr, "\n"); !strings.Contains(string(readme), "\nexamples/tour/checkout.yaml"+strings.TrimPrefix(line, path)+"\n") {
+		t.Errorf("the README shows another error than %s", line)
 	}
 }
 

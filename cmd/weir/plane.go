@@ -125,7 +125,10 @@ func (p *plane) record(u source.Update, took time.Duration, warnings []lint.Warn
 		Applied: time.Now(), Took: took.Round(time.Microsecond).String(), Documents: documents,
 		Problems: listed(u.Problems), Warnings: listed(warnings),
 	})
-	p.log.Info("policy in force", "took", took, "services", len(u.Set.Services), "problems", len(u.Problems), "warnings", len(warnings))
+	if isEmpty(u.Set) {
+		p.log.Warn("there are no documents: no proxy is served anything until there are")
+	}
+	p.log.Info("policy in force", "took", took.String(), "services", len(u.Set.Services), "problems", len(u.Problems), "warnings", len(warnings))
 }
 
 func documentCounts(s *policy.Set) map[string]int {

@@ -85,6 +85,9 @@ func validate(cmd *cobra.Command, paths []string, o validateOptions) error {
 	if err != nil {
 		return failed(err)
 	}
+	if len(problems) == 0 && isEmpty(set) {
+		return failed(fmt.Errorf("%s: no documents: a directory's are in its files that end in .yaml or .yml", strings.Join(paths, ", ")))
+	}
 	warnings := lint.Check(set, mesh.Build(set), len(problems) == 0)
 	if o.output == outputJSON {
 		err = validateJSON(cmd.OutOrStdout(), problems, warnings)
@@ -95,6 +98,12 @@ func validate(cmd *cobra.Command, paths []string, o validateOptions) error {
 		return errRefused
 	}
 	return err
+}
+
+// isEmpty says whether nobody has written anything of a set.
+func isEmpty(s *policy.Set) bool {
+	return len(s.Gateways)+len(s.Services)+len(s.Routes)+len(s.RateLimits) == 0 &&
+		s.Mesh.Origin.File+s.Sampling.Origin.File+s.Retention.Origin.File == ""
 }
 
 func validateText(cmd *cobra.Command, set *policy.Set, problems []policy.Problem, warnings []lint.Warning) {

@@ -116,7 +116,7 @@ func printPolicy(w io.Writer, p *policyStatus) {
 		count(p.Documents["Gateway"], "gateway"), count(p.Documents["Service"], "service"),
 		count(p.Documents["Route"], "route"), count(p.Documents["RateLimit"], "rate limit"))
 	if len(p.Problems) > 0 {
-		fmt.Fprintf(w, "refused: %s\n", count(len(p.Problems), "error"))
+		fmt.Fprintf(w, "refused: %s; what was good before is in force instead\n", count(len(p.Problems), "error"))
 		printProblems(w, p.Problems)
 	}
 	printProblems(w, p.Warnings)
