@@ -191,6 +191,9 @@ func (h *Handling) checkHandling(c *checker, path string) {
 	if h.Maintenance != nil {
 		h.Maintenance.check(c, path+".maintenance")
 	}
+	if h.CORS != nil {
+		h.CORS.check(c, path+".cors")
+	}
 }
 
 func (m *Maintenance) check(c *checker, path string) {
@@ -263,5 +266,41 @@ func (f *Fault) check(c *checker, path string) {
 func (c *checker) optionalPercent(path string, p *float64) {
 	if p != nil {
 		c.percent(path, *p)
+	}
+}
+
+// An origin is what browsers send: a scheme and a host, and a port where it is not the scheme's own.
+var originPattern = regexp.MustCompile(`^[a-z][-+.a-z0-9]*://(\*|(\*\.)?[a-z0-9]([-.a-z0-9]*[a-z0-9])?)(:[0-9]{1,5})?$`)
+
+func (p *CORS) check(c *checker, path string) {
+	if p.AllowOrigins == nil {
+		c.problem(path+".allowOrigins", "", "want the origins that may call, such as https://shop.example.com")
+	}
+	for i, origin := range p.AllowOrigins {
+		if origin != "*" && !originPattern.MatchString(origin) {
+			c.problem(fmt.Sprintf("%s.allowOrigins[%d]", path, i), "", "want an origin as browsers send it, such as https://shop.example.com or https://*.example.com, or *; got %q", origin)
+		}
+	}
+	for _, list := range []struct {
+		field string
+		words []string
+		check func(path, word string)
+	}{
+		{"allowMethods", p.AllowMethods, func(path, word string) { c.oneOf(path, word, methods) }},
+		{"allowHeaders", p.AllowHeaders, c.headerName},
+		{"exposeHeaders", p.ExposeHeaders, c.headerName},
+	} {
+		for i, word := range list.words {
+			at := fmt.Sprintf("%s.%s[%d]", path, list.field, i)
+			switch {
+			case word != "*":
+				list.check(at, word)
+			case p.AllowCredentials && list.field == "exposeHeaders": // of the others Envoy repeats what is asked for
+				c.problem(at, "", "with allowCredentials, browsers take * for the name of a header: list them")
+			}
+		}
+	}
+	if age := p.MaxAge; age != nil && time.Duration(*age)%time.Second != 0 {
+		c.problem(path+".maxAge", "", "want whole seconds, got %s", *age)
 	}
 }

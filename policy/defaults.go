@@ -133,6 +133,9 @@ func (h *Handling) defaultHandling() {
 	if m := h.Maintenance; m != nil {
 		or(&m.Status, 503)
 	}
+	if h.CORS != nil {
+		orNew(&h.CORS.MaxAge, Duration(5*time.Second))
+	}
 }
 
 func (s *RouteSpec) defaults(m Metadata) {

@@ -88,7 +88,7 @@ type FaultAbort struct {
 
 // CORS answers preflight requests and marks responses, for pages of other origins. The words are Gateway API's.
 type CORS struct {
-	AllowOrigins     []string  `yaml:"allowOrigins"` // https://shop.example.com, https://*.example.com or *
+	AllowOrigins     []string  `yaml:"allowOrigins"` // https://shop.example.com, https://*.example.com or *; []: none, whatever the service says
 	AllowMethods     []string  `yaml:"allowMethods,omitempty"`
 	AllowHeaders     []string  `yaml:"allowHeaders,omitempty"`
 	ExposeHeaders    []string  `yaml:"exposeHeaders,omitempty"`

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	corsfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -13,6 +14,7 @@ const (
 	localRule      = "weir.local_ratelimit.rule"
 	rateLimitAllow = "weir.ratelimit.allow"
 	rateLimitDeny  = "weir.ratelimit.deny"
+	corsFilter     = "weir.cors"
 	faultFilter    = "weir.fault"
 	router         = "envoy.filters.http.router"
 )
@@ -24,6 +26,8 @@ var filters = []struct {
 	name   string
 	config func(*translator) *anypb.Any
 }{
+	// Browsers ask first, and may read whatever the others answer.
+	{corsFilter, func(t *translator) *anypb.Any { return t.any(&corsfilterv3.Cors{}) }},
 	// What costs nothing to refuse is refused first.
 	{localService, (*translator).localFilter},
 	{localRule, (*translator).localFilter},

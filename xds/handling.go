@@ -10,7 +10,12 @@ import (
 // ruleRoutes gives the routes of a rule, in the order in which Envoy tries them. All have the rule's name, and most
 // rules have one.
 func (t *translator) ruleRoutes(r *mesh.Rule) []*routev3.Route {
-	route, m := t.route(r), r.Maintenance
+	return t.cors(t.maintained(t.route(r), r), r)
+}
+
+// maintained puts maintenance in the place of what a rule does.
+func (t *translator) maintained(route *routev3.Route, r *mesh.Rule) []*routev3.Route {
+	m := r.Maintenance
 	if m == nil {
 		return t.act(route, r)
 	}
