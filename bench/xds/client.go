@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/machinenativeops/weir/xds"
+)
+
+// fleet is proxies that ask as Envoy does, each over a connection of its own: clusters, their endpoints by name, the
+// listener, its routes.
+type fleet struct {
+	address  string
+	services int
+	virtual  bool // routes are virtual hosts
+
+	bytes, errors atomic.Int64
+	stuck         atomic.Bool       // every tenth proxy reads nothing while this is so
+	on            func(int, *seen)  // each response, after its answer is sent; from the proxy's goroutine
+	shared        map[string][]byte // parts of requests that are the same for all, encoded once
+	versions      map[string]map[string]string
+	once          sync.Once
+	ended         sync.WaitGroup
+}
+
+func (f *fleet) kinds() []string {
+	kinds := []string{xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType}
+	if f.virtual {
+		kinds = append(kinds, xds.VirtualHostType)
+	}
+	return kinds
+}
+
+// routes is the type of which there is one resource a service.
+func (f *fleet) routes() string {
+	if f.virtual {
+		return xds.VirtualHostType
+	}
+	return xds.RouteType
+}
+
+func (f *fleet) names(kind string) (names []string) {
+	switch {
+	case kind == xds.RouteType && f.virtual:
+		return []string{"outbound"}
+	case kind == xds.EndpointType || kind == xds.RouteType:
+		for i := range f.services {
+			name := fmt.Sprintf("shop/s%d", i)
+			if kind == xds.RouteType {
+				name = fmt.Sprintf("outbound/shop.s%d", i)
+			}
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// prepare encodes what proxies subscribe to and, where there is an earlier sync, what they have of it.
+func (f *fleet) prepare() {
+	f.shared = make(map[string][]byte)
+	for _, kind := range f.kinds() {
+		f.shared[kind] = encode(&discoverysvcv3.DeltaDiscoveryRequest{
+			TypeUrl: kind, ResourceNamesSubscribe: f.names(kind), InitialResourceVersions: f.versions[kind],
+		})
+	}
+}
+
+// connect starts proxies from first until last; they end with ctx.
+func (f *fleet) connect(ctx context.Context, first, last int) {
+	for i := first; i < last; i++ {
+		f.ended.Add(1)
+		go func() {
+			defer f.ended.Done()
+			if err := f.run(ctx, i); err != nil && ctx.Err() == nil {
+				f.once.Do(func() { fmt.Println("a proxy's stream:", err) })
+				f.errors.Add(1)
+			}
+		}()
+	}
+}
+
+var version = &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.BuildVersion{
+	Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40},
+}}
+
+func (f *fleet) run(ctx context.Context, i int) error {
+	conn, err := grpc.NewClient("passthrough:///"+f.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(256<<20)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
+		"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources")
+	if err != nil {
+		return err
+	}
+	node := encode(&discoverysvcv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: nodeID(i, f.services), UserAgentName: "envoy", UserAgentVersionType: version}})
+	asked := 1
+	if err := stream.SendMsg(slices.Concat(node, f.shared[xds.ClusterType])); err != nil {
+		return err
+	}
+	for s := (seen{keep: i == 0 && f.versions == nil}); ; {
+		if f.stuck.Load() && i%10 == 9 {
+			<-ctx.Done()
+			return nil
+		}
+		if err := stream.RecvMsg(&s); err != nil {
+			return err
+		}
+		f.bytes.Add(int64(s.bytes))
+		if err := stream.SendMsg(encode(&discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: s.kind, ResponseNonce: s.nonce})); err != nil {
+			return err
+		}
+		// What comes first of a type leads to the next; an Envoy that comes back asks for all at once.
+		for kinds := f.kinds(); asked < len(kinds) && (kinds[asked-1] == s.kind || f.versions != nil); asked++ {
+			if err := stream.SendMsg(f.shared[kinds[asked]]); err != nil {
+				return err
+			}
+		}
+		f.on(i, &s)
+	}
+}

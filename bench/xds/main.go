@@ -1,0 +1,290 @@
+// Command xds measures what it costs control planes to serve a fleet of proxies: Weir's xds/serve beside
+// go-control-plane's caches, each in a process of its own, with the same services.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+func main() {
+	var (
+		role     = flag.String("role", "", "internal: the control plane to be")
+		services = flag.Int("services", 1000, "services, each with a route")
+		proxies  = flag.Int("proxies", 1000, "proxies, each of which uses all services")
+		rounds   = flag.Int("rounds", 5, "how often a change is made; the median round is told")
+		planes   = flag.String("planes", "weir,linear,snapshot", "control planes")
+		steps    = flag.String("steps", "first,route,flap,percent,all,stuck,storm", "what is measured, in this order")
+		profile  = flag.Duration("patience", 2*time.Minute, "how long a step may take")
+	)
+	flag.Parse()
+	if *role != "" {
+		if err := runServer(*role, *services, *proxies); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	fmt.Printf("%d services, %d proxies that use all of them, %s\n\n", *services, *proxies, time.Now().UTC().Format(time.DateOnly))
+	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
+	failed := false
+	for _, plane := range strings.Split(*planes, ",") {
+		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *profile}
+		if err := b.run(strings.Split(*steps, ",")); err != nil {
+			fmt.Printf("%-9s %v\n", plane, err)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// bench measures one control plane.
+type bench struct {
+	plane             string
+	services, proxies int
+	rounds            int
+	patience          time.Duration
+
+	server *server
+	fleet  *fleet
+	ctx    context.Context
+	cancel context.CancelFunc
+	base   float64 // resident MB before the first proxy
+
+	mu      sync.Mutex
+	start   time.Time
+	arrived []time.Duration // of each proxy's last awaited response
+	await   map[string]int  // by type, resources that each proxy is to be sent
+	got     []map[string]int
+	left    int
+	all     chan struct{}
+}
+
+func (b *bench) run(steps []string) (err error) {
+	if b.server, err = startServer(b.plane, b.services, b.proxies); err != nil {
+		return err
+	}
+	defer func() { b.server.stop() }()
+	b.base = b.server.resident()
+	b.newFleet()
+	defer func() { b.cancel(); b.fleet.ended.Wait() }()
+	for _, step := range steps {
+		if err := b.step(step); err != nil {
+			return fmt.Errorf("%s: %w", step, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) newFleet() {
+	versions := map[string]map[string]string(nil)
+	if b.fleet != nil {
+		versions = b.fleet.versions
+	}
+	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", on: b.take, versions: versions}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+}
+
+// expect makes each proxy wait for resources of types.
+func (b *bench) expect(await map[string]int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.await, b.left, b.all = await, b.proxies, make(chan struct{})
+	b.arrived, b.got = make([]time.Duration, b.proxies), make([]map[string]int, b.proxies)
+	b.start = time.Now()
+}
+
+func (b *bench) take(proxy int, s *seen) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.keep {
+		if b.fleet.versions == nil && s.versions != nil {
+			b.note(s)
+		}
+	}
+	if b.await[s.kind] == 0 || b.arrived[proxy] != 0 {
+		return
+	}
+	if b.got[proxy] == nil {
+		b.got[proxy] = make(map[string]int)
+	}
+	b.got[proxy][s.kind] += s.resources
+	for kind, n := range b.await {
+		if b.got[proxy][kind] < n {
+			return
+		}
+	}
+	b.arrived[proxy] = time.Since(b.start)
+	if b.left--; b.left == 0 {
+		close(b.all)
+	}
+}
+
+var noted = make(map[string]map[string]string)
+
+func (b *bench) note(s *seen) {
+	if noted[s.kind] == nil {
+		noted[s.kind] = make(map[string]string)
+	}
+	for name, version := range s.versions {
+		noted[s.kind][name] = version
+	}
+}
+
+var errPatience = errors.New("not all proxies were served in time")
+
+func (b *bench) wait() error {
+	select {
+	case <-b.all:
+		return nil
+	case <-time.After(b.patience):
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return fmt.Errorf("%w: %d of %d were not", errPatience, b.left, b.proxies)
+	}
+}
+
+func (b *bench) step(step string) error {
+	routes := b.fleet.routes()
+	switch step {
+	case "first":
+		return b.measure(step, 1, map[string]int{routes: b.services}, func(int) error {
+			noted = make(map[string]map[string]string)
+			b.fleet.prepare()
+			b.fleet.connect(b.ctx, 0, b.proxies)
+			return nil
+		})
+	case "route":
+		return b.measure(step, b.rounds, map[string]int{routes: 1}, func(round int) error {
+			return b.server.tell("route %d 1 %d", b.services/2, 10+round)
+		})
+	case "percent":
+		n := max(1, b.services/100)
+		return b.measure(step, b.rounds, map[string]int{routes: n}, func(round int) error {
+			return b.server.tell("route 0 %d %d", n, 30+round)
+		})
+	case "all":
+		return b.measure(step, b.rounds, map[string]int{routes: b.services}, func(round int) error {
+			return b.server.tell("route 0 %d %d", b.services, 50+round)
+		})
+	}
+	return fmt.Errorf("no step %q", step)
+}
+
+// measure makes a change some times, and tells of the median round.
+func (b *bench) measure(step string, rounds int, await map[string]int, change func(round int) error) error {
+	type result struct{ p50, p99, last, cpu, sent float64 }
+	var results []result
+	for round := range rounds {
+		b.expect(await)
+		cpu, sent := b.server.cpu(), b.fleet.bytes.Load()
+		if err := change(round); err != nil {
+			return err
+		}
+		if err := b.wait(); err != nil {
+			return err
+		}
+		time.Sleep(300 * time.Millisecond) // what is done after the last answer is counted too
+		slices.Sort(b.arrived)
+		at := func(share float64) float64 { return b.arrived[int(share*float64(b.proxies-1))].Seconds() * 1000 }
+		results = append(results, result{at(0.5), at(0.99), at(1), b.server.cpu() - cpu, float64(b.fleet.bytes.Load()-sent) / 1e6})
+	}
+	if n := b.fleet.errors.Load(); n > 0 {
+		return fmt.Errorf("%d streams broke", n)
+	}
+	slices.SortFunc(results, func(x, y result) int { return int(1e3 * (x.last - y.last)) })
+	r := results[len(results)/2]
+	resident := b.server.resident()
+	fmt.Printf("%-9s %-9s %6.0f ms %6.0f ms %6.0f ms %9.2f %9.1f %7.0f MB %6.0f KB\n", b.plane, step, r.p50, r.p99, r.last, r.cpu, r.sent,
+		resident, 1000*(resident-b.base)/float64(b.proxies))
+	return nil
+}
+
+// server is a control plane's process.
+type server struct {
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Scanner
+	address string
+}
+
+func startServer(plane string, services, proxies int) (*server, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{cmd: exec.Command(self, "-role", plane, "-services", strconv.Itoa(services), "-proxies", strconv.Itoa(proxies))}
+	s.cmd.Stderr = os.Stderr
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if s.in, err = s.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	s.out = bufio.NewScanner(out)
+	if !s.out.Scan() {
+		return nil, errors.New("the control plane ended")
+	}
+	s.address = s.out.Text()
+	return s, nil
+}
+
+func (s *server) stop() {
+	_ = s.in.Close()
+	_ = s.cmd.Process.Kill() // it has nothing to lose
+	_ = s.cmd.Wait()
+}
+
+// tell gives a command, and does not wait until it is done.
+func (s *server) tell(format string, args ...any) error {
+	if _, err := fmt.Fprintf(s.in, format+"\n", args...); err != nil {
+		return err
+	}
+	if !s.out.Scan() {
+		return errors.New("the control plane ended")
+	}
+	return nil
+}
+
+// cpu is the process's CPU time so far, in seconds.
+func (s *server) cpu() float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')'):]))
+	user, _ := strconv.ParseFloat(fields[12], 64)
+	system, _ := strconv.ParseFloat(fields[13], 64)
+	return (user + system) / 100
+}
+
+// resident is the process's resident memory in MB, after it has given back what it does not use.
+func (s *server) resident() float64 {
+	if err := s.tell("collect"); err != nil {
+		return 0
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	kb, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	return kb / 1000
+}
