@@ -113,7 +113,7 @@ func (h *chaos) event(i int) {
 func (h *chaos) check(n int) {
 	h.t.Helper()
 	c := h.clients[n]
-	served, held := h.server.Effective(h.proxies[n])
+	served, held := h.server.Effective(h.proxies[n], n >= 2)
 	for _, kind := range xds.Types {
 		for name, version := range served[kind] {
 			if got := c.applied[kind][name]; got != version {

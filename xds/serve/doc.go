@@ -11,8 +11,9 @@
 // nothing is changed where there is none, until a snapshot has another version of it. What came in the same response
 // and was not to blame is sent again.
 //
-// What many proxies share is kept and compared once: an [item] is a resource as it goes out, a [shelf] is one type's
-// items with the names in which it differs from the one before, and a stream looks at those names only.
+// What many proxies share is kept, encoded and compared once: an [item] is a resource as it goes out, its bytes shared by
+// all responses that it is in; a [shelf] is one type's items with the names in which it differs from the one before, and
+// a stream looks at those names only. What a stream has is told as the difference to a shelf.
 //
 // It does not translate, and it does not remember anything over a restart.
 package serve

@@ -12,15 +12,15 @@ const Patience = patience
 // Names says whether a proxy's message names a resource.
 var Names = names
 
-// Effective gives what a proxy is to have, by type and name, and what it may keep in whatever version.
-func (s *Server) Effective(p mesh.Proxy) (served map[string]map[string]string, held map[string]map[string]bool) {
+// Effective gives what a proxy (that takes route configurations whole) is to have, by type and name, and what it may keep in whatever version.
+func (s *Server) Effective(p mesh.Proxy, whole bool) (served map[string]map[string]string, held map[string]map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	served, held = make(map[string]map[string]string), make(map[string]map[string]bool)
-	for kind, shelf := range s.views[audience{Proxy: p}].shelves {
+	for kind, shelf := range s.views[audience{p, whole}].shelves {
 		served[kind], held[kind] = make(map[string]string), make(map[string]bool)
-		for name, i := range shelf.items {
-			served[kind][name] = i.version
+		for _, i := range shelf.list {
+			served[kind][i.name] = i.version
 		}
 		for name := range maps.Keys(shelf.held) {
 			held[kind][name] = true

@@ -5,9 +5,6 @@ import (
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
-	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/types/known/anypb"
-
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
@@ -16,14 +13,21 @@ import (
 // item is one version of a resource as it goes out: encoded once, shared by all who are sent it.
 type item struct {
 	kind, name, version string
-	hash                uint64 // of name and version
-	wire                *discoverysvcv3.Resource
-	accepted            atomic.Bool // some proxy has taken it
+	hash                uint64        // of name and version
+	wire                *wireResource // nil: what stands for a version that a proxy has
+	accepted            atomic.Bool   // some proxy has taken it
 
 	// Guarded by Server.mu:
 	sources []policy.Key
 	before  *item    // the accepted version before it; at most two are kept
 	refusal *Refusal // nil unless a proxy refused it
+}
+
+// take notes that a proxy has taken it. Many do at once, and writing costs them more than looking.
+func (i *item) take() {
+	if !i.accepted.Load() {
+		i.accepted.Store(true)
+	}
 }
 
 // absent stands for what a proxy was told does not exist.
@@ -40,7 +44,7 @@ func claimed(kind, name, version string) *item {
 func newItem(r *xds.Resource) *item {
 	return &item{
 		kind: r.Type, name: r.Name, version: r.Version, hash: hashOf(r.Name, r.Version), sources: r.Sources,
-		wire: &discoverysvcv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.Type, Value: r.Body}},
+		wire: encodeResource(r),
 	}
 }
 

@@ -9,15 +9,20 @@ import (
 
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 )
 
-// GRPCOptions are what a gRPC server of discovery streams should have.
+// GRPCOptions are what a gRPC server of discovery streams must have.
 func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
+		// Thousands of proxies that have nothing to say cost little.
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(4 << 10),
 		grpc.MaxRecvMsgSize(64 << 20), // a first request names all that the proxy has
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -249,7 +254,7 @@ func (s *Server) replaceLocked(guilty map[*item]bool) {
 func (s *Server) mendLocked(old *shelf, guilty map[*item]bool) *shelf {
 	touched := false
 	for i := range guilty {
-		if old.items[i.name] == i {
+		if old.item(i.name) == i {
 			touched = true
 			s.refused[i.refusal] = i
 		}

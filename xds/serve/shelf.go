@@ -16,44 +16,77 @@ type view struct {
 
 // shelf is one type's part of views: shared by all whose resources are the same. Immutable.
 type shelf struct {
-	kind    string
-	id      uint64           // unique
-	before  uint64           // id of the shelf that it replaces; 0: none
-	changed []string         // the names in which it differs from that
-	wanted  []*item          // what the snapshot has, refused or not, sorted by name
-	items   map[string]*item // what is served: refused ones replaced
-	held    map[string]*item // refused without an accepted version before: whatever a proxy has stays
+	kind   string
+	id     uint64           // unique; 0 is of the empty one
+	wanted []*item          // what the snapshot has, refused or not, sorted by name
+	list   []*item          // what is served, sorted by name: refused ones replaced
+	place  map[string]int32 // of a name in list
+	held   map[string]*item // refused without an accepted version before: whatever a proxy has stays
+	sum    uint64           // of the hashes of what is served
+	taken  atomic.Bool      // everything on it is known to be accepted
+
+	before  uint64   // id of the shelf that it replaces; 0: none
+	changed []string // the names in which it differs from that, sorted
 }
 
 var shelfIDs atomic.Uint64
 
+// empty has nothing. It stands for what a proxy is served of which the snapshot knows nothing.
+func empty(kind string) *shelf { return &shelf{kind: kind} }
+
+// item gives what is served of a name, or nil.
+func (s *shelf) item(name string) *item {
+	if at, ok := s.place[name]; ok {
+		return s.list[at]
+	}
+	return nil
+}
+
 // newShelfLocked gives prev (which may be nil) itself where nothing differs.
 func newShelfLocked(kind string, prev *shelf, wanted []*item) *shelf {
-	s := &shelf{kind: kind, id: shelfIDs.Add(1), wanted: wanted, items: make(map[string]*item, len(wanted)), held: make(map[string]*item)}
+	s := &shelf{kind: kind, id: shelfIDs.Add(1), wanted: wanted, list: make([]*item, 0, len(wanted)), held: make(map[string]*item)}
 	for _, i := range wanted {
 		if serving := i.servingLocked(); serving != nil {
-			s.items[i.name] = serving
+			s.list = append(s.list, serving)
+			s.sum += serving.hash
 		} else {
 			s.held[i.name] = i
 		}
 	}
-	if prev == nil {
-		return s
+	if prev != nil {
+		s.changed = differences(prev, s)
+		if len(s.changed) == 0 && slices.Equal(prev.wanted, wanted) {
+			return prev
+		}
+		s.before = prev.id
 	}
-	s.before = prev.id
-	s.changed = differences(prev, s)
-	if len(s.changed) == 0 && slices.Equal(prev.wanted, wanted) {
-		return prev
+	if prev != nil && slices.EqualFunc(prev.list, s.list, func(a, b *item) bool { return a.name == b.name }) {
+		s.place = prev.place
+	} else {
+		s.place = make(map[string]int32, len(s.list))
+		for at, i := range s.list {
+			s.place[i.name] = int32(at)
+		}
 	}
 	return s
 }
 
-// differences gives the names that are not the same on both.
+// differences gives the names that are not the same on both, sorted.
 func differences(a, b *shelf) []string {
 	var names []string
-	for name, i := range b.items {
-		if a.items[name] != i {
-			names = append(names, name)
+	for x, y := a.list, b.list; len(x) > 0 || len(y) > 0; {
+		switch {
+		case len(y) == 0 || len(x) > 0 && x[0].name < y[0].name:
+			names = append(names, x[0].name)
+			x = x[1:]
+		case len(x) == 0 || y[0].name < x[0].name:
+			names = append(names, y[0].name)
+			y = y[1:]
+		default:
+			if x[0] != y[0] {
+				names = append(names, x[0].name)
+			}
+			x, y = x[1:], y[1:]
 		}
 	}
 	for name, i := range b.held {
@@ -61,17 +94,13 @@ func differences(a, b *shelf) []string {
 			names = append(names, name)
 		}
 	}
-	for name := range a.items {
-		if b.items[name] == nil && b.held[name] == nil {
+	for name, i := range a.held {
+		if b.held[name] != i {
 			names = append(names, name)
 		}
 	}
-	for name := range a.held {
-		if b.items[name] == nil && b.held[name] == nil {
-			names = append(names, name)
-		}
-	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // compiler makes the views of one snapshot. Proxies that share slices of resources share shelves.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -130,7 +129,11 @@ func (st *stream) take(r *request) error {
 		return nil
 	}
 	st.answerLocked(sub, r)
-	sub.take(r)
+	shelf := sub.base
+	if v := st.viewLocked(); v != nil {
+		shelf = v.shelves[r.kind]
+	}
+	sub.take(r, shelf)
 	return nil
 }
 
@@ -262,7 +265,7 @@ func (st *stream) waitLocked(now time.Time) time.Duration {
 func (st *stream) doneLocked(v *view, kind string) bool {
 	sub, s := st.subs[kind], v.shelves[kind]
 	if !sub.asked {
-		return len(s.items) == 0
+		return len(s.list) == 0
 	}
 	changed, removed := sub.difference(s)
 	return sub.flight == nil && len(changed) == 0 && len(removed) == 0
@@ -288,7 +291,10 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 		}
 	}
 	if kind == xds.VirtualHostType {
-		changed = slices.DeleteFunc(changed, func(i *item) bool { return !st.subs[xds.RouteType].holds(xds.Namespace(i.name)) })
+		early := func(i *item) bool { return !st.subs[xds.RouteType].holds(xds.Namespace(i.name)) }
+		if slices.ContainsFunc(changed, early) {
+			changed = slices.DeleteFunc(slices.Clone(changed), early)
+		}
 	}
 	if len(changed) == 0 && len(removed) == 0 && !sub.greet {
 		return held, nil
@@ -303,8 +309,13 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 	}
 	if kind == xds.ClusterType {
 		// Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
-		for _, c := range changed {
-			st.subs[xds.EndpointType].renew(xds.EndpointsOf(c.name))
+		endpoints := st.subs[xds.EndpointType]
+		if !endpoints.asked && len(changed) == len(s.list) {
+			endpoints.doubtAll = true
+		} else {
+			for _, c := range changed {
+				endpoints.renew(xds.EndpointsOf(c.name))
+			}
 		}
 	}
 	return held, st.writeLocked(s, changed, removed, now)
@@ -317,10 +328,7 @@ func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now t
 	}
 	st.nonces++
 	sub.sent(strconv.FormatUint(st.nonces, 16), now, changed, removed, again)
-	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: whole(sub.sum), changed: make([]*discoverysvcv3.Resource, len(out))}
-	for n, i := range out {
-		r.changed[n] = i.wire
-	}
+	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out}
 	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
 	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))
 	// The lock is let go, so that a proxy which does not read cannot hold up the status.
@@ -346,8 +354,8 @@ func (st *stream) status() (p Proxy, ok bool) {
 }
 
 func (sub *subscription) status() TypeSync {
-	t := TypeSync{Resources: make(map[string]string, len(sub.has)), NACK: sub.nack}
-	for name, i := range sub.has {
+	t := TypeSync{Resources: make(map[string]string), NACK: sub.nack}
+	for name, i := range sub.all {
 		if i.version != "" {
 			t.Resources[name] = i.version
 		}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -10,23 +11,31 @@ import (
 )
 
 // subscription is what a stream wants of one type, and what it has. It decides; the stream acts.
+//
+// What it names and has is kept as the difference to a shelf, its base: a proxy that is in order with it, as nearly all
+// are nearly always, takes no memory for a thousand names.
 type subscription struct {
 	kind string
 
 	asked    bool // the proxy has asked for this type
 	named    bool // it has ever named anything: having named nothing means everything until then
 	wildcard bool
-	names    map[string]bool
+	every    bool            // it names what the base has, but for:
+	but      map[string]bool // names on the base that it does not name
+	extra    map[string]bool // names that it names beside
 
-	// has is what the proxy has or is being sent, by name; absent, where it was told that there is no such thing.
-	has map[string]*item
-	sum uint64 // of the hashes in has: a version of all of it
-	// Invariant: names not in due are as they should be, by the shelf whose id is at.
+	base *shelf
+	// filled: what the proxy has, or is being sent, of the names that it covers is what the base has; else it has nothing.
+	filled bool
+	diff   map[string]*item // but for these; nil: it has nothing; absent: it was told that there is no such thing
+	// Invariant: once filled, a name for which something is to be done is due.
 	due   map[string]bool
-	at    uint64
 	claim string          // the version of everything that the proxy says it has; "" once that is dealt with
 	greet bool            // the proxy waits for a response even if there is nothing to send
 	alone map[string]bool // to be sent one at a time: which of them is to blame for a refusal is not known
+	// What the proxy will say that it has of these (or all) names and namespaces is not to be believed. Only until it asks.
+	doubted  map[string]bool
+	doubtAll bool
 
 	flight *flight // the response that is not answered yet, or nil
 	nack   *NACK   // the last
@@ -36,84 +45,253 @@ type subscription struct {
 type flight struct {
 	nonce string
 	at    time.Time
-	items []*item
+	items []*item  // may be a shelf's
 	had   []*item  // what the proxy had in place of each; nil: nothing
 	gone  []string // the names removed
 	was   []*item  // what the proxy had of each
 	again bool     // known refused ones were sent along
+	whole *shelf   // all of whose items these are; nil: of none
 }
 
 func newSubscription(kind string) *subscription {
-	return &subscription{
-		kind: kind, names: make(map[string]bool), has: make(map[string]*item), due: make(map[string]bool), alone: make(map[string]bool),
-	}
+	return &subscription{kind: kind, base: empty(kind)}
 }
 
-func (sub *subscription) covers(name string) bool { return sub.wildcard || sub.names[name] }
+func put[V any](m *map[string]V, name string, v V) {
+	if *m == nil {
+		*m = make(map[string]V)
+	}
+	(*m)[name] = v
+}
+
+// names says whether the proxy has named it.
+func (sub *subscription) names(name string) bool {
+	if sub.every && !sub.but[name] && sub.base.item(name) != nil {
+		return true
+	}
+	return sub.extra[name]
+}
+
+func (sub *subscription) covers(name string) bool { return sub.wildcard || sub.names(name) }
+
+// covered gives what the base has of what is covered, sorted by name: the base's own list where that is all.
+func (sub *subscription) covered() []*item {
+	if sub.wildcard || sub.every && len(sub.but) == 0 {
+		return sub.base.list
+	}
+	var all []*item
+	if sub.every {
+		for _, i := range sub.base.list {
+			if !sub.but[i.name] || sub.extra[i.name] {
+				all = append(all, i)
+			}
+		}
+		return all
+	}
+	for name := range sub.extra {
+		if i := sub.base.item(name); i != nil {
+			all = append(all, i)
+		}
+	}
+	sortItems(all)
+	return all
+}
+
+func sortItems(items []*item) {
+	slices.SortFunc(items, func(a, b *item) int { return cmp.Compare(a.name, b.name) })
+}
+
+// implied is what the proxy has of a name that is not in diff.
+func (sub *subscription) implied(name string) *item {
+	if !sub.filled || !sub.covers(name) {
+		return nil
+	}
+	return sub.base.item(name)
+}
+
+// has gives what the proxy has or is being sent of a name; absent, where it was told that there is no such thing; nil:
+// nothing.
+func (sub *subscription) has(name string) *item {
+	if i, ok := sub.diff[name]; ok {
+		return i
+	}
+	return sub.implied(name)
+}
 
 // holds says whether the proxy has some version of a name, or is being sent one.
 func (sub *subscription) holds(name string) bool {
-	had := sub.has[name]
+	had := sub.has(name)
 	return had != nil && had != absent
 }
 
 // set notes what the proxy has of a name; nil: nothing.
 func (sub *subscription) set(name string, i *item) {
-	if old := sub.has[name]; old != nil {
-		sub.sum -= old.hash
+	if i == sub.implied(name) {
+		delete(sub.diff, name)
+	} else {
+		put(&sub.diff, name, i)
 	}
-	if i == nil {
-		delete(sub.has, name)
+}
+
+// all gives what the proxy has, with what stands for it.
+func (sub *subscription) all(yield func(string, *item) bool) {
+	for name, i := range sub.diff {
+		if i != nil && !yield(name, i) {
+			return
+		}
+	}
+	if !sub.filled {
 		return
 	}
-	sub.has[name] = i
-	sub.sum += i.hash
+	for _, i := range sub.covered() {
+		if _, other := sub.diff[i.name]; !other && !yield(i.name, i) {
+			return
+		}
+	}
+}
+
+// version is of all that the proxy has.
+func (sub *subscription) version() string {
+	var sum uint64
+	switch {
+	case !sub.filled:
+	case sub.wildcard || sub.every && len(sub.but) == 0:
+		sum = sub.base.sum
+	default:
+		for _, i := range sub.covered() {
+			sum += i.hash
+		}
+	}
+	for name, i := range sub.diff {
+		if i != nil {
+			sum += i.hash
+		}
+		if instead := sub.implied(name); instead != nil {
+			sum -= instead.hash
+		}
+	}
+	return strconv.FormatUint(sum, 16)
 }
 
 // doubt makes a name due whatever the proxy was sent before.
 func (sub *subscription) doubt(name string) {
-	sub.due[name] = true
-	if had := sub.has[name]; had == nil || had == absent {
-		sub.set(name, nil)
-	} else {
+	put(&sub.due, name, true)
+	if sub.holds(name) {
 		sub.set(name, unsure(sub.kind, name))
+	} else {
+		sub.set(name, nil)
 	}
 }
 
-// take notes what a request subscribes to.
-func (sub *subscription) take(r *request) {
+// take notes what a request subscribes to, of what a shelf has.
+func (sub *subscription) take(r *request, s *shelf) {
 	first := !sub.asked
 	sub.asked = true
+	sub.rebase(s)
 	// Envoy asks for virtual hosts without naming any, and gives each to the route configuration that it belongs to.
 	canWild := r.kind == xds.ClusterType || r.kind == xds.ListenerType || r.kind == xds.VirtualHostType
 	if len(r.subscribe) > 0 && !sub.named {
-		sub.named, sub.wildcard = true, false
+		sub.named = true
+		sub.setWildcard(false)
 	}
 	if first && !sub.named && canWild {
-		sub.wildcard = true
+		sub.setWildcard(true)
 	}
-	for _, name := range r.subscribe {
-		if name == "*" {
-			sub.wildcard, sub.at = true, 0
-			continue
-		}
-		sub.names[name] = true
-		sub.doubt(name) // asked again means needed again
-	}
+	sub.subscribe(r.subscribe)
 	for _, name := range r.unsubscribe {
-		sub.drop(name)
+		sub.unsubscribe(name)
 	}
 	if first {
 		sub.resume(r)
 	}
 }
 
-func (sub *subscription) drop(name string) {
-	if name == "*" {
-		sub.wildcard, sub.at = false, 0
+// setWildcard changes what is covered, and not what the proxy has.
+func (sub *subscription) setWildcard(on bool) {
+	if sub.wildcard == on {
 		return
 	}
-	delete(sub.names, name)
+	had := make(map[string]*item)
+	if sub.filled {
+		for _, i := range sub.base.list {
+			if !sub.names(i.name) {
+				had[i.name] = sub.has(i.name)
+			}
+		}
+	}
+	sub.wildcard = on
+	for name, i := range had {
+		sub.set(name, i)
+		put(&sub.due, name, true)
+	}
+}
+
+func (sub *subscription) subscribe(names []string) {
+	if !sub.filled && !sub.every && len(sub.extra) == 0 && len(names) > 1 {
+		sub.nameMany(names)
+		return
+	}
+	for _, name := range names {
+		if name == "*" {
+			sub.setWildcard(true)
+			continue
+		}
+		sub.name(name, true)
+		sub.doubt(name) // asked again means needed again
+	}
+}
+
+// name makes a name one that the proxy names, or not, and leaves what it has.
+func (sub *subscription) name(name string, on bool) {
+	had := sub.has(name)
+	onBase := sub.every && sub.base.item(name) != nil
+	switch {
+	case onBase && on:
+		delete(sub.but, name)
+	case onBase:
+		put(&sub.but, name, true)
+		delete(sub.extra, name)
+	case on:
+		put(&sub.extra, name, true)
+	default:
+		delete(sub.extra, name)
+	}
+	sub.set(name, had)
+}
+
+// nameMany takes the first names, of a proxy that has nothing. They are most of the base's, as a rule.
+func (sub *subscription) nameMany(names []string) {
+	seen := make([]bool, len(sub.base.list))
+	hits := 0
+	for _, name := range names {
+		switch at, ok := sub.base.place[name]; {
+		case name == "*":
+			sub.setWildcard(true)
+		case !ok:
+			put(&sub.extra, name, true)
+			put(&sub.due, name, true)
+		case !seen[at]:
+			seen[at] = true
+			hits++
+		}
+	}
+	sub.every = 2*hits > len(seen)
+	for at, named := range seen {
+		switch name := sub.base.list[at].name; {
+		case sub.every && !named:
+			put(&sub.but, name, true)
+		case !sub.every && named:
+			put(&sub.extra, name, true)
+		}
+	}
+}
+
+func (sub *subscription) unsubscribe(name string) {
+	if name == "*" {
+		sub.setWildcard(false)
+		return
+	}
+	sub.name(name, false)
 	sub.doubt(name) // a wildcard that still covers it is answered with it
 }
 
@@ -121,101 +299,136 @@ func (sub *subscription) drop(name string) {
 func (sub *subscription) resume(r *request) {
 	sub.greet = sub.wildcard && len(r.initial) == 0
 	sub.claim = r.version
-	for name, version := range r.initial {
-		if sub.needed(name) {
-			continue
-		}
-		sub.set(name, claimed(sub.kind, name, version))
-		sub.due[name] = true
+	if sub.doubtAll {
+		sub.claim = ""
+		return
 	}
-}
-
-// needed says whether the proxy needs a name whatever it says it has.
-func (sub *subscription) needed(name string) bool {
-	had := sub.has[name]
-	return had != nil && had != absent && had.version == ""
+	if len(r.initial) == 0 {
+		return
+	}
+	known := 0
+	sub.filled = true
+	for _, i := range sub.covered() {
+		version, ok := r.initial[i.name]
+		if ok {
+			known++
+		}
+		switch {
+		case !ok || sub.doubted[i.name] || sub.doubted[xds.Namespace(i.name)]:
+			sub.set(i.name, nil)
+		case version == i.version:
+			i.take() // that the proxy has it says that it took it
+			continue
+		default:
+			sub.set(i.name, claimed(sub.kind, i.name, version))
+		}
+		put(&sub.due, i.name, true)
+	}
+	sub.doubted = nil
+	if known == len(r.initial) {
+		return
+	}
+	for name, version := range r.initial {
+		if sub.base.item(name) == nil || !sub.covers(name) {
+			sub.set(name, claimed(sub.kind, name, version))
+			put(&sub.due, name, true)
+		}
+	}
 }
 
 // recall believes a state-of-the-world proxy that it has everything already, if its version says so; else it may have
 // anything.
-func (sub *subscription) recall(s *shelf) {
+func (sub *subscription) recall() {
 	if sub.claim == "" {
 		return
 	}
+	all := sub.covered()
 	var sum uint64
-	for name, i := range s.items {
-		if sub.covers(name) {
-			sum += i.hash
-		}
+	for _, i := range all {
+		sum += i.hash
 	}
-	same := whole(sum) == sub.claim
-	sub.claim = ""
+	same := strconv.FormatUint(sum, 16) == sub.claim
+	sub.claim, sub.filled = "", true
 	sub.greet = sub.greet && !same
-	for name, i := range s.items {
-		switch {
-		case !sub.covers(name):
-		case same && !sub.needed(name):
-			sub.set(name, claimed(sub.kind, name, i.version))
-		default:
-			sub.set(name, unsure(sub.kind, name))
+	for _, i := range all {
+		if same && !sub.doubted[i.name] {
+			i.take()
+			continue
 		}
+		sub.set(i.name, unsure(sub.kind, i.name))
+		put(&sub.due, i.name, true)
 	}
-	for name := range s.held {
+	for name := range sub.base.held {
 		if sub.covers(name) {
 			sub.set(name, unsure(sub.kind, name))
+			put(&sub.due, name, true)
 		}
 	}
+	sub.doubted = nil
 }
 
-// whole is a version of everything that a proxy has of a type.
-func whole(sum uint64) string { return strconv.FormatUint(sum, 16) }
-
-// follow makes due what may differ from the shelf.
-func (sub *subscription) follow(s *shelf) {
-	switch sub.at {
-	case s.id:
+// rebase tells what the proxy names and has by another shelf, and makes due what is not the same there.
+func (sub *subscription) rebase(s *shelf) {
+	old := sub.base
+	if old == s {
 		return
-	case s.before:
-		if s.before != 0 {
-			for _, name := range s.changed {
-				sub.due[name] = true
-			}
-			sub.at = s.id
-			return
+	}
+	if !sub.filled && !sub.every && len(sub.diff) == 0 {
+		names := sub.extra
+		sub.base, sub.extra = s, nil
+		sub.nameMany(slices.Collect(maps.Keys(names)))
+		return
+	}
+	changed := s.changed
+	if s.before == 0 || s.before != old.id {
+		changed = differences(old, s)
+	}
+	type note struct {
+		named bool
+		had   *item
+	}
+	notes := make([]note, len(changed))
+	for n, name := range changed {
+		notes[n] = note{sub.names(name), sub.has(name)}
+	}
+	sub.base = s
+	for n, name := range changed {
+		delete(sub.but, name)
+		delete(sub.extra, name)
+		switch onBase := sub.every && s.item(name) != nil; {
+		case onBase && !notes[n].named:
+			put(&sub.but, name, true)
+		case !onBase && notes[n].named:
+			put(&sub.extra, name, true)
 		}
+		sub.set(name, notes[n].had)
+		put(&sub.due, name, true)
 	}
-	for name := range s.items {
-		if sub.covers(name) {
-			sub.due[name] = true
-		}
-	}
-	for name := range sub.has {
-		sub.due[name] = true
-	}
-	for name := range sub.names {
-		sub.due[name] = true
-	}
-	sub.at = s.id
 }
 
 // difference gives what the proxy lacks, and the names of what it has and should not have or waits for in vain; both
-// sorted. What it finds in order is not due any more.
+// sorted, and not to be changed. What it finds in order is not due any more.
 func (sub *subscription) difference(s *shelf) (changed []*item, removed []string) {
 	if !sub.asked {
 		return nil, nil
 	}
-	sub.recall(s)
-	sub.follow(s)
+	sub.rebase(s)
+	sub.recall()
+	if !sub.filled {
+		changed = sub.covered()
+	}
 	for name := range sub.due {
-		want, had := s.items[name], sub.has[name]
+		want, had := s.item(name), sub.has(name)
 		has := had != nil && had != absent
 		switch {
 		case !sub.covers(name):
 			sub.set(name, nil)
 			sub.settled(name)
+		case want != nil && !sub.filled:
+			// It is among the changed.
 		case want != nil && had != nil && had.version == want.version:
 			if had.wire == nil {
-				want.accepted.Store(true) // that the proxy has it says that it took it
+				want.take()
 			}
 			sub.set(name, want)
 			sub.settled(name)
@@ -223,13 +436,15 @@ func (sub *subscription) difference(s *shelf) (changed []*item, removed []string
 			changed = append(changed, want)
 		case has && s.held[name] != nil:
 			sub.settled(name)
-		case has || had == nil && sub.names[name]:
+		case has || had == nil && sub.names(name):
 			removed = append(removed, name)
 		default:
 			sub.settled(name)
 		}
 	}
-	slices.SortFunc(changed, func(a, b *item) int { return cmp.Compare(a.name, b.name) })
+	if sub.filled {
+		sortItems(changed)
+	}
 	slices.Sort(removed)
 	return changed, removed
 }
@@ -241,23 +456,34 @@ func (sub *subscription) settled(name string) {
 
 // unknown leaves of names to be removed those that the proxy waits for in vain: nothing can use them.
 func (sub *subscription) unknown(names []string) []string {
-	return slices.DeleteFunc(names, func(name string) bool { return sub.has[name] != nil })
+	return slices.DeleteFunc(names, func(name string) bool { return sub.has(name) != nil })
 }
 
 // renew makes a name be sent again, also if the proxy, which may not have asked yet, says that it has it.
 func (sub *subscription) renew(name string) {
-	if sub.has[name] != absent {
+	switch {
+	case !sub.asked:
+		put(&sub.doubted, name, true)
+	case sub.filled && sub.has(name) != absent:
 		sub.set(name, unsure(sub.kind, name))
-		sub.due[name] = true
+		put(&sub.due, name, true)
 	}
 }
 
 // renewAll does so with all virtual hosts of a route configuration.
 func (sub *subscription) renewAll(namespace string) {
-	for name := range sub.has {
+	if !sub.asked {
+		put(&sub.doubted, namespace, true)
+		return
+	}
+	var names []string
+	for name := range sub.all {
 		if xds.Namespace(name) == namespace {
-			sub.renew(name)
+			names = append(names, name)
 		}
+	}
+	for _, name := range names {
+		sub.renew(name)
 	}
 }
 
@@ -265,21 +491,17 @@ func (sub *subscription) renewAll(namespace string) {
 // refused ones in the place of what a proxy has of them, which it keeps when it refuses them again. again says whether
 // there are such.
 func (sub *subscription) everything(s *shelf, removed []string) (all []*item, again bool) {
-	for name, i := range s.items {
-		if sub.covers(name) {
-			all = append(all, i)
-		}
-	}
-	for name, had := range sub.has {
+	all = slices.Clone(sub.covered())
+	for name, had := range sub.diff {
 		switch held := s.held[name]; {
-		case s.items[name] != nil || !sub.covers(name) || had == absent:
+		case had == nil || had == absent || s.item(name) != nil || !sub.covers(name):
 		case held != nil:
 			all, again = append(all, held), true
 		case had.wire != nil && !slices.Contains(removed, name):
 			all = append(all, had)
 		}
 	}
-	slices.SortFunc(all, func(a, b *item) int { return cmp.Compare(a.name, b.name) })
+	sortItems(all)
 	return all, again
 }
 
@@ -297,23 +519,52 @@ func (sub *subscription) isolate(changed []*item) []*item {
 
 // sent notes a response.
 func (sub *subscription) sent(nonce string, at time.Time, changed []*item, removed []string, again bool) {
-	f := &flight{nonce: nonce, at: at, items: changed, had: make([]*item, len(changed)), gone: removed, was: make([]*item, len(removed)), again: again}
+	f := &flight{nonce: nonce, at: at, items: changed, gone: removed, again: again, was: make([]*item, len(removed))}
 	for n, name := range removed {
-		f.was[n] = sub.has[name]
+		f.was[n] = sub.has(name)
 	}
-	for n, i := range changed {
-		f.had[n] = sub.has[i.name]
-		sub.set(i.name, i)
-		delete(sub.due, i.name)
+	if sub.filled {
+		f.had = make([]*item, len(changed))
+		for n, i := range changed {
+			f.had[n] = sub.has(i.name)
+			sub.set(i.name, i)
+			delete(sub.due, i.name)
+		}
+	} else if sub.fill(changed) {
+		f.whole = sub.base
 	}
 	sub.removed(removed)
 	sub.flight, sub.greet = f, false
 }
 
+// fill notes the first response, of all that is covered or only some of it. whole says that it is all of the base.
+func (sub *subscription) fill(changed []*item) (whole bool) {
+	sub.filled = true
+	all := sub.covered()
+	sent := make(map[string]bool)
+	if len(changed) < len(all) {
+		for _, i := range changed {
+			sent[i.name] = true
+		}
+	}
+	if len(changed) < len(all) || len(sub.diff)+len(sub.due) > 0 {
+		for _, i := range all {
+			if len(changed) == len(all) || sent[i.name] {
+				delete(sub.diff, i.name)
+				delete(sub.due, i.name)
+			} else {
+				sub.set(i.name, nil)
+				put(&sub.due, i.name, true)
+			}
+		}
+	}
+	return len(changed) > 0 && len(changed) == len(sub.base.list)
+}
+
 func (sub *subscription) removed(names []string) {
 	for _, name := range names {
 		delete(sub.due, name)
-		if sub.names[name] {
+		if sub.names(name) {
 			sub.set(name, absent)
 		} else {
 			sub.set(name, nil)
@@ -323,9 +574,15 @@ func (sub *subscription) removed(names []string) {
 
 // accepted ends a flight.
 func (sub *subscription) accepted(f *flight) {
+	if f.whole != nil && f.whole.taken.Load() && len(sub.alone) == 0 {
+		return
+	}
 	for _, i := range f.items {
-		i.accepted.Store(true)
+		i.take()
 		delete(sub.alone, i.name)
+	}
+	if f.whole != nil {
+		f.whole.taken.Store(true)
 	}
 }
 
@@ -339,22 +596,25 @@ func (sub *subscription) refused(f *flight, message string, canIsolate bool) (gu
 		return nil // it is about those that were known: the rest is taken
 	case canIsolate && len(f.items) > 1:
 		for _, i := range f.items {
-			sub.alone[i.name] = true
+			put(&sub.alone, i.name, true)
 		}
 	default:
 		guilty = f.items
 	}
 	for n, i := range f.items {
-		if sub.has[i.name] != i {
+		if sub.has(i.name) != i {
 			continue // asked for again since
 		}
-		had := f.had[n]
+		var had *item
+		if f.had != nil {
+			had = f.had[n]
+		}
 		if slices.Contains(guilty, i) && (had == nil || had == absent) {
 			sub.set(i.name, had) // it still has nothing
 		} else {
 			sub.set(i.name, unsure(sub.kind, i.name))
 		}
-		sub.due[i.name] = true
+		put(&sub.due, i.name, true)
 	}
 	if len(f.items) > 0 { // else it would not end
 		sub.restore(f)
@@ -365,10 +625,10 @@ func (sub *subscription) refused(f *flight, message string, canIsolate bool) (gu
 // restore undoes the removals of a flight that was refused, so that they are made again.
 func (sub *subscription) restore(f *flight) {
 	for n, name := range f.gone {
-		if now := sub.has[name]; now != nil && now != absent {
+		if sub.holds(name) {
 			continue
 		}
-		sub.due[name] = true
+		put(&sub.due, name, true)
 		if f.was[n] == nil {
 			sub.set(name, nil)
 		} else {

@@ -6,7 +6,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/grpc/mem"
 
 	"github.com/machinenativeops/weir/xds"
 )
@@ -27,7 +27,7 @@ type request struct {
 type response struct {
 	kind    string
 	nonce   string
-	changed []*discoverysvcv3.Resource
+	changed []*item
 	removed []string
 	whole   string // the version of all that the proxy then has of the type
 }
@@ -66,9 +66,14 @@ func refusal(refused bool, message string) string {
 }
 
 func (w deltaWire) send(r *response) error {
-	return w.stream.Send(&discoverysvcv3.DeltaDiscoveryResponse{
-		TypeUrl: r.kind, Nonce: r.nonce, Resources: r.changed, RemovedResources: r.removed, SystemVersionInfo: r.whole,
-	})
+	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DeltaDiscoveryResponse{
+		TypeUrl: r.kind, Nonce: r.nonce, RemovedResources: r.removed, SystemVersionInfo: r.whole,
+	}))}
+	f = slices.Grow(f, 2*len(r.changed))
+	for _, i := range r.changed {
+		f = append(f, i.wire.delta, i.wire.body)
+	}
+	return w.stream.SendMsg(f)
 }
 
 type sotwWire struct {
@@ -111,9 +116,10 @@ func (w *sotwWire) receive() (*request, error) {
 }
 
 func (w *sotwWire) send(r *response) error {
-	resources := make([]*anypb.Any, len(r.changed))
-	for i, one := range r.changed {
-		resources[i] = one.GetResource()
+	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, VersionInfo: r.whole}))}
+	f = slices.Grow(f, 2*len(r.changed))
+	for _, i := range r.changed {
+		f = append(f, i.wire.sotw, i.wire.body)
 	}
-	return w.stream.Send(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, Resources: resources, VersionInfo: r.whole})
+	return w.stream.SendMsg(f)
 }
