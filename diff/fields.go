@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/machinenativeops/weir/policy"
 )
 
 // field is one that differs.
@@ -120,7 +122,7 @@ func (w *walker) list(path string, a, b reflect.Value) {
 
 // sameOne says whether an item of a list has become the other: they have one name, or else one place.
 func sameOne(a, b reflect.Value, place bool) bool {
-	for _, name := range []string{"Name", "Header", "By"} { // what items are told apart by, where they have it
+	for _, name := range []string{"Name", "Header", "By", "Version"} { // what items are told apart by, where they have it
 		if f := a.FieldByName(name); f.IsValid() && !f.IsZero() {
 			return same(f, b.FieldByName(name))
 		}
@@ -151,7 +153,11 @@ func say(v reflect.Value) string {
 		return none
 	}
 	if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok {
-		return s.String()
+		text := s.String()
+		if _, ok := s.(policy.Duration); ok { // 10m0s is 10m to people
+			text = zeroes.ReplaceAllString(text, "$1")
+		}
+		return text
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -210,6 +216,8 @@ func sayMap(v reflect.Value) string {
 	}
 	return "{" + strings.Join(all, ", ") + "}"
 }
+
+var zeroes = regexp.MustCompile(`([hm])(0m)?0s$`)
 
 var plainText = regexp.MustCompile(`^[A-Za-z0-9/.*%_:+=<>~^$@-]+$`)
 
