@@ -149,8 +149,11 @@ next:
 
 // say writes a value in one line, as a document would, without what is not set.
 func say(v reflect.Value) string {
-	if v.Kind() == reflect.Pointer && v.IsNil() {
-		return none
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return none
+		}
+		return say(v.Elem())
 	}
 	if s, ok := reflect.TypeAssert[fmt.Stringer](v); ok {
 		text := s.String()
@@ -160,8 +163,6 @@ func say(v reflect.Value) string {
 		return text
 	}
 	switch v.Kind() {
-	case reflect.Pointer:
-		return say(v.Elem())
 	case reflect.Struct:
 		return "{" + strings.Join(members(v), ", ") + "}"
 	case reflect.Map:
