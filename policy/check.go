@@ -296,6 +296,12 @@ func (r *Retries) check(c *checker, path string) {
 		c.oneOf(fmt.Sprintf("%s.on[%d]", path, i), on, retryOn)
 	}
 	c.percent(path+".budget", r.Budget)
+	for i, code := range r.Codes {
+		c.between(fmt.Sprintf("%s.codes[%d]", path, i), code, 100, 599)
+	}
+	if r.Backoff != nil {
+		c.duration(path+".backoff", *r.Backoff, false)
+	}
 }
 
 func (s *ServiceSpec) references() []reference { return nil }
@@ -327,6 +333,9 @@ func (s *RouteSpec) check(c *checker) {
 			c.duration(path+".timeout", *r.Timeout, true)
 		}
 		r.Retries.check(c, path+".retries")
+		if r.Retries != nil && r.Retries.Budget != 0 {
+			c.problem(path+".retries.budget", "", "a budget is shared by all rules: write it in the service's retries")
+		}
 		r.checkHandling(c, path)
 	}
 }

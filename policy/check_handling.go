@@ -188,6 +188,9 @@ func (c *checker) contentType(path, s string) {
 }
 
 func (h *Handling) checkHandling(c *checker, path string) {
+	if h.Hedge != nil && h.Hedge.OnPerTryTimeout && (h.Retries == nil || h.Retries.PerTry == nil) {
+		c.problem(path+".hedge", "", "a second request is sent when retries.perTry is over: give it in the same place")
+	}
 	if h.Maintenance != nil {
 		h.Maintenance.check(c, path+".maintenance")
 	}

@@ -115,6 +115,7 @@ func (r *Retries) defaults() {
 		return
 	}
 	or(&r.Attempts, 2)
+	orNew(&r.Backoff, Duration(25*time.Millisecond))
 	if len(r.On) == 0 {
 		r.On = defaultRetryOn
 	}

@@ -16,7 +16,7 @@ type Handling struct {
 
 // Hedge sends a request again without giving up the first one: whichever answers first wins.
 type Hedge struct {
-	OnPerTryTimeout bool `yaml:"onPerTryTimeout"` // when retries.perTry is over
+	OnPerTryTimeout bool `yaml:"onPerTryTimeout"` // when retries.perTry is over; false: no hedging, whatever the service says
 }
 
 // Maintenance answers instead of the service: as HTML or JSON where the Accept header asks for one of them and the

@@ -86,13 +86,13 @@ func (a author) service(i int) string {
 		a.maybe("outlierDetection: {interval: 1ms, ejectFor: 1h, maxEjected: 0.5}"),
 		a.maybe("healthCheck: {path: /h, interval: 1ms, timeout: 1ms, unhealthy: 1000}"),
 		a.maybe("timeout: " + a.pick("0s", "1ms", "1h")),
-		a.maybe("retries: " + a.retries()), a.handling("  "),
+		a.maybe("retries: " + a.retries(a.maybe(", budget: "+a.pick("0.1", "100")))), a.handling("  "),
 	}, "\n  ") + "\n"
 }
 
-func (a author) retries() string {
+func (a author) retries(more string) string {
 	return "{attempts: " + a.pick("1", "100") + a.maybe(", perTry: 1ms") + a.maybe(", on: [5xx, retriable-4xx]") +
-		a.maybe(", budget: "+a.pick("0.1", "100")) + "}"
+		a.maybe(", codes: [100, 425]") + a.maybe(", backoff: "+a.pick("1ms", "1h")) + more + "}"
 }
 
 func (a author) named() string {
@@ -137,7 +137,7 @@ func (a author) action() string {
 	return strings.Join([]string{
 		a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
 		a.maybe("urlRewrite: {" + a.pick("hostname: h.example", "path: "+path, "hostname: 10.0.0.1, path: "+path) + "}"),
-		a.maybe("mirror: " + a.some(2, a.mirror)), a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.maybe("retries: " + a.retries()),
+		a.maybe("mirror: " + a.some(2, a.mirror)), a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.pick("retries: "+a.retries(""), "hedge: {onPerTryTimeout: true}\n      retries: {perTry: 1s}", "hedge: {onPerTryTimeout: false}", ""),
 	}, "\n      ")
 }
 

@@ -9,7 +9,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -177,6 +176,7 @@ func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
 
 func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	a := &routev3.RouteAction{Timeout: durationpb.New(r.Timeout), IdleTimeout: idleTimeout(r.Timeout), RetryPolicy: t.retryPolicy(r.Retries)}
+	hedge(a, r)
 	rewriteURL(a, r)
 	mirror(a, r)
 	last := removesLast(r)
@@ -207,28 +207,6 @@ func idleTimeout(timeout time.Duration) *durationpb.Duration {
 	default:
 		return nil
 	}
-}
-
-func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
-	if r == nil || r.Attempts == 0 {
-		return nil
-	}
-	p := &routev3.RetryPolicy{
-		RetryOn:    strings.Join(r.On, ","),
-		NumRetries: number(r.Attempts),
-		// Another endpoint than the one that failed, where there is one.
-		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
-			Name: "envoy.retry_host_predicates.previous_hosts",
-			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
-				TypedConfig: t.any(&previoushostsv3.PreviousHostsPredicate{}),
-			},
-		}},
-		HostSelectionRetryMaxAttempts: 3,
-	}
-	if r.PerTry != nil {
-		p.PerTryTimeout = durationpb.New(time.Duration(*r.PerTry))
-	}
-	return p
 }
 
 // headersToAdd gives what is added and what is set, each by name. Envoy sets before it adds, whatever their order: what
