@@ -3,6 +3,7 @@ package lint
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ var (
 	slow = []string{"5xx", "gateway-error", "reset"}
 )
 
-const restrict = "match methods [GET, HEAD, OPTIONS, PUT, DELETE], or write on: [connect-failure, refused-stream, reset-before-request]"
+const limit = "match methods [GET, HEAD, OPTIONS, PUT, DELETE]"
 
 // handling warns of timeouts and retries: those that a rule has at the rule, and those of the service, which all other
 // rules share, once.
@@ -44,10 +45,10 @@ func (l *linter) handling(d *policy.Document[policy.ServiceSpec]) {
 				continue
 			}
 			message := fmt.Sprintf("%s (the rule %s)", c.message, r.Name)
-			if !warned[c.name] {
+			if !warned[c.name+c.fields[0]] {
 				service.warn(c.name, "spec."+service.first("spec", c.fields), "%s", message)
 			}
-			warned[c.name] = true
+			warned[c.name+c.fields[0]] = true
 		}
 	}
 }
@@ -79,8 +80,10 @@ type complaint struct {
 
 func complaints(r *mesh.Rule) []complaint {
 	var all []complaint
-	if message := unsafe(r); message != "" {
-		all = append(all, complaint{UnsafeRetry, []string{"retries.on", "retries.codes", "retries"}, message})
+	all = append(all, unsafe(r)...)
+	if hedged(r) && !onlyIdempotent(r.Match.Methods) {
+		all = append(all, complaint{UnsafeRetry, []string{"hedge"}, "a POST may be done twice: a hedge sends it again while the service may be acting on it; " +
+			limit + ", or write hedge: {onPerTryTimeout: false}"})
 	}
 	if message := short(r.Timeout, r.Retries); message != "" {
 		all = append(all, complaint{ShortTimeout, []string{"timeout", "retries.perTry", "retries"}, message})
@@ -88,12 +91,12 @@ func complaints(r *mesh.Rule) []complaint {
 	return all
 }
 
-// unsafe says why a retry may do a request twice that must not be.
-func unsafe(r *mesh.Rule) string {
+// unsafe tells of retries that may do a request twice that must not be.
+func unsafe(r *mesh.Rule) []complaint {
 	if r.Retries == nil || r.Retries.Attempts == 0 || onlyIdempotent(r.Match.Methods) {
-		return ""
+		return nil
 	}
-	var words []string
+	var words, codes []string
 	for _, on := range r.Retries.On {
 		if slices.Contains(reached, on) {
 			words = append(words, on)
@@ -101,13 +104,24 @@ func unsafe(r *mesh.Rule) string {
 	}
 	for _, code := range r.Retries.Codes {
 		if !slices.Contains(refused, code) {
-			words = append(words, fmt.Sprint(code))
+			codes = append(codes, strconv.Itoa(code))
 		}
 	}
-	if len(words) == 0 {
-		return ""
+	const message = "a POST may be done twice: %s may come after the service has acted on the request; %s, or write %s"
+	var all []complaint
+	if len(words) > 0 {
+		all = append(all, complaint{UnsafeRetry, []string{"retries.on", "retries"}, fmt.Sprintf(message,
+			strings.Join(words, ", "), limit, "on: [connect-failure, refused-stream, reset-before-request]")})
 	}
-	return fmt.Sprintf("a POST may be done twice: %s may come after the service has acted on the request; %s", strings.Join(words, ", "), restrict)
+	if len(codes) > 0 {
+		all = append(all, complaint{UnsafeRetry, []string{"retries.codes"}, fmt.Sprintf(message,
+			strings.Join(codes, ", "), limit, "codes: [425, 429] at most")})
+	}
+	return all
+}
+
+func hedged(r *mesh.Rule) bool {
+	return r.Hedge != nil && r.Hedge.OnPerTryTimeout && r.Retries != nil && r.Retries.Attempts > 0 && r.Retries.PerTry != nil
 }
 
 func onlyIdempotent(methods []string) bool {
@@ -139,16 +153,10 @@ func short(timeout time.Duration, r *policy.Retries) string {
 		timeout, tries, perTry, waits, needs, mend)
 }
 
-// defaultBackoff is Envoy's.
-const defaultBackoff = 25 * time.Millisecond
-
 // backoff is the longest that Envoy waits between a request's tries: the base before the first retry, twice as long
 // before each one after it, and at most ten times as long.
 func backoff(r *policy.Retries) time.Duration {
-	base := defaultBackoff
-	if r.Backoff != nil {
-		base = time.Duration(*r.Backoff)
-	}
+	base := time.Duration(*r.Backoff)
 	var sum time.Duration
 	for i, wait := 0, base; i < r.Attempts; i, wait = i+1, min(2*wait, 10*base) {
 		sum += wait
