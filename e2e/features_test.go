@@ -1,8 +1,10 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -281,4 +283,27 @@ spec: {service: other, rules: [{name: all, responseHeaders: {set: {x-generation:
 	w.write("mesh.yaml", documents(another, "2"))
 	changed("another", "2")
 	expect("another service's route has changed", 3, 4)
+}
+
+// TestAProxyBeforeItsDocument: a proxy that no document has waits, as status says, and is served when one does.
+func TestAProxyBeforeItsDocument(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newWorld(t, service("one", up.Address, ""))
+	addresses := freePorts(t, 2)
+	bootstrap, err := exec.CommandContext(t.Context(), weirBinary, "bootstrap", "--gateway", "infra/second", "--xds", w.args[4], "--admin", addresses[0]).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	envoytest.Start(t, bootstrap)
+	w.eventually("status names the proxy", func() error {
+		out, err := w.command("status", "--http-address", strings.TrimPrefix(w.http, "http://"))
+		for line := range strings.Lines(out) {
+			if strings.HasPrefix(line, "gateway~infra/second~") && strings.HasSuffix(line, "no: no document of this name\n") {
+				return err
+			}
+		}
+		return fmt.Errorf("%w\n%s", errors.Join(err, errors.New("no such line")), out)
+	})
+	w.write("second.yaml", "kind: Gateway\nmetadata: {name: second, namespace: infra}\nspec: {address: 127.0.0.1, listeners: [{name: http, port: "+port(addresses[1])+"}]}\n")
+	w.answers(addresses[1])
 }

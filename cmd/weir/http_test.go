@@ -4,10 +4,19 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/xds"
+	"github.com/machinenativeops/weir/xds/serve"
 )
 
 // get gives the body of an answer that is OK.
@@ -61,4 +70,22 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buffer.String()
+}
+
+// TestNotReadyWithoutPolicy: until the first set is in force, weir is alive and not ready.
+func TestNotReadyWithoutPolicy(t *testing.T) {
+	registry, quiet := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
+	p := newPlane(quiet, registry, ratelimit.New(quiet, ratelimit.Options{}), serve.New(quiet), xds.Options{})
+	s := httptest.NewServer(p.handler(registry))
+	t.Cleanup(s.Close)
+	if body, err := get(t, s.URL+"/healthz"); err != nil || body != "ok\n" {
+		t.Errorf("healthz: %v %q", err, body)
+	}
+	if body, err := get(t, s.URL+"/readyz"); err == nil || body != "no policy is in force yet\n" {
+		t.Errorf("readyz: %v %q", err, body)
+	}
+	stdout, stderr, code := weir(t, "status", "--http-address", strings.TrimPrefix(s.URL, "http://"))
+	if code != 0 || !strings.Contains(stdout, "no policy is in force yet") {
+		t.Errorf("status: exit %d\n%s%s", code, stdout, stderr)
+	}
 }
