@@ -7,6 +7,8 @@ func (r *Rule) inherit(h *policy.Handling) {
 	orElse(&r.Hedge, h.Hedge)
 	orElse(&r.Maintenance, h.Maintenance)
 	orElse(&r.CORS, h.CORS)
+	orElse(&r.Compression, h.Compression)
+	orElse(&r.MaxRequestBytes, h.MaxRequestBytes)
 }
 
 func orElse[T any](own **T, service *T) {

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"mime"
 	"regexp"
 	"regexp/syntax"
@@ -197,6 +198,9 @@ func (h *Handling) checkHandling(c *checker, path string) {
 	if h.CORS != nil {
 		h.CORS.check(c, path+".cors")
 	}
+	if h.Compression != nil {
+		h.Compression.check(c, path+".compression")
+	}
 }
 
 func (m *Maintenance) check(c *checker, path string) {
@@ -305,5 +309,27 @@ func (p *CORS) check(c *checker, path string) {
 	}
 	if age := p.MaxAge; age != nil && time.Duration(*age)%time.Second != 0 {
 		c.problem(path+".maxAge", "", "want whole seconds, got %s", *age)
+	}
+}
+
+var compressionAlgorithms = []string{"zstd", "br", "gzip"}
+
+func (p *Compression) check(c *checker, path string) {
+	seen := make(map[string]bool)
+	for i, a := range p.Algorithms {
+		at := fmt.Sprintf("%s.algorithms[%d]", path, i)
+		c.oneOf(at, a, compressionAlgorithms)
+		c.unique(at, a, seen)
+	}
+	if p.MinBytes != nil && *p.MinBytes > math.MaxUint32 {
+		c.problem(path+".minBytes", "", "want less than 4GiB, got %s", p.MinBytes)
+	}
+	for i, one := range p.ContentTypes {
+		at := fmt.Sprintf("%s.contentTypes[%d]", path, i)
+		if strings.ContainsAny(one, ";*") {
+			c.problem(at, "", "want a media type without parameters and wildcards, such as application/json, got %q", one)
+			continue
+		}
+		c.contentType(at, one)
 	}
 }

@@ -19,6 +19,11 @@ var (
 	defaultRetentionDays = map[string]int{
 		"main": 90, "api": 60, "background": 30, "health": 7, "executions": 90, "cache": 30, DefaultClass: 30,
 	}
+	// text/event-stream is not among them: line by line, little is gained.
+	compressible = []string{
+		"application/javascript", "application/json", "application/xhtml+xml", "application/xml", "image/svg+xml",
+		"text/css", "text/csv", "text/html", "text/javascript", "text/markdown", "text/plain", "text/xml",
+	}
 	defaultRetryOn = []string{"connect-failure", "refused-stream", "unavailable", "reset"}
 )
 
@@ -133,6 +138,15 @@ func (f *Fault) defaults() {
 func (h *Handling) defaultHandling() {
 	if m := h.Maintenance; m != nil {
 		or(&m.Status, 503)
+	}
+	if c := h.Compression; c != nil {
+		if c.Algorithms == nil {
+			c.Algorithms = compressionAlgorithms
+		}
+		orNew(&c.MinBytes, 1000)
+		if len(c.ContentTypes) == 0 {
+			c.ContentTypes = compressible
+		}
 	}
 	if h.CORS != nil {
 		orNew(&h.CORS.MaxAge, Duration(5*time.Second))

@@ -16,8 +16,6 @@ var laterFields = func() map[string]string {
 		// Traffic management: each line goes when its fields work.
 		"Route.spec.rules[].match.cookies", "Route.spec.rules[].maintenance.unless.cookies", "Service.spec.maintenance.unless.cookies",
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
-		"Service.spec.compression", "Route.spec.rules[].compression",
-		"Service.spec.maxRequestBytes", "Route.spec.rules[].maxRequestBytes",
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
 		"Route.spec.rules[].loadTest",

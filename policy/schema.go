@@ -11,20 +11,22 @@ import (
 
 // enumerations are the fields with a fixed set of words, by kind and generic path.
 var enumerations = map[string][]string{
-	"Mesh.spec.accessLog.to":             {"otlp"},
-	"Gateway.spec.listeners[].protocol":  {"http"},
-	"Service.spec.protocol":              {"http", "http2", "grpc"},
-	"Service.spec.loadBalancing.policy":  {"least_request", "round_robin", "random"},
-	"Service.spec.retries.on[]":          retryOn,
-	"Route.spec.rules[].retries.on[]":    retryOn,
-	"Route.spec.rules[].match.methods[]": methods,
-	"Route.spec.rules[].redirect.scheme": schemes,
-	"Route.spec.rules[].rateLimit.per":   units,
-	"Route.spec.rules[].rateLimit.scope": {"global", "local"},
-	"RateLimit.spec.limits[].per":        units,
-	"RateLimit.spec.scope":               {"global", "local"},
-	"RateLimit.spec.onError":             {"allow", "deny"},
-	"Retention.spec.archive.compression": {"gzip"},
+	"Mesh.spec.accessLog.to":                      {"otlp"},
+	"Gateway.spec.listeners[].protocol":           {"http"},
+	"Service.spec.protocol":                       {"http", "http2", "grpc"},
+	"Service.spec.loadBalancing.policy":           {"least_request", "round_robin", "random"},
+	"Service.spec.compression.algorithms[]":       compressionAlgorithms,
+	"Route.spec.rules[].compression.algorithms[]": compressionAlgorithms,
+	"Service.spec.retries.on[]":                   retryOn,
+	"Route.spec.rules[].retries.on[]":             retryOn,
+	"Route.spec.rules[].match.methods[]":          methods,
+	"Route.spec.rules[].redirect.scheme":          schemes,
+	"Route.spec.rules[].rateLimit.per":            units,
+	"Route.spec.rules[].rateLimit.scope":          {"global", "local"},
+	"RateLimit.spec.limits[].per":                 units,
+	"RateLimit.spec.scope":                        {"global", "local"},
+	"RateLimit.spec.onError":                      {"allow", "deny"},
+	"Retention.spec.archive.compression":          {"gzip"},
 }
 
 // Schema gives the JSON Schema (draft 2020-12) of a kind, for editors. It describes the shape; Load checks the rest.

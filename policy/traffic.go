@@ -11,7 +11,7 @@ type Handling struct {
 	Maintenance     *Maintenance `yaml:"maintenance,omitempty"`     // nil: the service's, or none
 	CORS            *CORS        `yaml:"cors,omitempty"`            // nil: the service's, or none
 	Compression     *Compression `yaml:"compression,omitempty"`     // nil: the service's, or none
-	MaxRequestBytes *Size        `yaml:"maxRequestBytes,omitempty"` // of a request's body, 413 above it; nil: the service's, or no bound
+	MaxRequestBytes *Size        `yaml:"maxRequestBytes,omitempty"` // of a request's body, 413 above it; nil: the service's, or no bound; 0 is no bound
 }
 
 // Hedge sends a request again without giving up the first one: whichever answers first wins.
@@ -98,7 +98,7 @@ type CORS struct {
 
 // Compression makes responses smaller for callers that accept it.
 type Compression struct {
-	Algorithms   []string `yaml:"algorithms,omitempty"`   // in order of preference; default [zstd, br, gzip]
+	Algorithms   []string `yaml:"algorithms,omitempty"`   // default [zstd, br, gzip]; of what a caller likes best, the first of these, or else the first of the caller's; []: none, whatever the service says
 	MinBytes     *Size    `yaml:"minBytes,omitempty"`     // default 1KB: smaller responses stay as they are
 	ContentTypes []string `yaml:"contentTypes,omitempty"` // default: text, HTML, CSS, JavaScript, JSON, XML, SVG
 }

@@ -3,6 +3,7 @@ package xds
 import (
 	corsfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	filter_chainfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
 	routerfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -15,6 +16,7 @@ const (
 	rateLimitAllow = "weir.ratelimit.allow"
 	rateLimitDeny  = "weir.ratelimit.deny"
 	corsFilter     = "weir.cors"
+	bodyFilters    = "weir.bodies"
 	faultFilter    = "weir.fault"
 	router         = "envoy.filters.http.router"
 )
@@ -33,6 +35,7 @@ var filters = []struct {
 	{localRule, (*translator).localFilter},
 	{rateLimitAllow, func(t *translator) *anypb.Any { return t.globalFilter(false) }},
 	{rateLimitDeny, func(t *translator) *anypb.Any { return t.globalFilter(true) }},
+	{bodyFilters, func(t *translator) *anypb.Any { return t.any(&filter_chainfilterv3.FilterChainConfig{}) }},
 	// What passes the limits may be made to fail.
 	{faultFilter, func(t *translator) *anypb.Any { return t.any(&faultfilterv3.HTTPFault{}) }},
 	{router, func(t *translator) *anypb.Any { return t.any(&routerfilterv3.Router{}) }},
@@ -43,6 +46,8 @@ func (t *translator) httpFilters() []*hcmv3.HttpFilter {
 	for _, f := range filters {
 		chain = append(chain, &hcmv3.HttpFilter{
 			Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
+			// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
+			IsOptional: f.name == bodyFilters,
 		})
 	}
 	return chain

@@ -146,6 +146,8 @@ func (a author) handling(indent string) string {
 	return strings.Join([]string{
 		a.maybe("maintenance: {" + a.pick("body: a", `json: "1", html: "%"`, `html: "é", body: a, status: 418`) + a.maybe(", retryAfter: 90d") +
 			a.maybe(", unless: "+a.match("{exact: /a}", `{prefix: "/[é"}`, "{prefix: /}")) + "}"),
+		a.maybe("maxRequestBytes: " + a.pick("0", "1", "9000000GB")),
+		a.maybe("compression: {" + a.pick("", "algorithms: []", "algorithms: [br, zstd], minBytes: 0", "algorithms: [gzip], minBytes: 4GB, contentTypes: [a/b, C/d+e]") + "}"),
 		a.maybe("cors: {allowOrigins: " + a.pick("[]", `["*"]`, `["https://*.a.example:8443", http://b]`) + a.maybe(", maxAge: 0s") +
 			a.pick("", `, allowMethods: ["*"], allowHeaders: ["*"], exposeHeaders: ["*"]`, `, allowCredentials: true, allowMethods: ["*"]`, ", allowCredentials: true, allowMethods: [PUT, GET], allowHeaders: [x-a, X-B], exposeHeaders: [x-c]") + "}"),
 	}, "\n"+indent)

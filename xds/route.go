@@ -240,5 +240,6 @@ func (t *translator) perRoute(r *mesh.Rule) map[string]*anypb.Any {
 	t.globalLimits(r, filters)
 	t.localLimits(localRule, r.Local, filters)
 	t.fault(r.Fault, filters)
+	t.bodies(r, filters)
 	return filters
 }
