@@ -169,11 +169,9 @@ func (s *GatewaySpec) check(c *checker) {
 	names, ports := make(map[string]bool), make(map[string]bool)
 	for i, l := range s.Listeners {
 		path := fmt.Sprintf("spec.listeners[%d]", i)
-		c.name(path+".name", l.Name)
+		l.check(c, path)
 		c.unique(path+".name", l.Name, names)
-		c.between(path+".port", l.Port, 1, 65535)
 		c.unique(path+".port", strconv.Itoa(l.Port), ports)
-		c.protocol(path+".protocol", l.Protocol, laterValues["listenerProtocol"], []string{"http"})
 	}
 	for i, pattern := range s.Services {
 		if !wildPattern.MatchString(pattern) {

@@ -65,7 +65,7 @@ func (s *GatewaySpec) defaults(Metadata) {
 		s.Services = []string{"*"}
 	}
 	for i := range s.Listeners {
-		or(&s.Listeners[i].Protocol, "http")
+		s.Listeners[i].defaults()
 	}
 }
 

@@ -19,7 +19,7 @@ var laterFields = func() map[string]string {
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
 		"Route.spec.rules[].loadTest",
-		"Gateway.spec.listeners[].tls", "Gateway.spec.listeners[].http3", "Gateway.spec.listeners[].httpsRedirect",
+		"Gateway.spec.listeners[].http3", "Gateway.spec.listeners[].httpsRedirect",
 		"Sampling.spec.adaptive", "Sampling.spec.keep", "Sampling.spec.wait",
 	} {
 		fields[f] = "this version of Weir does not support this field yet: remove it"
@@ -31,5 +31,5 @@ var laterFields = func() map[string]string {
 var laterValues = map[string][]string{
 	"protocol":         {"tcp"},
 	"policy":           {"ring_hash", "maglev"},
-	"listenerProtocol": {"https", "passthrough"},
+	"listenerProtocol": {"passthrough"},
 }

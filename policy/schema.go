@@ -12,7 +12,8 @@ import (
 // enumerations are the fields with a fixed set of words, by kind and generic path.
 var enumerations = map[string][]string{
 	"Mesh.spec.accessLog.to":                      {"otlp"},
-	"Gateway.spec.listeners[].protocol":           {"http"},
+	"Gateway.spec.listeners[].protocol":           listenerProtocols,
+	"Gateway.spec.listeners[].tls.minVersion":     tlsVersions,
 	"Service.spec.protocol":                       {"http", "http2", "grpc"},
 	"Service.spec.loadBalancing.policy":           {"least_request", "round_robin", "random"},
 	"Service.spec.compression.algorithms[]":       compressionAlgorithms,

@@ -37,10 +37,10 @@ func (t *translator) listener(d door) *Resource {
 			Address:                       socketAddress(d.address, d.port),
 			PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 			TrafficDirection:              d.direction(),
-			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+			FilterChains: []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
 				Name:       "envoy.filters.network.http_connection_manager",
 				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(t.connectionManager(d))},
-			}}}},
+			}}})},
 		}
 	})
 }

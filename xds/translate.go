@@ -89,6 +89,7 @@ type door struct {
 	port     int
 	edge     bool // strangers come in here
 	owner    policy.Ref
+	tls      *policy.ListenerTLS // nil: none
 	sources  []policy.Key
 	services []*mesh.Service
 }
@@ -98,7 +99,7 @@ func (t *translator) gateway(g *mesh.Gateway) View {
 	for _, l := range g.Listeners {
 		name := "gateway/" + g.Ref.String() + "/" + l.Name
 		doors = append(doors, door{
-			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref,
+			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS,
 			sources: []policy.Key{g.Source}, services: g.Services,
 		})
 	}
@@ -141,6 +142,9 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 		v.add(t.infrastructure(collectorCluster, t.model.Tracing.Collector))
 	}
 	for _, d := range doors {
+		if d.tls != nil {
+			v.add(t.certificate(d))
+		}
 		v.add(t.listener(d))
 		v.add(t.routes(d))
 		for _, s := range d.services {

@@ -2,12 +2,19 @@ package xds_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -56,6 +63,7 @@ func TestGolden(t *testing.T) {
 
 var wanted = map[string]string{
 	xds.ClusterType: "clusters.yaml", xds.EndpointType: "endpoints.yaml", xds.ListenerType: "listeners.yaml", xds.RouteType: "routes.yaml",
+	xds.SecretType: "secrets.yaml",
 }
 
 // byKind renders a view as one file a kind.
@@ -100,7 +108,9 @@ func static(t *testing.T, rendered []byte) []byte {
 		}
 	}
 	for _, l := range all[xds.ListenerType] {
-		hcm := l["filter_chains"].([]any)[0].(object)["filters"].([]any)[0].(object)["typed_config"].(object)
+		chain := l["filter_chains"].([]any)[0].(object)
+		inPlace(chain)
+		hcm := chain["filters"].([]any)[0].(object)["typed_config"].(object)
 		name := hcm["rds"].(object)["route_config_name"]
 		if routes[name] == nil {
 			t.Fatalf("listener %v has no route configuration %v", l["name"], name)
@@ -110,11 +120,54 @@ func static(t *testing.T, rendered []byte) []byte {
 		hcm["route_config"] = routes[name]
 		delete(hcm, "rds")
 	}
-	text, err := yaml.Marshal(object{"static_resources": object{"clusters": all[xds.ClusterType], "listeners": all[xds.ListenerType]}})
+	var secrets []object
+	for _, s := range all[xds.SecretType] {
+		cert, key := certificate(t)
+		secrets = append(secrets, object{"name": s["name"], "tls_certificate": object{
+			"certificate_chain": object{"inline_string": cert}, "private_key": object{"inline_string": key},
+		}})
+	}
+	text, err := yaml.Marshal(object{"static_resources": object{
+		"clusters": all[xds.ClusterType], "listeners": all[xds.ListenerType], "secrets": secrets,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// inPlace makes a filter chain take its certificate from the bootstrap.
+func inPlace(chain object) {
+	socket, ok := chain["transport_socket"].(object)
+	if !ok {
+		return
+	}
+	config := socket["typed_config"].(object)
+	if inner, ok := config["downstream_tls_context"].(object); ok {
+		config = inner
+	}
+	for _, s := range config["common_tls_context"].(object)["tls_certificate_sds_secret_configs"].([]any) {
+		delete(s.(object), "sds_config")
+	}
+}
+
+// certificate makes one, for its files are not where Envoy would look for them.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"example.com"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, own.Public(), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
 }
 
 func byName(all []object, field string) map[any]object {
@@ -248,7 +301,7 @@ func TestRenderAsJSON(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if got := all[xds.ListenerType][0]["per_connection_buffer_limit_bytes"]; got != 1048576.0 || len(all) != len(xds.Types)-1 {
+	if got := all[xds.ListenerType][0]["per_connection_buffer_limit_bytes"]; got != 1048576.0 || len(all) != len(xds.Types)-2 {
 		t.Errorf("%v, of %d types", got, len(all))
 	}
 }

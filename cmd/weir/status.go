@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
 
@@ -106,6 +107,9 @@ func printRefusal(w io.Writer, x serve.Refusal) {
 	instead := "the proxies keep what they have"
 	if x.Serving != "" {
 		instead = "version " + x.Serving + " is served instead"
+	}
+	if x.Type == xds.SecretType {
+		instead = "the proxy keeps what it has, and reads the files when they come, which it does not tell: this stays until the proxy connects anew or is sent other files' names"
 	}
 	fmt.Fprintf(w, "\nrefused by %s: %s %s, of %s\n  %s\n  %s\n", x.Node, x.Type[strings.LastIndexByte(x.Type, '.')+1:], x.Name,
 		strings.Join(documents, ", "), strings.ReplaceAll(x.Message, "\n", "\n  "), instead)

@@ -11,6 +11,9 @@
 // nothing is changed where there is none, until a snapshot has another version of it. What came in the same response
 // and was not to blame is sent again.
 //
+// A secret names files on the proxy's own machine, so that a refusal says something of that machine and nothing of the
+// secret: it is told in the status of the proxy, which looks for the files by itself, and nothing is withdrawn.
+//
 // What many proxies share is kept, encoded and compared once: an [item] is a resource as it goes out, its bytes shared by
 // all responses that it is in; a [shelf] is one type's items with the names in which it differs from the one before, and
 // a stream looks at those names only. What a stream has is told as the difference to a shelf.

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	edge  = mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "edge"}}
 	other = mesh.Proxy{Role: mesh.RoleService, Ref: policy.Ref{Namespace: "shop", Name: "cart"}}
-	kinds = map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "l": xds.ListenerType, "r": xds.RouteType, "v": xds.VirtualHostType}
+	kinds = map[string]string{"c": xds.ClusterType, "e": xds.EndpointType, "s": xds.SecretType, "l": xds.ListenerType, "r": xds.RouteType, "v": xds.VirtualHostType}
 	first = map[string]string{"c a": "c1", "c b": "c2", "e a": "e1", "l x": "l1", "r a": "r1", "r b": "r2"}
 	// named is what clients subscribe to by name.
 	named = []string{"a", "b", "c"}
@@ -224,7 +224,7 @@ func (w *world) connect(p mesh.Proxy, earlier *client) *client {
 				UserAgentBuildVersion: &corev3.BuildVersion{Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40}},
 			}}
 		}
-		if kind == xds.EndpointType || kind == xds.RouteType {
+		if kind == xds.EndpointType || kind == xds.RouteType || kind == xds.SecretType {
 			a.names = named
 		}
 		c.ask(a)
@@ -242,7 +242,7 @@ func (w *world) connectSotW(p mesh.Proxy, earlier *client) *client {
 		w.t.Fatal(err)
 	}
 	subscribed := func(kind string) []string {
-		if kind == xds.EndpointType || kind == xds.RouteType {
+		if kind == xds.EndpointType || kind == xds.RouteType || kind == xds.SecretType {
 			return named
 		}
 		return nil

@@ -67,10 +67,11 @@ func (s *Server) Status() Status {
 	for _, st := range streams {
 		if p, ok := st.status(); ok {
 			status.Proxies = append(status.Proxies, p)
+			status.Refused = append(status.Refused, s.unread(st)...)
 		}
 	}
 	slices.SortFunc(status.Refused, func(a, b Refusal) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Node, b.Node))
 	})
 	slices.SortFunc(status.Proxies, func(a, b Proxy) int { return cmp.Or(cmp.Compare(a.Node, b.Node), a.Connected.Compare(b.Connected)) })
 	return status

@@ -34,15 +34,16 @@ type stream struct {
 	// Owned by run's goroutine:
 	nonces uint64
 
-	mu    sync.Mutex // guards everything below; written by run's goroutine only
-	about Proxy
-	subs  map[string]*subscription
-	held  time.Time // since when removals of clusters or endpoints are held back; zero: none is
+	mu     sync.Mutex // guards everything below; written by run's goroutine only
+	about  Proxy
+	subs   map[string]*subscription
+	held   time.Time          // since when removals of clusters or endpoints are held back; zero: none is
+	unread map[string]Refusal // of secrets whose files the proxy could not read, by name
 }
 
 func newStream(ctx context.Context, s *Server, protocol string, w wire) *stream {
 	st := &stream{
-		server: s, wire: w, protocol: protocol, woken: make(chan struct{}, 1), subs: make(map[string]*subscription),
+		server: s, wire: w, protocol: protocol, woken: make(chan struct{}, 1), subs: make(map[string]*subscription), unread: make(map[string]Refusal),
 		about: Proxy{Protocol: protocol, Connected: time.Now()},
 	}
 	if p, ok := peer.FromContext(ctx); ok {
@@ -186,12 +187,17 @@ func (st *stream) answerLocked(sub *subscription, r *request) {
 	if r.refusal == "" {
 		m.acks.WithLabelValues(short(r.kind)).Inc()
 		sub.accepted(f)
+		st.readLocked(f)
 		return
 	}
 	m.nacks.WithLabelValues(short(r.kind)).Inc()
 	message := strings.TrimSpace(r.refusal) // Envoy ends a list of them with a new line
 	st.about.LastNACK = message
 	sub.nack = &NACK{Message: message, Time: time.Now()}
+	if r.kind == xds.SecretType {
+		st.unreadLocked(f, message)
+		return
+	}
 	guilty := sub.refused(f, message, !st.wire.full(r.kind))
 	st.server.refuse(st.about.Node, guilty, message)
 }
@@ -289,6 +295,9 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 			sub.removed(removed)
 			removed = nil
 		}
+	}
+	if kind == xds.SecretType {
+		changed = changed[:min(1, len(changed))] // a refusal doesn't say which it is about
 	}
 	if kind == xds.VirtualHostType {
 		early := func(i *item) bool { return !st.subs[xds.RouteType].holds(xds.Namespace(i.name)) }
