@@ -94,15 +94,15 @@ func (w *walker) mapping(path string, a, b reflect.Value) {
 	}
 }
 
-// list tells lists of plain values whole, and others item by item: what is different in those that are the same ones,
-// and what is in one of the lists only.
+// few is how many plain values a list has that is told whole.
+const few = 5
+
+// list tells short lists of plain values whole, and others item by item: what is different in those that are the same
+// ones, and what is in one of the lists only.
 func (w *walker) list(path string, a, b reflect.Value) {
-	if a.Type().Elem().Kind() != reflect.Struct {
-		w.differ(path, a, b)
-		return
-	}
 	gone, come := onlyIn(a, b), onlyIn(b, a)
-	if len(gone)+len(come) == 0 { // another order
+	plain := a.Type().Elem().Kind() != reflect.Struct
+	if plain && max(a.Len(), b.Len()) <= few || len(gone)+len(come) == 0 { // or another order
 		w.differ(path, a, b)
 		return
 	}
@@ -122,6 +122,9 @@ func (w *walker) list(path string, a, b reflect.Value) {
 
 // sameOne says whether an item of a list has become the other: they have one name, or else one place.
 func sameOne(a, b reflect.Value, place bool) bool {
+	if a.Kind() != reflect.Struct {
+		return false
+	}
 	for _, name := range []string{"Name", "Header", "By", "Version"} { // what items are told apart by, where they have it
 		if f := a.FieldByName(name); f.IsValid() && !f.IsZero() {
 			return same(f, b.FieldByName(name))

@@ -90,7 +90,28 @@ func said(what, detail string) string {
 
 // value is what a field was and is.
 func (c Change) value() string {
-	return fmt.Sprintf("%s %s → %s", strings.TrimPrefix(c.Field, shareOf), short(c.From), short(c.To))
+	from, to := c.From, c.To
+	if len(from) > most && len(to) > most { // of long texts, where they begin to differ
+		i := 0
+		for i < min(len(from), len(to)) && from[i] == to[i] {
+			i++
+		}
+		from, to = window(from, i), window(to, i)
+	}
+	return fmt.Sprintf("%s %s → %s", strings.TrimPrefix(c.Field, shareOf), short(from), short(to))
+}
+
+// window is what stands around a place in a text.
+func window(s string, at int) string {
+	begin, end := max(0, at-most/4), min(len(s), at+most/4)
+	text := s[begin:end]
+	if begin > 0 {
+		text = "… " + text
+	}
+	if end < len(s) {
+		text += " …"
+	}
+	return strings.ToValidUTF8(text, "")
 }
 
 func (g *Proxies) text(w io.Writer) {
