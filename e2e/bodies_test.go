@@ -66,8 +66,12 @@ spec:
 		path     string
 		n, limit int
 	}{
-		{"/", 4096, 4096}, {"/", 4097, 4096}, {"/", 0, 4096},
-		{"/uploads", 2 << 20, 2 << 20}, {"/uploads", 2<<20 + 1, 2 << 20}, {"/any", 3 << 20, 4 << 20},
+		{"/", 4096, 4096},
+		{"/", 4097, 4096},
+		{"/", 0, 4096},
+		{"/uploads", 2 << 20, 2 << 20},
+		{"/uploads", 2<<20 + 1, 2 << 20},
+		{"/any", 3 << 20, 4 << 20},
 	} {
 		body := bytes.Repeat([]byte("x"), c.n)
 		for form, reader := range map[string]io.Reader{"declared": bytes.NewReader(body), "chunked": io.MultiReader(bytes.NewReader(body))} {
@@ -177,11 +181,32 @@ spec:
 	w.client.Transport.(*http.Transport).DisableCompression = true
 	const all = "gzip, deflate, br, zstd"
 	for _, c := range []struct{ path, accept, want string }{
-		{"/", all, "zstd"}, {"/", "zstd, br, gzip", "zstd"}, {"/", "gzip, br", "gzip"}, {"/", "br, gzip", "br"}, {"/", "gzip", "gzip"}, {"/", "br;q=0.5, gzip", "gzip"},
-		{"/", "*", "zstd"}, {"/", "", ""}, {"/", "deflate", ""}, {"/", "identity", ""}, {"/", "gzip;q=0", ""},
-		{"/small", all, ""}, {"/png", all, ""}, {"/json", all, "zstd"}, {"/events", all, ""}, {"/packed", all, "gzip"}, {"/no-transform", all, ""}, {"/part", all, ""},
-		{"/rule/", all, "gzip"}, {"/rule/", "br, zstd", "br"}, {"/rule/", "zstd", ""}, {"/rule/small", all, "gzip"}, {"/rule/png", all, "gzip"}, {"/rule/json", all, ""},
-		{"/off/", all, ""}, {"/direct", all, "zstd"},
+		{"/", all, "zstd"},
+		{"/", "zstd, br, gzip", "zstd"},
+		{"/", "gzip, br", "gzip"},
+		{"/", "br, gzip", "br"},
+		{"/", "gzip", "gzip"},
+		{"/", "br;q=0.5, gzip", "gzip"},
+		{"/", "*", "zstd"},
+		{"/", "", ""},
+		{"/", "deflate", ""},
+		{"/", "identity", ""},
+		{"/", "gzip;q=0", ""},
+		{"/small", all, ""},
+		{"/png", all, ""},
+		{"/json", all, "zstd"},
+		{"/events", all, ""},
+		{"/packed", all, "gzip"},
+		{"/no-transform", all, ""},
+		{"/part", all, ""},
+		{"/rule/", all, "gzip"},
+		{"/rule/", "br, zstd", "br"},
+		{"/rule/", "zstd", ""},
+		{"/rule/small", all, "gzip"},
+		{"/rule/png", all, "gzip"},
+		{"/rule/json", all, ""},
+		{"/off/", all, ""},
+		{"/direct", all, "zstd"},
 	} {
 		got := w.mustDo(request{host: checkout.host, path: c.path, headers: map[string]string{"Accept-Encoding": c.accept}})
 		encoding := got.header.Get("Content-Encoding")
@@ -197,8 +222,10 @@ spec:
 		}
 	}
 	for _, c := range []struct{ path, accept, etag, vary string }{
-		{"/strong", all, `W/"v1"`, "Origin, Accept-Encoding"}, {"/weak", all, `W/"v1"`, "Accept-Encoding"},
-		{"/strong", "", `"v1"`, "Origin, Accept-Encoding"}, {"/off/strong", all, `"v1"`, "Origin"},
+		{"/strong", all, `W/"v1"`, "Origin, Accept-Encoding"},
+		{"/weak", all, `W/"v1"`, "Accept-Encoding"},
+		{"/strong", "", `"v1"`, "Origin, Accept-Encoding"},
+		{"/off/strong", all, `"v1"`, "Origin"},
 	} {
 		got := w.mustDo(request{host: checkout.host, path: c.path, headers: map[string]string{"Accept-Encoding": c.accept}}).header
 		if got.Get("Etag") != c.etag || strings.Join(got.Values("Vary"), ", ") != c.vary {

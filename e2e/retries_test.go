@@ -58,7 +58,7 @@ func TestRetriesByStatusWithBackoff(t *testing.T) {
 func TestHedging(t *testing.T) {
 	up := envoytest.Upstream(t, "up")
 	var requests, first atomic.Int64
-	up.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
+	up.Handle = func(_ http.ResponseWriter, r *http.Request) bool {
 		if requests.Add(1)%2 == first.Load() { // this one hangs
 			<-r.Context().Done()
 			return true
