@@ -26,10 +26,18 @@ func TestRetriesByStatusWithBackoff(t *testing.T) {
 		return true
 	}
 	w := newWorld(t, service("codes", up.Address, "  retries: {codes: [425]}")+
-		service("other", up.Address, "  retries: {codes: [429]}")+
+		service("other", up.Address, "  retries: {codes: [429]}")+`
+---
+kind: Route
+metadata: {name: codes, namespace: shop}
+spec: {service: codes, rules: [{name: once, match: {path: {prefix: /once}}, retries: {attempts: 0}}, {name: rest}]}
+`+
 		service("slowly", up.Address, "  circuitBreaker: {maxRetries: 100}\n  retries: {attempts: 3, codes: [503], backoff: 300ms}"))
 	if got := w.mustDo(request{host: "codes.example.com", path: "/"}); got.status != http.StatusOK {
 		t.Errorf("a status that is tried again: %d", got.status)
+	}
+	if got := w.mustDo(request{host: "codes.example.com", path: "/once"}); got.status != http.StatusTooEarly {
+		t.Errorf("no attempts, by the rule's own word: %d", got.status)
 	}
 	if got := w.mustDo(request{host: "other.example.com", path: "/"}); got.status != http.StatusTooEarly {
 		t.Errorf("another status: %d", got.status)

@@ -93,7 +93,7 @@ func complaints(r *mesh.Rule) []complaint {
 
 // unsafe tells of retries that may do a request twice that must not be.
 func unsafe(r *mesh.Rule) []complaint {
-	if r.Retries == nil || r.Retries.Attempts == 0 || onlyIdempotent(r.Match.Methods) {
+	if r.Retries == nil || onlyIdempotent(r.Match.Methods) {
 		return nil
 	}
 	var words, codes []string
@@ -121,7 +121,7 @@ func unsafe(r *mesh.Rule) []complaint {
 }
 
 func hedged(r *mesh.Rule) bool {
-	return r.Hedge != nil && r.Hedge.OnPerTryTimeout && r.Retries != nil && r.Retries.Attempts > 0 && r.Retries.PerTry != nil
+	return r.Hedge != nil && r.Hedge.OnPerTryTimeout && r.Retries != nil && r.Retries.PerTry != nil
 }
 
 func onlyIdempotent(methods []string) bool {
@@ -130,10 +130,10 @@ func onlyIdempotent(methods []string) bool {
 
 // short says why a timeout leaves no time for the tries that it should.
 func short(timeout time.Duration, r *policy.Retries) string {
-	if timeout == 0 || r == nil || r.Attempts == 0 || r.PerTry == nil {
+	if timeout == 0 || r == nil || r.PerTry == nil {
 		return ""
 	}
-	perTry, tries := time.Duration(*r.PerTry), time.Duration(r.Attempts+1)
+	perTry, tries := time.Duration(*r.PerTry), time.Duration(*r.Attempts+1)
 	if perTry >= timeout {
 		return fmt.Sprintf("perTry (%s) is no less than the timeout (%s), which ends the first try and all else: write a perTry below it", perTry, timeout)
 	}
@@ -158,7 +158,7 @@ func short(timeout time.Duration, r *policy.Retries) string {
 func backoff(r *policy.Retries) time.Duration {
 	base := time.Duration(*r.Backoff)
 	var sum time.Duration
-	for i, wait := 0, base; i < r.Attempts; i, wait = i+1, min(2*wait, 10*base) {
+	for i, wait := 0, base; i < *r.Attempts; i, wait = i+1, min(2*wait, 10*base) {
 		sum += wait
 	}
 	return sum

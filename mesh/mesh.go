@@ -230,6 +230,9 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 	if r.Retries != nil {
 		out.Retries = r.Retries
 	}
+	if out.Retries != nil && *out.Retries.Attempts == 0 {
+		out.Retries = nil
+	}
 	out.inherit(&s.Spec.Handling)
 	for _, to := range r.To {
 		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})

@@ -123,7 +123,7 @@ func TestRulesAreComplete(t *testing.T) {
 		{"local", []mesh.Share{{Subset: "shop/checkout", Weight: 1}}, 3 * time.Second, 5},
 	} {
 		r := rules[i]
-		if r.Name != want.name || !slices.Equal(r.To, want.to) || r.Timeout != want.timeout || r.Retries.Attempts != want.attempts {
+		if r.Name != want.name || !slices.Equal(r.To, want.to) || r.Timeout != want.timeout || *r.Retries.Attempts != want.attempts {
 			t.Errorf("rule %d is %+v, want %+v", i, r, want)
 		}
 	}

@@ -286,7 +286,9 @@ func (r *Retries) check(c *checker, path string) {
 	if r == nil {
 		return
 	}
-	c.between(path+".attempts", r.Attempts, 0, 100)
+	if r.Attempts != nil {
+		c.between(path+".attempts", *r.Attempts, 0, 100)
+	}
 	if r.PerTry != nil {
 		c.duration(path+".perTry", *r.PerTry, false)
 	}

@@ -119,7 +119,7 @@ func (r *Retries) defaults() {
 	if r == nil {
 		return
 	}
-	or(&r.Attempts, 2)
+	orNew(&r.Attempts, 2)
 	orNew(&r.Backoff, Duration(25*time.Millisecond))
 	if len(r.On) == 0 {
 		r.On = defaultRetryOn

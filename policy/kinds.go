@@ -137,7 +137,7 @@ type HealthCheck struct {
 
 // Retries says which failures are tried again, and how often.
 type Retries struct {
-	Attempts int       `yaml:"attempts,omitempty"` // default 2
+	Attempts *int      `yaml:"attempts,omitempty"` // default 2; 0 is none, whatever the service says
 	PerTry   *Duration `yaml:"perTry,omitempty"`   // nil: only the route's timeout
 	On       []string  `yaml:"on,omitempty"`       // Envoy's retry_on words; default [connect-failure, refused-stream, unavailable, reset]
 	Budget   float64   `yaml:"budget,omitempty"`   // of a service: percent of active requests that may be retries; 0: circuitBreaker.maxRetries bounds them

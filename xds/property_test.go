@@ -92,7 +92,7 @@ func (a author) service(i int) string {
 }
 
 func (a author) retries(more string) string {
-	return "{attempts: " + a.pick("1", "100") + a.maybe(", perTry: 1ms") + a.maybe(", on: [5xx, retriable-4xx]") +
+	return "{attempts: " + a.pick("0", "1", "100") + a.maybe(", perTry: 1ms") + a.maybe(", on: [5xx, retriable-4xx]") +
 		a.maybe(", codes: [100, 425]") + a.maybe(", backoff: "+a.pick("1ms", "1h")) + more + "}"
 }
 

@@ -20,12 +20,12 @@ func hedge(a *routev3.RouteAction, r *mesh.Rule) {
 }
 
 func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
-	if r == nil || r.Attempts == 0 {
+	if r == nil {
 		return nil
 	}
 	p := &routev3.RetryPolicy{
 		RetryOn:    strings.Join(r.On, ","),
-		NumRetries: number(r.Attempts),
+		NumRetries: number(*r.Attempts),
 		// Another endpoint than the one that failed, where there is one.
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
