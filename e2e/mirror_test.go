@@ -188,13 +188,13 @@ spec:
 		slices.Sort(all)
 		t.Logf("%s: p50 %s, p99 %s", path, all[len(all)/2], all[len(all)*99/100])
 	}
-	real := "cluster.shop/checkout."
+	service := "cluster.shop/checkout."
 	for _, stat := range []string{
 		"upstream_rq_pending_overflow", "upstream_cx_overflow", "outlier_detection.ejections_active", "outlier_detection.ejections_enforced_total",
 		"upstream_rq_5xx", "upstream_rq_timeout",
 	} {
-		if n := w.envoy.Stat(real + stat); n > 0 {
-			t.Errorf("%s%s is %v", real, stat, n)
+		if n := w.envoy.Stat(service + stat); n > 0 {
+			t.Errorf("%s%s is %v", service, stat, n)
 		}
 	}
 	if n := w.envoy.Stat("cluster.shop/checkout@shadow.outlier_detection.ejections_active"); n == 0 {
