@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
+
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
