@@ -22,6 +22,12 @@ func (l *Listener) check(c *checker, at string) {
 	if l.TLS != nil {
 		l.TLS.check(c, at+".tls")
 	}
+	if port := l.HTTPSRedirect; port != nil {
+		c.between(at+".httpsRedirect", *port, 1, 65535)
+		if l.Protocol == "https" {
+			c.problem(at+".httpsRedirect", "", "this is of listeners with the protocol http")
+		}
+	}
 }
 
 func (t *ListenerTLS) check(c *checker, at string) {

@@ -53,7 +53,7 @@ type Listener struct {
 	Protocol      string       `yaml:"protocol,omitempty"`      // http (default) or https; passthrough comes with a later issue
 	TLS           *ListenerTLS `yaml:"tls,omitempty"`           // of https
 	HTTP3         bool         `yaml:"http3,omitempty"`         // https over QUIC too, on the same port of UDP
-	HTTPSRedirect *int         `yaml:"httpsRedirect,omitempty"` // of http: every request is sent to this port of https; nil: served
+	HTTPSRedirect *int         `yaml:"httpsRedirect,omitempty"` // of http: every request is answered with the same URL of https at this port; nil: served
 }
 
 // ServiceSpec is what a service is called, where it runs, and how to call it well.

@@ -90,6 +90,7 @@ type door struct {
 	edge     bool // strangers come in here
 	owner    policy.Ref
 	tls      *policy.ListenerTLS // nil: none
+	secure   *int                // the port of https to which it redirects; nil: it serves
 	sources  []policy.Key
 	services []*mesh.Service
 }
@@ -98,10 +99,14 @@ func (t *translator) gateway(g *mesh.Gateway) View {
 	var doors []door
 	for _, l := range g.Listeners {
 		name := "gateway/" + g.Ref.String() + "/" + l.Name
-		doors = append(doors, door{
-			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS,
+		d := door{
+			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS, secure: l.HTTPSRedirect,
 			sources: []policy.Key{g.Source}, services: g.Services,
-		})
+		}
+		if d.secure != nil {
+			d.services = nil
+		}
+		doors = append(doors, d)
 	}
 	return t.view(doors, g.Services)
 }
