@@ -2,9 +2,11 @@ package e2e_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/machinenativeops/weir/internal/envoytest"
+	"github.com/machinenativeops/weir/policy"
 )
 
 const closed = `  maintenance:
@@ -14,6 +16,16 @@ const closed = `  maintenance:
     retryAfter: 10m
     unless: {headers: [{name: x-operator, exact: "yes"}], path: {prefix: /work}}
 `
+
+func TestLargeMaintenancePage(t *testing.T) {
+	up := envoytest.Upstream(t, "open")
+	page := strings.Repeat("closed ", policy.MaxBody/7)
+	w := newWorld(t, service("checkout", up.Address, "  maintenance: {html: "+page+"}"))
+	got := w.mustDo(request{host: checkout.host, path: "/", headers: map[string]string{"Accept": "text/html"}})
+	if want := strings.TrimSpace(page); got.status != 503 || got.body != want {
+		t.Errorf("%d with %d bytes, want 503 with %d", got.status, len(got.body), len(want))
+	}
+}
 
 func TestMaintenance(t *testing.T) {
 	up := envoytest.Upstream(t, "open")

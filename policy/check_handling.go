@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// maxBody is how large a response of Weir's own may be: Envoy keeps them all in memory.
-const maxBody = 4096
+// MaxBody is how large a response that a document has in itself may be, in bytes: Envoy keeps one for each rule in memory.
+const MaxBody = 32 << 10
 
 // What a rewritten path may be made of, so that it stays one: the query is added to it.
 var pathPattern = regexp.MustCompile(`^/[!"$->@-~]*$`)
@@ -177,8 +177,8 @@ func (d *DirectResponse) check(c *checker, path string) {
 }
 
 func (c *checker) body(path, s string) {
-	if len(s) > maxBody {
-		c.problem(path, "", "want at most %d bytes, got %d", maxBody, len(s))
+	if len(s) > MaxBody {
+		c.problem(path, "", "want at most %d bytes, got %d", MaxBody, len(s))
 	}
 }
 

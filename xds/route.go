@@ -25,7 +25,8 @@ func (t *translator) routes(d door) *Resource {
 		c := &routev3.RouteConfiguration{
 			Name: d.routes, ValidateClusters: wrapperspb.Bool(false),
 			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
-			IgnorePortInHostMatching: true,
+			IgnorePortInHostMatching:       true,
+			MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(policy.MaxBody),
 		}
 		if d.edge {
 			c.InternalOnlyHeaders = []string{shadowHeader} // strangers can't make their requests pass for copies
