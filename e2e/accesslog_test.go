@@ -2,10 +2,12 @@ package e2e_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -14,9 +16,17 @@ import (
 	"github.com/machinenativeops/weir/internal/servers"
 )
 
-// startCollector runs the real weir-collector with the configuration that users get and more of the kind, and gives
-// the address at which it takes OTLP.
-func startCollector(t *testing.T, policy string, env []string, more ...string) string {
+// collector is the real weir-collector with the configuration that users get.
+type collector struct {
+	otlp    string // the address at which it takes OTLP
+	metrics string // and that of its own metrics
+	health  string
+	command servers.Command
+	process *servers.Process
+}
+
+// newCollector builds one for a policy and more configuration of the kind.
+func newCollector(t *testing.T, policy string, env []string, more ...string) *collector {
 	t.Helper()
 	root, err := servers.Root()
 	if err != nil {
@@ -29,31 +39,47 @@ func startCollector(t *testing.T, policy string, env []string, more ...string) s
 		t.Fatal(err)
 	}
 	ports := freePorts(t, 7)
-	args := []string{"--config", filepath.Join(root, "collector", "config.yaml")}
-	for _, file := range more {
-		args = append(args, "--config", filepath.Join(root, "collector", file))
-	}
-	c := servers.StartProcess(t, servers.Command{
-		Name: "weir-collector", Path: strings.TrimSpace(string(binary)), Args: args,
-		Env: append(env,
+	c := &collector{otlp: ports[0], metrics: ports[6], health: ports[5], command: servers.Command{
+		Name: "weir-collector", Path: strings.TrimSpace(string(binary)),
+		Args: []string{"--config", filepath.Join(root, "collector", "config.yaml")},
+		Env: append(
+			env,
 			"AWS_ACCESS_KEY_ID=none", "AWS_SECRET_ACCESS_KEY=none", "AWS_EC2_METADATA_DISABLED=true",
 			"WEIR_POLICY="+policy, "WEIR_QUEUE="+t.TempDir(), "WEIR_OTLP_GRPC="+ports[0], "WEIR_OTLP_HTTP="+ports[1],
 			"WEIR_JAEGER_GRPC="+ports[2], "WEIR_JAEGER_HTTP="+ports[3], "WEIR_ZIPKIN="+ports[4],
-			"WEIR_HEALTH="+ports[5], "WEIR_METRICS_PORT="+port(ports[6])),
-	})
-	if err := c.WaitHTTP(t.Context(), "http://"+ports[5]+"/"); err != nil {
+			"WEIR_HEALTH="+ports[5], "WEIR_METRICS_PORT="+port(ports[6]),
+		),
+	}}
+	for _, file := range more {
+		c.command.Args = append(c.command.Args, "--config", filepath.Join(root, "collector", file))
+	}
+	return c
+}
+
+func (c *collector) start(t *testing.T) {
+	t.Helper()
+	c.process = servers.StartProcess(t, c.command)
+	if err := c.process.WaitHTTP(t.Context(), "http://"+c.health+"/"); err != nil {
 		t.Fatal(err)
 	}
-	return ports[0]
+}
+
+// logsOverCollector are the documents of examples/access-logs, without the Gateway.
+func logsOverCollector(t *testing.T, collector, upstream string) string {
+	t.Helper()
+	example, err := os.ReadFile("../examples/access-logs/mesh.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer(
+		"127.0.0.1:4317", collector, "port: 9001", "port: "+port(upstream),
+		"  tracing:\n", "  tracing:\n    percent: 0\n", // there is no S3 to archive spans in
+	).Replace(string(example))
 }
 
 // TestAccessLogs is examples/access-logs: requests that fail, and those only, are logged with their tags, through the
 // collector to whatever keeps logs.
 func TestAccessLogs(t *testing.T) {
-	example, err := os.ReadFile("../examples/access-logs/mesh.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	up, store := envoytest.Upstream(t, "up"), envoytest.NewCollector(t)
 	var ids sync.Map // of the requests that the upstream had, by user
 	up.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
@@ -64,11 +90,9 @@ func TestAccessLogs(t *testing.T) {
 		}
 		return false
 	}
-	collector := startCollector(t, "../examples/access-logs", []string{"WEIR_LOGS=" + store.Address, "WEIR_LOGS_INSECURE=true"}, "access-logs.yaml")
-	w := newWorld(t, strings.NewReplacer(
-		"127.0.0.1:4317", collector, "port: 9001", "port: "+port(up.Address),
-		"  tracing:\n", "  tracing:\n    percent: 0\n", // there is no S3 to archive spans in
-	).Replace(string(example)))
+	c := newCollector(t, "../examples/access-logs", []string{"WEIR_LOGS=" + store.Address, "WEIR_LOGS_INSECURE=true"}, "access-logs.yaml")
+	c.start(t)
+	w := newWorld(t, logsOverCollector(t, c.otlp, up.Address))
 	// The good ones come first and among the bad: when the last bad one is logged, they would be too.
 	const failing = 5
 	for n := range failing {
@@ -105,4 +129,43 @@ func TestAccessLogs(t *testing.T) {
 			break
 		}
 	}
+}
+
+// TestAccessLogsSurvive: what the collector has taken from the proxies arrives after a crash, though nobody kept logs
+// at the time.
+func TestAccessLogsSurvive(t *testing.T) {
+	up, address := envoytest.Upstream(t, "up"), freePorts(t, 1)[0]
+	up.Handle = func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusBadGateway)
+		return true
+	}
+	c := newCollector(t, "../examples/access-logs", []string{"WEIR_LOGS=" + address, "WEIR_LOGS_INSECURE=true"}, "access-logs.yaml")
+	c.start(t)
+	w := newWorld(t, logsOverCollector(t, c.otlp, up.Address))
+	if got := w.mustDo(checkout); got.status != http.StatusBadGateway {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	w.eventually("the collector has the log", func() error {
+		resp, err := w.client.Get("http://" + c.metrics + "/metrics")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if taken := regexp.MustCompile(`(?m)^otelcol_receiver_accepted_log_records(_total)?{.*} 1$`); err == nil && !taken.Match(body) {
+			err = fmt.Errorf("no log was taken:\n%s", body)
+		}
+		return err
+	})
+	if err := c.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	store := envoytest.NewCollectorAt(t, address)
+	c.start(t)
+	w.eventually("the log arrives", func() error {
+		if logs := store.Logs(); len(logs) != 1 || logs[0]["http.response.status_code"] != "502" {
+			return fmt.Errorf("%v", logs)
+		}
+		return nil
+	})
 }

@@ -23,10 +23,16 @@ type Collector struct {
 	logs  []map[string]any
 }
 
-// NewCollector starts one for a test.
+// NewCollector starts one for a test, on a free port.
 func NewCollector(tb testing.TB) *Collector {
 	tb.Helper()
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	return NewCollectorAt(tb, "127.0.0.1:0")
+}
+
+// NewCollectorAt starts one for a test at an address.
+func NewCollectorAt(tb testing.TB, address string) *Collector {
+	tb.Helper()
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		tb.Fatal(err)
 	}
