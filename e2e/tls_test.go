@@ -118,7 +118,7 @@ func (w *world) overTLS(address string, config *tls.Config) {
 func newSecureWorld(t *testing.T, documents, dir, more string) (w *world, address string) {
 	t.Helper()
 	w, address = newWorld(t, documents), freePorts(t, 1)[0]
-	w.listener(fmt.Sprintf("name: https, port: %s, protocol: https, tls: {certificate: %s/tls.crt, key: %[2]s/tls.key%s}", port(address), dir, more))
+	w.listener(fmt.Sprintf("name: https, port: %s, protocol: https, tls: {certificate: %s/tls.crt, key: %[2]s/tls.key}%s", port(address), dir, more))
 	return w, address
 }
 

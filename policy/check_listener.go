@@ -22,6 +22,9 @@ func (l *Listener) check(c *checker, at string) {
 	if l.TLS != nil {
 		l.TLS.check(c, at+".tls")
 	}
+	if l.HTTP3 && l.Protocol != "https" {
+		c.problem(at+".http3", "", "this is of listeners with the protocol https")
+	}
 	if port := l.HTTPSRedirect; port != nil {
 		c.between(at+".httpsRedirect", *port, 1, 65535)
 		if l.Protocol == "https" {

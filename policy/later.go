@@ -19,7 +19,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
 		"Route.spec.rules[].loadTest",
-		"Gateway.spec.listeners[].http3",
 		"Sampling.spec.adaptive", "Sampling.spec.keep", "Sampling.spec.wait",
 	} {
 		fields[f] = "this version of Weir does not support this field yet: remove it"

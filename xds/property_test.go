@@ -45,7 +45,7 @@ func (a author) documents() []string {
 			`tracing: {collector: "[::1]:4317", percent: 0}, accessLog: {to: otlp}`,
 		) + "}\n",
 		"kind: Gateway\nmetadata: {name: edge}\nspec: {listeners: [{name: b, port: 8081}, {name: a, port: 8080}" +
-			a.maybe(", {name: c, port: 8443, protocol: https, tls: {certificate: /c, key: \"/%20 k\""+a.maybe(", minVersion: \"1.3\"")+"}}") + "], address: " +
+			a.maybe(", {name: c, port: 8443, protocol: https, tls: {certificate: /c, key: \"/%20 k\""+a.maybe(", minVersion: \"1.3\"")+"}"+a.maybe(", http3: true")+"}, {name: d, port: 80, httpsRedirect: 443}") + "], address: " +
 			a.pick(`127.0.0.1`, `"::1"`) + ", services: " + a.pick(`["*"]`, `["x/*"]`, `["y/s1", s0]`) + "}\n",
 	}
 	for i := range 3 {

@@ -34,6 +34,9 @@ func (t *translator) routes(d door) *Resource {
 		if len(d.services) > 0 { // else the listener would wait for the first
 			c.Vhds = &routev3.Vhds{ConfigSource: adsSource()}
 		}
+		if d.http3 {
+			c.ResponseHeadersToAdd = advertise(d.port)
+		}
 		if d.secure != nil {
 			c.VirtualHosts = secured(d.routes, *d.secure)
 		}

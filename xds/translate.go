@@ -90,6 +90,7 @@ type door struct {
 	edge     bool // strangers come in here
 	owner    policy.Ref
 	tls      *policy.ListenerTLS // nil: none
+	http3    bool                // over QUIC too
 	secure   *int                // the port of https to which it redirects; nil: it serves
 	sources  []policy.Key
 	services []*mesh.Service
@@ -100,7 +101,7 @@ func (t *translator) gateway(g *mesh.Gateway) View {
 	for _, l := range g.Listeners {
 		name := "gateway/" + g.Ref.String() + "/" + l.Name
 		d := door{
-			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS, secure: l.HTTPSRedirect,
+			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS, http3: l.HTTP3, secure: l.HTTPSRedirect,
 			sources: []policy.Key{g.Source}, services: g.Services,
 		}
 		if d.secure != nil {
@@ -149,6 +150,9 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 	for _, d := range doors {
 		if d.tls != nil {
 			v.add(t.certificate(d))
+		}
+		if d.http3 {
+			v.add(t.quicListener(d))
 		}
 		v.add(t.listener(d))
 		v.add(t.routes(d))
