@@ -47,3 +47,25 @@ func TestARuleHasItsOwnHandlingOrItsServices(t *testing.T) {
 	holds("compression", len(own.Compression.Algorithms) == 0, len(service.Compression.Algorithms) == 3)
 	holds("maxRequestBytes", *own.MaxRequestBytes == 0, *service.MaxRequestBytes == 1000)
 }
+
+// TestAnswersAskNoGlobalLimit: Envoy asks of what is sent on only, and the model says no more.
+func TestAnswersAskNoGlobalLimit(t *testing.T) {
+	rules := checkout(t, build(t, `
+kind: Service
+metadata: {name: checkout, namespace: shop}
+spec: {endpoints: {static: [{address: 10.0.0.1, port: 1}]}}
+---
+kind: Route
+metadata: {name: checkout, namespace: shop}
+spec: {service: checkout, rules: [{redirect: {scheme: https}}, {directResponse: {status: 200}}, {name: rest}]}
+---
+kind: RateLimit
+metadata: {name: all, namespace: shop}
+spec: {service: checkout, limits: [{requests: 1, per: second}]}
+`)).Rules
+	for i, want := range []int{0, 0, 1} {
+		if len(rules[i].Global) != want {
+			t.Errorf("rule %d asks %d global limits, want %d", i, len(rules[i].Global), want)
+		}
+	}
+}

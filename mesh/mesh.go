@@ -277,6 +277,9 @@ func (b *builder) limits(s *Service) {
 			}
 			b.model.Limits = append(b.model.Limits, limit)
 			for _, r := range s.Rules {
+				if r.Answers() != "" { // Envoy asks none there
+					continue
+				}
 				r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
 			}
 		}

@@ -18,8 +18,8 @@ const MaxBody = 32 << 10
 // What a rewritten path may be made of, so that it stays one: the query is added to it.
 var pathPattern = regexp.MustCompile(`^/[!"$->@-~]*$`)
 
-// answers names what answers a rule's requests without sending them on: redirect, directResponse, or "".
-func (r *Rule) answers() string {
+// Answers names what answers a rule's requests without sending them on: redirect, directResponse, or "".
+func (r *Rule) Answers() string {
 	switch {
 	case r.Redirect != nil:
 		return "redirect"
@@ -48,11 +48,14 @@ func (r *Rule) checkAction(c *checker, path string) {
 	if r.Fault != nil {
 		r.Fault.check(c, path+".fault")
 	}
-	if answers := r.answers(); answers != "" {
+	if answers := r.Answers(); answers != "" {
 		for _, f := range r.ofForwarding() {
 			if f.given {
 				c.problem(path+"."+f.name, "", "this is of requests that are sent on, and the rule's %s sends none: remove one of the two", answers)
 			}
+		}
+		if r.RateLimit != nil && r.RateLimit.Scope != "local" {
+			c.problem(path+".rateLimit", "", "Envoy asks global limits of requests that are sent on only, and the rule's %s sends none: want scope: local", answers)
 		}
 	}
 }

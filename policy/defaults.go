@@ -158,7 +158,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 	for i := range s.Rules {
 		r := &s.Rules[i]
 		or(&r.Name, "rule-"+strconv.Itoa(i))
-		if len(r.To) == 0 && r.answers() == "" {
+		if len(r.To) == 0 && r.Answers() == "" {
 			r.To = []Destination{{}}
 		}
 		for j := range r.To {

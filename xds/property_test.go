@@ -161,11 +161,15 @@ func (a author) mirror() string {
 func (a author) route(i int) string {
 	rules := make([]string, 1+a.IntN(4))
 	for j := range rules {
+		action, scope := a.action(), a.pick("global", "local")
+		if strings.HasPrefix(action, "redirect:") || strings.HasPrefix(action, "directResponse:") {
+			scope = "local"
+		}
 		rules[j] = strings.Join([]string{
 			"\n    - match: " + a.match(paths...),
-			a.action(), a.handling("      "),
+			action, a.handling("      "),
 			a.maybe("fault: {headers: " + a.some(2, a.named) + ", " + a.pick("delay: {fixed: 1ms}", "abort: {status: 599, percent: 0.0001}", "abort: {grpcStatus: 16}, delay: {fixed: 1h, percent: 0}") + "}"), a.maybe("responseHeaders: " + a.changes()),
-			a.maybe("rateLimit: {" + a.limit() + ", scope: " + a.pick("global", "local") + "}"),
+			a.maybe("rateLimit: {" + a.limit() + ", scope: " + scope + "}"),
 		}, "\n      ")
 	}
 	return "kind: Route\n" + metadata(i) + fmt.Sprintf("spec:\n  service: s%d\n  rules:", i) + strings.Join(rules, "") + "\n"

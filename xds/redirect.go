@@ -15,9 +15,6 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
-// answered says whether a rule's requests are answered without being sent on.
-func answered(r *mesh.Rule) bool { return r.Redirect != nil || r.DirectResponse != nil }
-
 var standardPorts = map[string]int{"http": 80, "https": 443}
 
 // redirects gives the routes of a redirect. There are two where the scheme changes: its own port is then meant, which is

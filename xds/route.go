@@ -83,7 +83,7 @@ func (t *translator) route(r *mesh.Rule) *routev3.Route {
 		TypedPerFilterConfig:    t.perRoute(r),
 	}
 	switch {
-	case answered(r):
+	case r.Answers() != "":
 		route.ResponseHeadersToAdd = headersToAdd(withoutRemoved(r.ResponseHeaders))
 	case !removesLast(r):
 		route.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
