@@ -22,13 +22,14 @@ lint: tools
 	"$$(tools/install.sh golangci-lint)/golangci-lint" run ./...
 
 golden: ## rewrite generated files and the wanted output of the golden tests
-	go test ./policy ./xds ./lint ./diff ./cmd/weir -update
+	go test ./policy ./xds ./lint ./diff ./importer ./cmd/weir -update
 
 stale: ## generated files are as their generators make them
-	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata docs/validate.md docs/diff.md)" || { git status --short deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata docs/validate.md docs/diff.md; echo "generated files changed: commit them"; exit 1; }
+	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md)" || { git status --short deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md; echo "generated files changed: commit them"; exit 1; }
 
 fuzz:
 	go test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./policy
+	go test -run '^$$' -fuzz FuzzImport -fuzzminimizetime 10x -fuzztime $(FUZZTIME) ./importer
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -21,6 +21,18 @@ func (d Duration) String() string {
 	return time.Duration(d).String()
 }
 
+// MarshalYAML gives the form that is read, without the zeros that Go adds: 1h rather than 1h0m0s.
+func (d Duration) MarshalYAML() (any, error) {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s, nil
+}
+
 // Size is a number of bytes, written with or without a unit: 512, 4KB, 64MiB.
 type Size int64
 
@@ -57,6 +69,9 @@ func (s Size) String() string {
 	}
 	return best
 }
+
+// MarshalYAML gives the form that is read.
+func (s Size) MarshalYAML() (any, error) { return s.String(), nil }
 
 var (
 	errSize     = errors.New("want a size such as 512, 4KB or 64MiB")

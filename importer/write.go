@@ -1,0 +1,185 @@
+package importer
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+// fileName is what the documents are called while they are tried.
+const fileName = "import"
+
+// write writes the documents down, once policy.Load takes them all: what it refuses is left out and told.
+func (w *world) write(drafts []*draft) []Document {
+	for {
+		documents, lines := render(drafts)
+		var all []byte
+		for _, d := range documents {
+			all = append(append(all, d.YAML...), "---\n"...)
+		}
+		_, problems := policy.Load([]policy.File{{Name: fileName, Data: all}}, nil)
+		mended := false
+		for _, p := range problems {
+			if notYet(p) {
+				continue
+			}
+			i := slices.IndexFunc(lines, func(first int) bool { return first > p.Line })
+			if i < 0 {
+				i = len(lines)
+			}
+			if mended = drafts[i-1].mend(p); mended {
+				drafts = slices.DeleteFunc(drafts, func(d *draft) bool { return d.spec == nil })
+				break // what follows may be of it
+			}
+		}
+		if !mended {
+			return documents
+		}
+	}
+}
+
+// notYet says whether a problem is of a field that this version of Weir does not support yet: it stays, and weir validate
+// tells the user what to wait for. What such a document is referred to by is refused with it.
+func notYet(p policy.Problem) bool {
+	return strings.Contains(p.Message, "does not support") || strings.Contains(p.Message, "is refused itself")
+}
+
+// render gives the documents, and the line of each in the file that they make.
+func render(drafts []*draft) (documents []Document, lines []int) {
+	line := 1
+	for _, d := range drafts {
+		one := Document{Key: d.key, YAML: d.yaml()}
+		documents, lines = append(documents, one), append(lines, line)
+		line += bytes.Count(one.YAML, []byte("\n")) + 1
+	}
+	return documents, lines
+}
+
+var partPattern = regexp.MustCompile(`^spec\.(\w+)(?:\[(\d+)\])?`)
+
+// mend leaves out what a problem is about: a rule, a listener, a version or a host, or else a field, or else all of it.
+func (d *draft) mend(p policy.Problem) bool {
+	field := d.at
+	part := partPattern.FindStringSubmatch(p.Path)
+	tell := func(what string) bool {
+		field.note(true, "%s is left out of %s: %s: %s", what, d.key, p.Path, p.Message)
+		return true
+	}
+	if part == nil || d.spec == nil {
+		d.spec = nil
+		return tell("all")
+	}
+	name, list := part[1], member(d.spec, part[1])
+	if !list.IsValid() {
+		d.spec = nil
+		return tell("all")
+	}
+	if i, err := strconv.Atoi(part[2]); err == nil && list.Kind() == reflect.Slice && i < list.Len() {
+		if name == "rules" {
+			field = d.rules[i].at
+			d.rules = slices.Delete(d.rules, i, i+1)
+		}
+		list.Set(reflect.AppendSlice(list.Slice(0, i), list.Slice(i+1, list.Len())))
+		if list.Len() == 0 && name == "rules" && !d.emptied { // without a Route the service would take every request
+			d.emptied = true
+			d.rules = []*rule{nothing(field, nil)}
+			list.Set(reflect.ValueOf([]policy.Rule{d.rules[0].Rule}))
+		}
+		if list.Len() == 0 && (name == "rules" || name == "listeners" || name == "hosts") {
+			d.spec = nil
+		}
+		return tell(name + "[" + part[2] + "]")
+	}
+	if list.IsZero() || name == "service" {
+		d.spec = nil
+		return tell("all")
+	}
+	if name == "endpoints" {
+		list.Set(reflect.ValueOf(policy.Endpoints{None: true}))
+		return tell(name)
+	}
+	list.SetZero()
+	return tell(name)
+}
+
+// member gives a field of a spec by its name in YAML.
+func member(spec any, name string) reflect.Value {
+	v := reflect.ValueOf(spec).Elem()
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if tag, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); tag == name {
+			return v.FieldByIndex(f.Index)
+		}
+	}
+	return reflect.Value{}
+}
+
+// written is a document as it is encoded.
+type written struct {
+	APIVersion string          `yaml:"apiVersion"`
+	Kind       string          `yaml:"kind"`
+	Metadata   policy.Metadata `yaml:"metadata"`
+	Spec       any             `yaml:"spec"`
+}
+
+func (d *draft) yaml() []byte {
+	var out bytes.Buffer
+	if len(d.origins) > 0 {
+		fmt.Fprintf(&out, "# from %s\n", strings.Join(d.origins, ", "))
+	}
+	var n yaml.Node
+	err := n.Encode(written{policy.APIVersion, d.key.Kind, policy.Metadata{Name: d.key.Name, Namespace: d.key.Namespace}, d.spec})
+	if err == nil {
+		short(&n, 0)
+		enc := yaml.NewEncoder(&out)
+		enc.SetIndent(2)
+		err = cmp.Or(enc.Encode(&n), enc.Close())
+	}
+	if err != nil {
+		panic("importer: encode a document: " + err.Error()) // of plain values: it can't be
+	}
+	return out.Bytes()
+}
+
+// flowWidth is how long a mapping or a list on one line may be.
+const flowWidth = 100
+
+// short writes what is short on one line, as people do.
+func short(n *yaml.Node, depth int) {
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i < len(n.Content); i += 2 {
+			n.Content[i].Style = 0 // retries.on, which YAML 1.1 would take for true
+		}
+	}
+	if depth > 1 && (n.Kind == yaml.MappingNode || n.Kind == yaml.SequenceNode) && width(n) <= flowWidth-2*depth {
+		n.Style = yaml.FlowStyle
+		return
+	}
+	for i, c := range n.Content {
+		if depth == 0 && i%2 == 1 && n.Content[i-1].Value == "metadata" {
+			c.Style = yaml.FlowStyle
+			continue
+		}
+		short(c, depth+1)
+	}
+}
+
+// width is about how long a node is on one line.
+func width(n *yaml.Node) int {
+	total := len(n.Value)
+	if strings.Contains(n.Value, "\n") {
+		return flowWidth + 1
+	}
+	for _, c := range n.Content {
+		total += width(c) + 2
+	}
+	return total
+}
