@@ -2,35 +2,41 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/net/http2"
 
 	"github.com/machinenativeops/weir/internal/envoytest"
 )
 
-func TestWebSockets(t *testing.T) {
-	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
-	v1.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
-		if r.Header.Get("Upgrade") == "" {
-			return false
-		}
-		c, err := websocket.Accept(rw, r, nil)
-		if err != nil {
+// echoWebSocket answers each message with v1 before it.
+func echoWebSocket(rw http.ResponseWriter, r *http.Request) bool {
+	if r.Header.Get("Upgrade") == "" {
+		return false
+	}
+	c, err := websocket.Accept(rw, r, nil)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = c.CloseNow() }()
+	for {
+		kind, message, err := c.Read(r.Context())
+		if err != nil || c.Write(r.Context(), kind, append([]byte("v1 "), message...)) != nil {
 			return true
 		}
-		defer func() { _ = c.CloseNow() }()
-		for {
-			kind, message, err := c.Read(r.Context())
-			if err != nil || c.Write(r.Context(), kind, append([]byte("v1 "), message...)) != nil {
-				return true
-			}
-		}
 	}
+}
+
+func TestWebSockets(t *testing.T) {
+	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
+	v1.Handle = echoWebSocket
 	documents := func(w1, w2 int) string {
 		return strings.Replace(shop(v1.Address, v2.Address, w1, w2), "  hosts:", "  timeout: 200ms\n  hosts:", 1)
 	}
@@ -70,5 +76,32 @@ func TestWebSockets(t *testing.T) {
 	}
 	if n := w.metric("weir_xds_nacks_total"); n > 0 {
 		t.Errorf("Envoy refused %v resources", n)
+	}
+}
+
+// TestHTTP2OffersNoWebSockets: a browser that isn't offered RFC 8441 opens its WebSockets over HTTP/1.1.
+func TestHTTP2OffersNoWebSockets(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newWorld(t, service("chat", up.Address, ""))
+	client := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	defer client.CloseIdleConnections()
+	for protocol, offered := range map[string]bool{"": true, "websocket": false} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.gateway+"/live", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "chat.example.com"
+		if protocol != "" {
+			req.Method, req.Header[":protocol"] = http.MethodConnect, []string{protocol}
+		}
+		resp, err := client.RoundTrip(req)
+		if (err == nil) != offered {
+			t.Errorf("protocol %q: %v %v", protocol, resp, err)
+		}
+		if err == nil {
+			_ = resp.Body.Close()
+		}
 	}
 }

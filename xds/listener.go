@@ -60,11 +60,11 @@ func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 			ConfigSource: adsSource(), RouteConfigName: d.routes,
 		}},
 		HttpFilters: t.httpFilters(),
-		// WebSockets, over HTTP/2 too.
-		UpgradeConfigs:       []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		Http2ProtocolOptions: &corev3.Http2ProtocolOptions{AllowConnect: true},
-		Tracing:              t.tracing(d),
-		AccessLog:            t.accessLog(d),
+		// WebSockets over HTTP/1.1. Offered over HTTP/2 (allow_connect), browsers would open them there, and Envoy would pass
+		// them to a service of HTTP/1.1 without the key that it asks for: https://github.com/envoyproxy/envoy/issues/8547.
+		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		Tracing:        t.tracing(d),
+		AccessLog:      t.accessLog(d),
 		// The address of the peer is who the client is at the edge; inside, the edge has said it.
 		UseRemoteAddress:             wrapperspb.Bool(d.edge),
 		NormalizePath:                wrapperspb.Bool(true),
@@ -87,9 +87,11 @@ func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 // for others behind it.
 func guard(m *hcmv3.HttpConnectionManager) {
 	m.CommonHttpProtocolOptions.HeadersWithUnderscoresAction = corev3.HttpProtocolOptions_REJECT_REQUEST
-	m.Http2ProtocolOptions.MaxConcurrentStreams = wrapperspb.UInt32(100)
-	m.Http2ProtocolOptions.InitialStreamWindowSize = wrapperspb.UInt32(1 << 16)
-	m.Http2ProtocolOptions.InitialConnectionWindowSize = wrapperspb.UInt32(1 << 20)
+	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{
+		MaxConcurrentStreams:        wrapperspb.UInt32(100),
+		InitialStreamWindowSize:     wrapperspb.UInt32(1 << 16),
+		InitialConnectionWindowSize: wrapperspb.UInt32(1 << 20),
+	}
 }
 
 // operation is a span's name, by which Sampling documents pick operations: POST /pay. What is asked for after the path
