@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -83,25 +82,30 @@ func TestWebSockets(t *testing.T) {
 func TestHTTP2OffersNoWebSockets(t *testing.T) {
 	up := envoytest.Upstream(t, "up")
 	w := newWorld(t, service("chat", up.Address, ""))
-	client := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}
-	defer client.CloseIdleConnections()
-	for protocol, offered := range map[string]bool{"": true, "websocket": false} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.gateway+"/live", http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Host = "chat.example.com"
-		if protocol != "" {
-			req.Method, req.Header[":protocol"] = http.MethodConnect, []string{protocol}
-		}
-		resp, err := client.RoundTrip(req)
-		if (err == nil) != offered {
-			t.Errorf("protocol %q: %v %v", protocol, resp, err)
-		}
-		if err == nil {
-			_ = resp.Body.Close()
-		}
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(t.Context(), "tcp", strings.TrimPrefix(w.gateway, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(conn, conn)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := framer.ReadFrame()
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, ok := frame.(*http2.SettingsFrame)
+	if !ok {
+		t.Fatalf("Envoy begins with %v", frame)
+	}
+	if v, _ := settings.Value(http2.SettingEnableConnectProtocol); v != 0 {
+		t.Errorf("RFC 8441 is offered: %v", settings)
 	}
 }
