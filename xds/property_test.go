@@ -126,8 +126,12 @@ func (a author) limit() string {
 }
 
 // action is what a rule does, and of how it sends requests on what goes with it.
-func (a author) action() string {
-	path := a.pick(`{replaceFullPath: "/a\\b%"}`, `{regex: {pattern: "a|(b)", substitution: '\1\\'}}`, `{regex: {pattern: "^", substitution: ""}}`)
+func (a author) action(match string) string {
+	rewrites := []string{`{replaceFullPath: "/a\\b%"}`, `{regex: {pattern: "a|(b)", substitution: '\1\\'}}`, `{regex: {pattern: "^", substitution: ""}}`}
+	if strings.Contains(match, "path: {prefix") {
+		rewrites = append(rewrites, `{replacePrefixMatch: ""}`, "{replacePrefixMatch: /a/}")
+	}
+	path := a.pick(rewrites...)
 	if a.IntN(4) == 0 {
 		return "redirect: {" + a.pick("scheme: https", "hostname: h.example", "path: "+path) + a.maybe(", port: "+a.pick("443", "80")) +
 			a.maybe(", stripQuery: true") + a.maybe(", statusCode: 308") + "}"
@@ -161,12 +165,13 @@ func (a author) mirror() string {
 func (a author) route(i int) string {
 	rules := make([]string, 1+a.IntN(4))
 	for j := range rules {
-		action, scope := a.action(), a.pick("global", "local")
+		match, scope := a.match(paths...), a.pick("global", "local")
+		action := a.action(match)
 		if strings.HasPrefix(action, "redirect:") || strings.HasPrefix(action, "directResponse:") {
 			scope = "local"
 		}
 		rules[j] = strings.Join([]string{
-			"\n    - match: " + a.match(paths...),
+			"\n    - match: " + match,
 			action, a.handling("      "),
 			a.maybe("fault: {headers: " + a.some(2, a.named) + ", " + a.pick("delay: {fixed: 1ms}", "abort: {status: 599, percent: 0.0001}", "abort: {grpcStatus: 16}, delay: {fixed: 1h, percent: 0}") + "}"), a.maybe("responseHeaders: " + a.changes()),
 			a.maybe("rateLimit: {" + a.limit() + ", scope: " + scope + "}"),
