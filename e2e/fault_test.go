@@ -55,7 +55,7 @@ spec:
 		t.Errorf("a request that is delayed by 200 ms took %s", took)
 	}
 
-	const n, workers, share = 20_000, 8, 0.1
+	const n, workers, share = 50_000, 8, 0.1
 	var failed atomic.Int64
 	var group sync.WaitGroup
 	for range workers {
@@ -74,7 +74,7 @@ spec:
 	}
 	group.Wait()
 	got, standardError := float64(failed.Load())/n, math.Sqrt(share*(1-share)/n)
-	t.Logf("%.2f %% failed, %.1f standard errors off", 100*got, (got-share)/standardError)
+	t.Logf("%.2f %% of %d failed, %.1f standard errors off", 100*got, n, (got-share)/standardError)
 	if math.Abs(got-share) > 4*standardError {
 		t.Errorf("a share of %.4f failed, want %.2f within 4 standard errors of %.4f", got, share, standardError)
 	}
