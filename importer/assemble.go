@@ -16,8 +16,9 @@ type draft struct {
 	origins []string
 	spec    any     // pointer to a policy spec
 	rules   []*rule // of a Route: what its rules were made of
+	text    []byte  // as it is written; nil where that is to be done
 	at      field   // what it was made of first
-	emptied bool    // of a Route: no rule of the input is left
+	closed  bool    // of a Route: no rule of the input is left, and one answers 404
 }
 
 // group is hosts with one list of rules.

@@ -64,3 +64,39 @@ func TestImport(t *testing.T) {
 		return map[string][]byte{"documents.yaml": result.YAML(), "notes.txt": notes(result)}
 	})
 }
+
+// BenchmarkImport imports 1,000 services, each with a VirtualService and a DestinationRule.
+func BenchmarkImport(b *testing.B) {
+	const one = `---
+apiVersion: v1
+kind: Service
+metadata: {name: s%[1]d}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: s%[1]d}
+spec:
+  hosts: [s%[1]d, s%[1]d.example.com]
+  gateways: [mesh, edge]
+  http:
+    - {match: [{uri: {prefix: /a}, headers: {x: {exact: y}}}], route: [{destination: {host: s%[1]d, subset: v2}}]}
+    - {route: [{destination: {host: s%[1]d, subset: v1}, weight: 90}, {destination: {host: s%[1]d, subset: v2}, weight: 10}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: s%[1]d}
+spec: {host: s%[1]d, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+`
+	var text strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&text, one, i)
+	}
+	files := []policy.File{{Name: "all.yaml", Data: []byte(text.String())}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if r := mustImport(b, files); len(r.Documents) != 4000 {
+			b.Fatal(len(r.Documents))
+		}
+	}
+}

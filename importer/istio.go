@@ -17,6 +17,7 @@ type istioReader struct {
 	delegates map[policy.Ref]*object // VirtualServices without hosts
 	delegated map[*object]bool
 	byRef     map[policy.Ref]*gateway
+	subset    map[[2]string]bool // those that DestinationRules have, by host and name
 }
 
 const clusterDomain = ".svc.cluster.local"

@@ -149,6 +149,9 @@ func (i *istioReader) host(o *object, f field, gateways []string, rules []condit
 		}
 		return
 	}
+	if full == "*" {
+		f.say("proxies beside workloads send what no other host takes to these rules too")
+	}
 	i.atGateways(o, f, full, own, edge, rules)
 }
 
@@ -473,27 +476,34 @@ func (v *virtualRule) destination(f field) (*service, string) {
 		host.note(true, "nothing can be sent to it: %s", s.invalid)
 	}
 	if subset != "" {
-		v.subset(s, subset, f)
+		v.wantSubset(s, subset, f)
 	}
 	return s, subset
 }
 
-// subset remembers that a version is needed. Those that DestinationRules have are known later.
-func (v *virtualRule) subset(s *service, subset string, f field) {
-	for _, o := range v.of(groupIstio, "DestinationRule") {
-		if fqdn(o.spec().get("host").text(), o.namespace) != fqdn(f.get("host").text(), v.namespace) {
-			continue
-		}
-		for _, known := range o.spec().get("subsets").list() {
-			if known.get("name").text() == subset {
-				return
-			}
-		}
+// wantSubset remembers that a version is needed. Those that DestinationRules have come later.
+func (v *virtualRule) wantSubset(s *service, subset string, f field) {
+	if v.subsets()[[2]string{fqdn(f.get("host").text(), v.namespace), subset}] {
+		return
 	}
 	if v.once("subset " + s.key.String() + " " + subset) {
 		f.get("subset").note(true, "no DestinationRule of the input has the subset %s of %s: its endpoints are taken to have the label version: %s", subset, s.key.Ref, tidy(subset))
 	}
 	s.want(subset, true)
+}
+
+// subsets gives the subsets that DestinationRules have, by host and name.
+func (i *istioReader) subsets() map[[2]string]bool {
+	if i.subset == nil {
+		i.subset = make(map[[2]string]bool)
+		for _, o := range i.of(groupIstio, "DestinationRule") {
+			host := fqdn(o.spec().get("host").text(), o.namespace)
+			for _, s := range o.spec().get("subsets").list() {
+				i.subset[[2]string{host, s.get("name").text()}] = true
+			}
+		}
+	}
+	return i.subset
 }
 
 func (v *virtualRule) mirrors(l layers) {

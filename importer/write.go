@@ -27,23 +27,21 @@ func (w *world) write(drafts []*draft) []Document {
 			all = append(append(all, d.YAML...), "---\n"...)
 		}
 		_, problems := policy.Load([]policy.File{{Name: fileName, Data: all}}, nil)
-		mended := false
+		mended := make(map[*draft]bool) // one problem at a time: the others may be of it
 		for _, p := range problems {
-			if notYet(p) {
-				continue
+			i, here := slices.BinarySearch(lines, p.Line)
+			if !here {
+				i-- // the document that begins before
 			}
-			i := slices.IndexFunc(lines, func(first int) bool { return first > p.Line })
-			if i < 0 {
-				i = len(lines)
-			}
-			if mended = drafts[i-1].mend(p); mended {
-				drafts = slices.DeleteFunc(drafts, func(d *draft) bool { return d.spec == nil })
-				break // what follows may be of it
+			if d := drafts[i]; !notYet(p) && !mended[d] {
+				mended[d] = true
+				d.mend(p)
 			}
 		}
-		if !mended {
+		if len(mended) == 0 {
 			return documents
 		}
+		drafts = slices.DeleteFunc(drafts, func(d *draft) bool { return d.spec == nil })
 	}
 }
 
@@ -57,7 +55,10 @@ func notYet(p policy.Problem) bool {
 func render(drafts []*draft) (documents []Document, lines []int) {
 	line := 1
 	for _, d := range drafts {
-		one := Document{Key: d.key, YAML: d.yaml()}
+		if d.text == nil {
+			d.text = d.yaml()
+		}
+		one := Document{Key: d.key, YAML: d.text}
 		documents, lines = append(documents, one), append(lines, line)
 		line += bytes.Count(one.YAML, []byte("\n")) + 1
 	}
@@ -67,48 +68,47 @@ func render(drafts []*draft) (documents []Document, lines []int) {
 var partPattern = regexp.MustCompile(`^spec\.(\w+)(?:\[(\d+)\])?`)
 
 // mend leaves out what a problem is about: a rule, a listener, a version or a host, or else a field, or else all of it.
-func (d *draft) mend(p policy.Problem) bool {
-	field := d.at
+func (d *draft) mend(p policy.Problem) {
+	d.text = nil
+	at, what := d.at, "all"
 	part := partPattern.FindStringSubmatch(p.Path)
-	tell := func(what string) bool {
-		field.note(true, "%s is left out of %s: %s: %s", what, d.key, p.Path, p.Message)
-		return true
+	var value reflect.Value
+	if part != nil {
+		value = member(d.spec, part[1])
 	}
-	if part == nil || d.spec == nil {
+	switch i, err := strconv.Atoi(append(part, "", "", "")[2]); {
+	case !value.IsValid() || value.IsZero() || part[1] == "service":
 		d.spec = nil
-		return tell("all")
-	}
-	name, list := part[1], member(d.spec, part[1])
-	if !list.IsValid() {
-		d.spec = nil
-		return tell("all")
-	}
-	if i, err := strconv.Atoi(part[2]); err == nil && list.Kind() == reflect.Slice && i < list.Len() {
-		if name == "rules" {
-			field = d.rules[i].at
+	case err == nil && value.Kind() == reflect.Slice && i < value.Len():
+		what = part[1] + "[" + part[2] + "]"
+		if part[1] == "rules" {
+			at = d.rules[i].at
 			d.rules = slices.Delete(d.rules, i, i+1)
 		}
-		list.Set(reflect.AppendSlice(list.Slice(0, i), list.Slice(i+1, list.Len())))
-		if list.Len() == 0 && name == "rules" && !d.emptied { // without a Route the service would take every request
-			d.emptied = true
-			d.rules = []*rule{nothing(field, nil)}
-			list.Set(reflect.ValueOf([]policy.Rule{d.rules[0].Rule}))
+		value.Set(reflect.AppendSlice(value.Slice(0, i), value.Slice(i+1, value.Len())))
+		if value.Len() == 0 {
+			d.emptied(part[1], at)
 		}
-		if list.Len() == 0 && (name == "rules" || name == "listeners" || name == "hosts") {
-			d.spec = nil
-		}
-		return tell(name + "[" + part[2] + "]")
+	case part[1] == "endpoints":
+		what = part[1]
+		value.Set(reflect.ValueOf(policy.Endpoints{None: true}))
+	default:
+		what = part[1]
+		value.SetZero()
 	}
-	if list.IsZero() || name == "service" {
+	at.note(true, "%s is left out of %s: %s: %s", what, d.key, p.Path, p.Message)
+}
+
+// emptied deals with a list that has nothing left. Without a Route the service would take every request.
+func (d *draft) emptied(list string, at field) {
+	spec, isRoute := d.spec.(*policy.RouteSpec)
+	switch {
+	case isRoute && list == "rules" && !d.closed:
+		d.closed, d.rules = true, []*rule{nothing(at, nil)}
+		spec.Rules = []policy.Rule{d.rules[0].Rule}
+	case list == "rules", list == "listeners", list == "hosts":
 		d.spec = nil
-		return tell("all")
 	}
-	if name == "endpoints" {
-		list.Set(reflect.ValueOf(policy.Endpoints{None: true}))
-		return tell(name)
-	}
-	list.SetZero()
-	return tell(name)
 }
 
 // member gives a field of a spec by its name in YAML.
