@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
@@ -214,13 +215,21 @@ func sideOf(t *testing.T, set *policy.Set) side {
 	return s
 }
 
-// acted is what others than Envoy act on: the rate limit service and the collector.
+// acted is what others than Envoy act on: the rate limit service, the collector, and Weir itself when a load test is over.
 func acted(s side) string {
 	var classes []string
 	for _, d := range s.set.Services {
 		classes = append(classes, d.Ref().String()+" "+d.Spec.Class)
 	}
-	data, err := json.Marshal([]any{s.model.Limits, classes, s.set.Sampling.Spec, s.set.Retention.Spec})
+	var ends []time.Time
+	for _, d := range s.set.Routes {
+		for _, r := range d.Spec.Rules {
+			if r.LoadTest != nil {
+				ends = append(ends, r.LoadTest.Ends())
+			}
+		}
+	}
+	data, err := json.Marshal([]any{s.model.Limits, classes, ends, s.set.Sampling.Spec, s.set.Retention.Spec})
 	if err != nil {
 		panic(err)
 	}

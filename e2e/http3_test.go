@@ -2,11 +2,11 @@ package e2e_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,13 +84,13 @@ spec:
 	}
 
 	// Under load, routes change and certificates rotate.
-	ctx, cancel := context.WithCancel(t.Context())
+	var stop atomic.Bool
 	var load sync.WaitGroup
 	defer load.Wait()
-	defer cancel()
+	defer stop.Store(true)
 	for range 2 {
 		load.Go(func() {
-			for ctx.Err() == nil {
+			for !stop.Load() {
 				if protocol, got, err := w.ask(client, http.MethodGet, "https://"+address+"/", ""); err != nil || got.status != 200 || protocol != "HTTP/3.0" {
 					t.Errorf("under load: %v, %s %d %s", err, protocol, got.status, got.body)
 					return
@@ -113,7 +113,7 @@ spec:
 	move(t, dir+"/tls.crt", cert)
 	w.eventually("the new certificate is shown", func() error {
 		fresh := &http3.Transport{TLSClientConfig: a.config()}
-		defer fresh.Close()
+		defer func() { _ = fresh.Close() }()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+"/", http.NoBody)
 		if err != nil {
 			return err
@@ -128,7 +128,7 @@ spec:
 		}
 		return nil
 	})
-	cancel()
+	stop.Store(true)
 	load.Wait()
 	if n := w.metric("weir_xds_nacks_total"); n > 0 {
 		t.Errorf("Envoy refused %v resources", n)

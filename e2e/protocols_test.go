@@ -45,17 +45,19 @@ func TestHTTP2(t *testing.T) {
 	w, address := newSecureWorld(t, service("checkout", up.Address, ""), dir, "")
 	w.shows(address, a.config(), serial)
 
-	two, clear, one := new(http.Protocols), new(http.Protocols), new(http.Protocols)
+	two, unencrypted, one := new(http.Protocols), new(http.Protocols), new(http.Protocols)
 	two.SetHTTP2(true)
-	clear.SetUnencryptedHTTP2(true)
+	unencrypted.SetUnencryptedHTTP2(true)
 	one.SetHTTP1(true)
 	for _, c := range []struct {
 		url       string
 		protocols *http.Protocols
 		want      string
 	}{
-		{"https://" + address, two, "HTTP/2.0"}, {"https://" + address, one, "HTTP/1.1"},
-		{w.gateway, clear, "HTTP/2.0"}, {w.gateway, one, "HTTP/1.1"},
+		{"https://" + address, two, "HTTP/2.0"},
+		{"https://" + address, one, "HTTP/1.1"},
+		{w.gateway, unencrypted, "HTTP/2.0"},
+		{w.gateway, one, "HTTP/1.1"},
 	} {
 		transport := &http.Transport{TLSClientConfig: a.config(), Protocols: c.protocols}
 		protocol, got, err := w.ask(&http.Client{Transport: transport}, http.MethodPost, c.url+"/cart", "an order")

@@ -107,9 +107,12 @@ var units = map[string]time.Duration{
 // Unit gives the time of a limit's per.
 func Unit(per string) time.Duration { return units[per] }
 
-// Build resolves a set. A set that policy.Load made always can be.
-func Build(set *policy.Set) *Model {
-	b := builder{set: set, model: &Model{
+// Build resolves a set as it is written, with load tests that are over. A set that policy.Load made always can be.
+func Build(set *policy.Set) *Model { return At(set, time.Time{}) }
+
+// At resolves a set as it holds at a time: without the rules of load tests that are over then.
+func At(set *policy.Set, now time.Time) *Model {
+	b := builder{set: set, now: now, model: &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
 	}}
@@ -125,6 +128,7 @@ func Build(set *policy.Set) *Model {
 
 type builder struct {
 	set   *policy.Set
+	now   time.Time
 	model *Model
 }
 
@@ -214,7 +218,9 @@ func (b *builder) rules(s *Service) []*Rule {
 		}
 		var rules []*Rule
 		for _, r := range d.Spec.Rules {
-			rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
+			if !ended(&r, b.now) {
+				rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
+			}
 		}
 		return rules
 	}
@@ -245,6 +251,7 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 	if l := r.RateLimit; l != nil {
 		b.ruleLimit(out, l)
 	}
+	b.loadTest(out)
 	return out
 }
 

@@ -323,6 +323,7 @@ func (s *RouteSpec) check(c *checker) {
 		r.Match.check(c, path+".match")
 		r.checkAction(c, path)
 		r.checkMirror(c, path+".mirror")
+		r.checkLoadTest(c, path)
 		r.RequestHeaders.check(c, path+".requestHeaders")
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {

@@ -71,6 +71,7 @@ func (r *Rule) ofForwarding() []givenField {
 	return []givenField{
 		{"to", len(r.To) > 0},
 		{"mirror", len(r.Mirror) > 0},
+		{"loadTest", r.LoadTest != nil},
 		{"sticky", r.Sticky != nil},
 		{"urlRewrite", r.URLRewrite != nil},
 		{"requestHeaders", len(h.Add)+len(h.Set)+len(h.Remove) > 0},

@@ -18,7 +18,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
-		"Route.spec.rules[].loadTest",
 		"Sampling.spec.adaptive", "Sampling.spec.keep", "Sampling.spec.wait",
 	} {
 		fields[f] = "this version of Weir does not support this field yet: remove it"

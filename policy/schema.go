@@ -60,6 +60,8 @@ func (g schemaOf) of(t reflect.Type, path string) map[string]any {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return map[string]any{"type": "string", "pattern": `^([0-9]+d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+|0)$`}
+	case reflect.TypeFor[Time]():
+		return map[string]any{"type": "string", "format": "date-time"}
 	case reflect.TypeFor[Size]():
 		return map[string]any{"type": []string{"string", "integer"}, "pattern": `^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)?$`}
 	case reflect.TypeFor[StatusCondition]():

@@ -154,9 +154,8 @@ type ListenerTLS struct {
 	MinVersion  string `yaml:"minVersion,omitempty"` // "1.2" (default) or "1.3"
 }
 
-// LoadTest is a rule for marked load. It ends by itself: from then on the rule takes no request, and marked ones go
-// where the other rules say.
+// LoadTest is a rule for marked load. It ends by itself, at a time or after a number of requests: at least one is set.
 type LoadTest struct {
-	Until    string `yaml:"until,omitempty"`    // RFC 3339, such as 2026-11-30T18:00:00Z
-	Requests int    `yaml:"requests,omitempty"` // in all, over all proxies; 0: no bound
+	Until    *Time `yaml:"until,omitempty"`    // from then on the rule takes no request, and marked ones go where the other rules say
+	Requests int   `yaml:"requests,omitempty"` // in all, over all proxies, and 429 after them; 0: no bound
 }

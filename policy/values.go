@@ -76,6 +76,7 @@ func (s Size) MarshalYAML() (any, error) { return s.String(), nil }
 var (
 	errSize     = errors.New("want a size such as 512, 4KB or 64MiB")
 	errDuration = errors.New("want a duration such as 250ms, 5m, 1h30m or 90d")
+	errTime     = errors.New("want a time with its zone, such as 2026-11-30T18:00:00Z or 2026-11-30T19:00:00+01:00")
 	errStatus   = errors.New("want a comparison with a status, such as >=500, =404 or <400")
 )
 
@@ -95,6 +96,21 @@ func (d *Duration) parse(s string) error {
 	*d = Duration(t)
 	return nil
 }
+
+// Time is an instant, written as in RFC 3339: 2026-11-30T18:00:00Z.
+type Time time.Time
+
+func (t *Time) parse(s string) error {
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return errTime
+	}
+	*t = Time(at)
+	return nil
+}
+
+// String gives the form that is read.
+func (t Time) String() string { return time.Time(t).Format(time.RFC3339Nano) }
 
 func (c *StatusCondition) parse(s string) error {
 	op := strings.TrimRight(s, "0123456789 ")

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/machinenativeops/weir/mesh"
 )
 
 const day = 24 * time.Hour
@@ -196,4 +198,22 @@ func BenchmarkDecide(b *testing.B) {
 		now += 100
 	}
 	_ = d
+}
+
+// TestEver: a limit in all gives back as good as nothing.
+func TestEver(t *testing.T) {
+	for _, n := range []uint64{1, 500, 1_000_000_000} {
+		rate := NewRate(n, n, mesh.Ever)
+		now := time.Date(2026, 11, 30, 18, 0, 0, 0, time.UTC).UnixNano()
+		at, d := rate.Decide(Arrival{}, now, n)
+		if !d.Allowed || d.Remaining != 0 {
+			t.Errorf("%d at once: %+v", n, d)
+		}
+		if _, d = rate.Decide(at, now, 1); d.Allowed {
+			t.Errorf("one more than %d passes", n)
+		}
+		if _, d = rate.Decide(at, now+int64(24*time.Hour), 0); d.Remaining > n/20_000 {
+			t.Errorf("after a day %d of %d pass again", d.Remaining, n)
+		}
+	}
 }

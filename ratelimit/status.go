@@ -58,6 +58,8 @@ func perName(per time.Duration) string {
 		return "hour"
 	case 24 * time.Hour:
 		return "day"
+	case mesh.Ever:
+		return "ever"
 	default:
 		return per.String()
 	}

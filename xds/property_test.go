@@ -177,6 +177,14 @@ func (a author) route(i int) string {
 			a.maybe("rateLimit: {" + a.limit() + ", scope: " + scope + "}"),
 		}, "\n      ")
 	}
+	if a.IntN(3) == 0 {
+		rules = append(rules, strings.Join([]string{
+			"\n    - match: {headers: [{name: x-load, present: true}]" + a.maybe(", path: "+a.pick(paths...)) + "}",
+			"loadTest: {" + a.pick("requests: 1000000000", "until: 2126-01-01T00:00:00Z", "until: 2126-01-01T00:00:00.5+14:00, requests: 1") + "}",
+			a.maybe("to: [" + a.pick("{service: y/s1, version: v1}", "{service: x/s0, version: v2, weight: 2}, {service: x/s2}") + "]"),
+			a.maybe("requestHeaders: " + a.changes()), a.maybe("mirror: " + a.some(2, a.mirror)), a.handling("      "),
+		}, "\n      "))
+	}
 	return "kind: Route\n" + metadata(i) + fmt.Sprintf("spec:\n  service: s%d\n  rules:", i) + strings.Join(rules, "") + "\n"
 }
 

@@ -188,12 +188,12 @@ func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	mirror(a, r)
 	last := removesLast(r)
 	if len(r.To) == 1 && !last {
-		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: r.To[0].Subset}
+		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusterOf(r, r.To[0])}
 		return a
 	}
 	weighted := &routev3.WeightedCluster{}
 	for _, to := range r.To {
-		share := &routev3.WeightedCluster_ClusterWeight{Name: to.Subset, Weight: number(to.Weight)}
+		share := &routev3.WeightedCluster_ClusterWeight{Name: clusterOf(r, to), Weight: number(to.Weight)}
 		if last {
 			share.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
 			share.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)

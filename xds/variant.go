@@ -14,7 +14,10 @@ import (
 // has connections, circuit breakers, ejections and statistics apart from everything else.
 type variant string
 
-const shadow variant = "@shadow" // of copies
+const (
+	shadow   variant = "@shadow"   // of copies
+	loadTest variant = "@loadtest" // of load tests
+)
 
 // vary makes a subset's own cluster the variant's.
 func (v variant) vary(c *clusterv3.Cluster, sub *mesh.Subset) {
@@ -38,14 +41,19 @@ func EndpointsOf(cluster string) string {
 // variants adds the clusters of the target's subsets that rules of the services want beside those.
 func (t *translator) variants(v View, to target, services []*mesh.Service) {
 	for _, sub := range to.subsets {
-		if slices.ContainsFunc(services, func(s *mesh.Service) bool { return mirrored(s, sub) }) {
-			v.add(t.cluster(to.Service, sub, shadow))
+		for _, one := range []variant{shadow, loadTest} {
+			if slices.ContainsFunc(services, func(s *mesh.Service) bool {
+				return slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return one.wanted(r, sub) })
+			}) {
+				v.add(t.cluster(to.Service, sub, one))
+			}
 		}
 	}
 }
 
-func mirrored(s *mesh.Service, sub *mesh.Subset) bool {
-	return slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool {
+func (v variant) wanted(r *mesh.Rule, sub *mesh.Subset) bool {
+	if v == shadow {
 		return slices.ContainsFunc(r.Mirror, func(m mesh.Mirror) bool { return m.Subset == sub.Name })
-	})
+	}
+	return r.LoadTest != nil && slices.ContainsFunc(r.To, func(to mesh.Share) bool { return to.Subset == sub.Name })
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
@@ -68,13 +69,41 @@ func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimi
 	return p
 }
 
-// apply puts an update in force. It is called from one goroutine.
-func (p *plane) apply(u source.Update) {
-	for _, problem := range u.Problems {
+// run puts updates in force as they come, and the last one again each time that a load test of it is over.
+func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
+	var last source.Update
+	over := time.NewTimer(0)
+	over.Stop()
+	defer over.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case last = <-updates:
+			p.tell(last.Problems)
+		case <-over.C:
+			p.log.Info("a load test is over")
+			last.Read = time.Now()
+		}
+		now := time.Now()
+		p.apply(last, now)
+		over.Stop()
+		if next := mesh.NextEnd(last.Set, now); !next.IsZero() {
+			over.Reset(next.Sub(now))
+		}
+	}
+}
+
+func (p *plane) tell(problems []policy.Problem) {
+	for _, problem := range problems {
 		p.log.Error("policy refused", "problem", problem.String())
 	}
-	p.problems.Set(float64(len(u.Problems)))
-	model := mesh.Build(u.Set)
+	p.problems.Set(float64(len(problems)))
+}
+
+// apply puts an update in force as it holds at now.
+func (p *plane) apply(u source.Update, now time.Time) {
+	model := mesh.At(u.Set, now)
 	snapshot, err := xds.Translate(model, p.options)
 	if err != nil {
 		// Nothing a user writes should lead here; what is in force stays.
@@ -84,7 +113,11 @@ func (p *plane) apply(u source.Update) {
 	// Limits first: a route that asks about a limit must not come before the limit.
 	p.limits.Apply(model.Limits)
 	p.streams.Apply(snapshot)
-	p.record(u, time.Since(u.Read), p.warn(lint.Check(u.Set, model, len(u.Problems) == 0)))
+	written := model
+	if mesh.AnyEnded(u.Set, now) {
+		written = mesh.Build(u.Set)
+	}
+	p.record(u, time.Since(u.Read), p.warn(lint.Check(u.Set, written, len(u.Problems) == 0)))
 }
 
 // warn counts warnings, and logs those that the last change did not have, so that each is told once.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/spf13/cobra"
@@ -76,7 +77,7 @@ func render(cmd *cobra.Command, paths []string, proxy mesh.Proxy, output string)
 	if err != nil {
 		return err
 	}
-	snapshot, err := xds.Translate(mesh.Build(set), xds.Options{})
+	snapshot, err := xds.Translate(mesh.At(set, time.Now()), xds.Options{})
 	if err != nil {
 		return failed(err)
 	}

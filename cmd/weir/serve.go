@@ -146,7 +146,16 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	tasks.Go(func() error { return serveGRPC(ctx, xdsServer, l.xds) })
 	tasks.Go(func() error { return serveGRPC(ctx, limitServer, l.limit) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })
-	tasks.Go(func() error { return source.New(o.policy, log).Run(ctx, plane.apply) })
+	updates := make(chan source.Update)
+	tasks.Go(func() error { return plane.run(ctx, updates) })
+	tasks.Go(func() error {
+		return source.New(o.policy, log).Run(ctx, func(u source.Update) {
+			select {
+			case updates <- u:
+			case <-ctx.Done():
+			}
+		})
+	})
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return failed(err)
 	}

@@ -136,7 +136,7 @@ func TestServeTellsAWarningOnce(t *testing.T) {
 		{doubtfulDocuments, 2, 1},
 	} {
 		set, problems := policy.Load([]policy.File{{Name: "p.yaml", Data: []byte(step.text)}}, nil)
-		p.apply(source.Update{Set: set, Problems: problems, Read: time.Now()})
+		p.apply(source.Update{Set: set, Problems: problems, Read: time.Now()}, time.Now())
 		logged := strings.Count(log.String(), "policy warning")
 		counted := testutil.ToFloat64(p.warnings.WithLabelValues(lint.UnreachableRule))
 		if logged != step.logged || counted != step.inHand || len(p.status().Policy.Warnings) != int(step.inHand) {
