@@ -97,6 +97,9 @@ func (w *world) redirectListeners(tables []*table) {
 // tellListeners tells what a listener's hosts have come to.
 func (w *world) tellListeners() {
 	for _, g := range w.gateways {
+		if !slices.ContainsFunc(g.listeners, func(l *listener) bool { return l.attached }) {
+			continue // which is told of the gateway
+		}
 		for _, l := range g.listeners {
 			hosts := strings.Join(append(slices.Clone(l.hosts), l.hostname), " ")
 			switch {
@@ -163,7 +166,7 @@ func (w *world) tellWider(tables []*table) {
 		all := t.places()
 		for _, e := range t.entries {
 			for p := range all {
-				if e.places[p] {
+				if e.places[p] || p.isNone() || e.nowhere() {
 					continue
 				}
 				o := e.rule.at.of
@@ -195,6 +198,19 @@ func prefixed(hosts []string) string {
 		return ""
 	}
 	return strings.Join(hosts, ", ") + ": "
+}
+
+// isNone says whether a place is that of routes that attach to nothing.
+func (p place) isNone() bool { return p.gateway != nil && p.gateway.ref.Name == "" }
+
+// nowhere says whether a rule's route attaches to nothing.
+func (e entry) nowhere() bool {
+	for p := range e.places {
+		if p.isNone() {
+			return true
+		}
+	}
+	return false
 }
 
 // places gives all places where a host is served.

@@ -15,6 +15,7 @@ import (
 type world struct {
 	options  Options
 	objects  []*object
+	named    map[string]*object // by group, kind and name: the first
 	notes    []Note
 	kube     map[policy.Ref]*kubeService
 	pods     []pod
@@ -30,7 +31,7 @@ func newWorld(o Options) *world {
 	return &world{
 		options: o, kube: make(map[policy.Ref]*kubeService), spaces: make(map[string]map[string]string),
 		services: make(map[serviceKey]*service), tables: make(map[string]*table), entries: make(map[string]*service),
-		said: make(map[string]bool),
+		said: make(map[string]bool), named: make(map[string]*object),
 	}
 }
 

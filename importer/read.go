@@ -147,6 +147,12 @@ func (w *world) take(file string, root *yaml.Node) {
 	if o.kind == "" || o.name == "" {
 		o.lost("this is no Kubernetes object: want kind and metadata.name")
 	}
+	key := o.group + " " + o.policyKey().String()
+	if first := w.named[key]; first != nil && !o.whole[""] {
+		o.lost("the input has another object of this kind and name: the one at %s is taken", first.all().place())
+	} else {
+		w.named[key] = o
+	}
 	w.objects = append(w.objects, o)
 }
 

@@ -130,7 +130,7 @@ func (i *istioReader) host(o *object, f field, gateways []string, rules []condit
 	if own != nil && inMesh {
 		t := i.ownTable(own)
 		if len(t.entries) > 0 {
-			f.lost("in Istio's mesh the oldest VirtualService of a host holds alone, and %s is older", t.entries[0].rule.from.ref())
+			f.lost("in the mesh the first routes of a host hold alone, and %s has it", t.entries[0].rule.at.of.policyKey())
 			return
 		}
 		for _, r := range rules {
