@@ -98,15 +98,18 @@ metadata: {name: api, namespace: shop}
 spec:
   service: api
   rules:
-    - {name: pay, match: {grpc: {service: acme.cart.Cart, method: Pay}}, to: [{version: rest}]}
-    - {name: cart, match: {grpc: {service: acme.cart.Cart}}, to: [{version: carts}]}
+    - {name: pay, match: {grpc: {service: acme.cart.Cart, method: Pay}}, to: [{version: rest}], timeout: 20s}
+    - {name: cart, match: {grpc: {service: acme.cart.Cart}}, to: [{version: carts}], timeout: 20s}
+    - {name: slow, match: {grpc: {service: acme.Slow}}, to: [{version: carts}]}
     - name: closed
       match: {grpc: {service: acme.Closed}}
       maintenance: {body: back soon, unless: {grpc: {service: acme.Closed, method: Admin}}}
       to: [{version: rest}]
+      timeout: 20s
     - name: flaky
       match: {grpc: {service: flaky.Flaky}}
       to: [{version: rest}]
+      timeout: 20s
       retries: {attempts: 2, on: [unavailable, resource-exhausted, internal, cancelled, deadline-exceeded]}
     - {name: health, match: {grpc: {service: grpc.health.v1.Health}}, to: [{version: rest}], timeout: 0s}
     - {name: other, directResponse: {status: 404}}
@@ -142,7 +145,7 @@ spec:
 	if _, _, err := call("/acme.Closed/Do", "a"); grpcstatus.Code(err) != codes.Unavailable || grpcstatus.Convert(err).Message() != "back soon" {
 		t.Errorf("maintenance: %v, want UNAVAILABLE with its body", err)
 	}
-	if _, _, err := call("/acme.cart.Cart/Add", "hang"); grpcstatus.Code(err) != codes.Unavailable {
+	if _, _, err := call("/acme.Slow/Do", "hang"); grpcstatus.Code(err) != codes.Unavailable {
 		t.Errorf("slower than the timeout: %v", err)
 	}
 
@@ -159,7 +162,7 @@ spec:
 	}
 
 	// A stream on which the caller has more to say outlives the timeout; one that only listens needs a rule without.
-	talk, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/acme.cart.Cart/Talk")
+	talk, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/acme.Slow/Talk")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +179,7 @@ spec:
 		if got, err := watch.Recv(); err != nil || got.Status != want {
 			t.Fatalf("watch %d: %v %v, want %s", i, got, err, want)
 		}
-		time.Sleep(150 * time.Millisecond) // five of these are more than the timeout
+		time.Sleep(150 * time.Millisecond) // five of these are more than the service's timeout
 		if i%2 == 0 {
 			rest.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 		} else {
