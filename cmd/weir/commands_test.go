@@ -204,7 +204,7 @@ func TestExamplesAreValid(t *testing.T) {
 
 // TestSettings: each flag of each command is the same setting in the environment and in the file, and the nearer wins.
 func TestSettings(t *testing.T) {
-	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "bool": {"true", "true"}}
+	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "stringArray": {"near", "far"}, "bool": {"true", "true"}}
 	for _, command := range newRoot().Commands() {
 		if len(command.Commands()) > 0 || command.Name() == "help" {
 			continue
