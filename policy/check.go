@@ -363,6 +363,7 @@ func (m *Match) check(c *checker, path string) {
 		}
 		m.Query[i].check(c, at)
 	}
+	m.checkCookies(c, path+".cookies")
 }
 
 func (m *StringMatch) check(c *checker, path string) {

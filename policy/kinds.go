@@ -186,7 +186,7 @@ type StringMatch struct {
 	Regex  *string `yaml:"regex,omitempty"` // RE2, the whole string
 }
 
-// NamedMatch compares a header or query parameter; exactly one of present and the comparisons is set.
+// NamedMatch compares a header, query parameter or cookie; exactly one of present and the comparisons is set.
 type NamedMatch struct {
 	Name    string  `yaml:"name"`
 	Exact   *string `yaml:"exact,omitempty"`

@@ -14,7 +14,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.endpoints.static[].cluster",
 		"Route.spec.rules[].match.from",
 		// Traffic management: each line goes when its fields work.
-		"Route.spec.rules[].match.cookies", "Route.spec.rules[].maintenance.unless.cookies", "Service.spec.maintenance.unless.cookies",
 		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",

@@ -108,7 +108,7 @@ func (a author) match(paths ...string) string {
 	return "{" + strings.Join(slices.DeleteFunc([]string{
 		a.pick("path: "+a.pick(paths...), "grpc: {service: a.B_1"+a.maybe(", method: c")+"}", ""),
 		a.maybe("methods: [GET, PATCH]"),
-		"headers: " + a.some(2, a.named), "query: " + a.some(2, a.named),
+		"headers: " + a.some(2, a.named), "query: " + a.some(2, a.named), "cookies: " + a.some(2, a.named),
 	}, func(s string) bool { return s == "" }), ", ") + "}"
 }
 

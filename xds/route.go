@@ -115,6 +115,9 @@ func routeMatch(m *policy.Match) *routev3.RouteMatch {
 	for _, q := range m.Query {
 		out.QueryParameters = append(out.QueryParameters, queryMatch(q))
 	}
+	for _, k := range m.Cookies {
+		out.Cookies = append(out.Cookies, cookieMatch(k))
+	}
 	return out
 }
 
