@@ -179,7 +179,7 @@ func (s site) told(r *importer.Result) bool {
 // What notes say of all that is in a place, and of a whole rule or destination.
 var (
 	whole     = regexp.MustCompile(`^(a proxy is told|left out|its requests are answered)`)
-	wholeRule = regexp.MustCompile(`the rule is left out|the match is left out|the rule answers|its share is answered`)
+	wholeRule = regexp.MustCompile(`the rule is left out|the match is left out|the rule answers|its share is answered|the rule [^ ]+ is left out of`)
 )
 
 func (s site) kind() string {

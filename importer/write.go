@@ -65,7 +65,12 @@ func render(drafts []*draft) (documents []Document, lines []int) {
 	return documents, lines
 }
 
-var partPattern = regexp.MustCompile(`^spec\.(\w+)(?:\[(\d+)\])?`)
+var partPattern = regexp.MustCompile(`^spec\.(\w+)(?:\[(\d+)\](?:\.(\w+))?)?`)
+
+// apart are the fields of a rule or a version without which it still takes the same requests to the same place.
+var apart = map[string]bool{
+	"timeout": true, "retries": true, "mirror": true, "cors": true, "fault": true, "requestHeaders": true, "responseHeaders": true,
+}
 
 // mend leaves out what a problem is about: a rule, a listener, a version or a host, or else a field, or else all of it.
 func (d *draft) mend(p policy.Problem) {
@@ -79,8 +84,14 @@ func (d *draft) mend(p policy.Problem) {
 	switch i, err := strconv.Atoi(append(part, "", "", "")[2]); {
 	case !value.IsValid() || value.IsZero() || part[1] == "service":
 		d.spec = nil
+	case err == nil && apart[part[3]] && i < value.Len() && !member(value.Index(i).Addr().Interface(), part[3]).IsZero():
+		what = part[3] + " of " + d.item(part[1], i)
+		if part[1] == "rules" {
+			at = d.rules[i].at
+		}
+		member(value.Index(i).Addr().Interface(), part[3]).SetZero()
 	case err == nil && value.Kind() == reflect.Slice && i < value.Len():
-		what = part[1] + "[" + part[2] + "]"
+		what = d.item(part[1], i)
 		if part[1] == "rules" {
 			at = d.rules[i].at
 			d.rules = slices.Delete(d.rules, i, i+1)
@@ -96,7 +107,15 @@ func (d *draft) mend(p policy.Problem) {
 		what = part[1]
 		value.SetZero()
 	}
-	at.note(true, "%s is left out of %s: %s: %s", what, d.key, p.Path, p.Message)
+	at.note(true, "%s is left out of %s: %s: %s", what, d.key, p.Path[strings.LastIndexByte(p.Path, '.')+1:], p.Message)
+}
+
+// item names a part of a list: a rule by its name, which its place does not tell once others are left out.
+func (d *draft) item(list string, i int) string {
+	if spec, ok := d.spec.(*policy.RouteSpec); ok && list == "rules" {
+		return "the rule " + spec.Rules[i].Name
+	}
+	return list + "[" + itoa(i) + "]"
 }
 
 // emptied deals with a list that has nothing left. Without a Route the service would take every request.
