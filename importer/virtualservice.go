@@ -136,6 +136,7 @@ func (i *istioReader) host(o *object, f field, gateways []string, rules []condit
 		for _, r := range rules {
 			i.inMesh(r, t, own)
 		}
+		i.atGateways(o, full, own, edge, rules)
 		if len(t.entries) == 0 {
 			t.add(nothing(f, o), place{})
 		}
@@ -152,7 +153,9 @@ func (i *istioReader) host(o *object, f field, gateways []string, rules []condit
 	if full == "*" {
 		f.say("proxies beside workloads send what no other host takes to these rules too")
 	}
-	i.atGateways(o, f, full, own, edge, rules)
+	if !i.atGateways(o, full, own, edge, rules) {
+		f.lost("no server of its gateways takes this host")
+	}
 }
 
 // inMesh adds a rule to those of a service's own name.
@@ -180,8 +183,8 @@ func (r *conditional) elsewhere() bool {
 	return r.port != 0
 }
 
-func (i *istioReader) atGateways(o *object, f field, host string, own *service, gateways []string, rules []conditional) {
-	served := false
+// atGateways adds the rules that hold at gateways, and says whether any of them takes the host.
+func (i *istioReader) atGateways(o *object, host string, own *service, gateways []string, rules []conditional) (served bool) {
 	for _, name := range gateways {
 		g := i.byRef[policy.ParseRef(name, o.namespace)]
 		if g == nil || g.object == nil {
@@ -205,9 +208,7 @@ func (i *istioReader) atGateways(o *object, f field, host string, own *service, 
 			}
 		}
 	}
-	if !served {
-		f.lost("no server of its gateways takes this host")
-	}
+	return served
 }
 
 func (i *istioReader) tableFor(host string, own *service) *table {
