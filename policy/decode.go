@@ -106,6 +106,9 @@ func (d *decoder) pairs(n *yaml.Node, path string, f func(key, value *yaml.Node)
 			continue
 		}
 		seen[key.Value] = true
+		if value.Kind == yaml.AliasNode {
+			value = value.Alias
+		}
 		f(key, value)
 	}
 }

@@ -107,6 +107,7 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 // readFile decodes one file.
 func (l *loader) readFile(f File) {
 	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
+	texts := documentTexts(f.Data)
 	for {
 		var n yaml.Node
 		err := dec.Decode(&n)
@@ -118,7 +119,7 @@ func (l *loader) readFile(f File) {
 			return
 		}
 		if len(n.Content) > 0 && n.Content[0].Tag != "!!null" {
-			l.decode(f.Name, n.Content[0])
+			l.decode(f.Name, n.Content[0], texts)
 		}
 	}
 }
@@ -126,7 +127,9 @@ func (l *loader) readFile(f File) {
 // notYAML reports a file that is no YAML. What stood behind the mistake can't be known.
 func (l *loader) notYAML(file string, err error) {
 	p := Problem{File: file, Line: 1, Column: 1, Message: "not YAML: " + err.Error()}
-	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+	if bomb, ok := errors.AsType[*aliasError](err); ok {
+		p.Line, p.Column, p.Message = bomb.at.Line, bomb.at.Column, bomb.Error()
+	} else if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
 		if line, e := strconv.Atoi(m[1]); e == nil {
 			p.Line = line
 		}
@@ -136,9 +139,14 @@ func (l *loader) notYAML(file string, err error) {
 	l.unreadable = append(l.unreadable, file)
 }
 
-func (l *loader) decode(file string, n *yaml.Node) {
+func (l *loader) decode(file string, n *yaml.Node, texts texts) {
+	if err := checkAliases(n); err != nil {
+		l.notYAML(file, err)
+		return
+	}
 	dec := &decoder{file: file, places: make(map[string]*yaml.Node)}
-	d := &document{origin: Origin{File: file, Line: n.Line, Hash: hashNode(n)}}
+	d := &document{origin: Origin{File: file, Line: n.Line, text: texts.at(n.Line)}}
+	d.origin.Hash, d.origin.layout = hashNode(n)
 	var specNode, metaNode *yaml.Node
 	dec.pairs(n, "", func(key, value *yaml.Node) {
 		dec.places[key.Value] = value
@@ -208,18 +216,19 @@ func (l *loader) decodeSpec(d *document, n *yaml.Node) {
 	d.spec.check(c)
 }
 
-// hashNode hashes what a node says, not how it is laid out.
-func hashNode(n *yaml.Node) uint64 {
-	h := xxhash.New()
+// hashNode hashes what a node says, not how it is laid out, and that apart.
+func hashNode(n *yaml.Node) (says, layout uint64) {
+	h, at := xxhash.New(), xxhash.New()
 	var walk func(n *yaml.Node)
 	walk = func(n *yaml.Node) {
 		fmt.Fprintf(h, "%d %s %q %d", n.Kind, n.Tag, n.Value, len(n.Content))
+		fmt.Fprintf(at, "%d %d ", n.Line, n.Column)
 		for _, c := range n.Content {
 			walk(c)
 		}
 	}
 	walk(n)
-	return h.Sum64()
+	return h.Sum64(), at.Sum64()
 }
 
 // admit refuses what has another's name, and holds what an unreadable file had.

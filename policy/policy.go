@@ -6,7 +6,10 @@
 // refused document stays in the set. The package reads no files and starts no goroutines.
 package policy
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // APIVersion is the only apiVersion there is. It may be left out of a document.
 const APIVersion = "weir.dev/v1"
@@ -49,6 +52,8 @@ type Origin struct {
 	// Hash is of the document's own bytes: equal hashes, equal documents.
 	Hash uint64 `json:"-"`
 
+	text   text
+	layout uint64            // hash of where everything in it is written
 	places *map[string]Place // by path; a pointer, so that origins compare
 }
 
@@ -103,6 +108,14 @@ func (s *Set) Service(ref Ref) *Document[ServiceSpec] {
 		return nil
 	}
 	return s.Services[i]
+}
+
+// Same says whether both sets are of the same documents, and those written in the same places.
+func (s *Set) Same(o *Set) bool {
+	return maps.EqualFunc(s.table(), o.table(), func(a, b *document) bool {
+		x, y := a.origin, b.origin
+		return x.File == y.File && x.Line == y.Line && x.Hash == y.Hash && x.layout == y.layout
+	})
 }
 
 // File is the content of one file, or of one key of a ConfigMap.

@@ -1,11 +1,17 @@
 // Package source is where documents come from: files and directories, read as one set and watched.
 //
-// A directory's documents are its *.yaml and *.yml files, at any depth; hidden entries are left out, so that a mounted
-// ConfigMap, whose files are links into a hidden directory that the kubelet swaps, is read once and whole. A directory
-// that is emptied or gone, and a file that is gone, change nothing and are reported: what they held stays.
+// A directory's documents are its *.yaml and *.yml files, at any depth; hidden entries are left out. A mounted ConfigMap,
+// whose files are links into a hidden directory that the kubelet swaps, is read from that directory, and again if it was
+// swapped meanwhile: its documents are all of one generation.
+//
+// What happens by accident changes nothing and is reported: a path that is gone, a directory without documents left, and
+// a file with nothing but white space in it, as a full disk or a writer that was interrupted leaves it. What those held
+// stays. What is done on purpose is done: a file that is deleted from a directory that keeps others takes its documents
+// along, and so does one of which only a comment is left.
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,9 +88,10 @@ type watch struct {
 	source   *Source
 	watcher  *fsnotify.Watcher
 	apply    func(Update)
-	seen     uint64 // hash of the files last applied
-	problems []policy.Problem
-	applied  bool
+	seen     uint64           // hash of the files last loaded
+	problems []policy.Problem // of reading them
+	set      *policy.Set      // last applied
+	all      []policy.Problem // last applied
 }
 
 // run can, in one pass, note a change, look because writing has paused, look because it is time, or end.
@@ -99,9 +106,12 @@ func (w *watch) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-w.watcher.Events:
+		case event, ok := <-w.watcher.Events:
 			if !ok {
 				return errors.New("watch policy: the watcher ended")
+			}
+			if !concerns(w.source.paths, event.Name) {
+				continue
 			}
 			if first.IsZero() {
 				first = time.Now()
@@ -132,14 +142,36 @@ func (w *watch) look(seen time.Time) error {
 		return err
 	}
 	hash := hashFiles(files)
-	if w.applied && hash == w.seen && reflect.DeepEqual(problems, w.problems) {
+	if w.set != nil && hash == w.seen && reflect.DeepEqual(problems, w.problems) {
 		return nil
 	}
-	w.seen, w.problems, w.applied = hash, problems, true
+	w.seen, w.problems = hash, problems
 	set, more := policy.Load(files, w.source.last)
 	w.source.last = set
-	w.apply(Update{Set: set, Problems: append(slices.Clone(problems), more...), Read: seen})
+	all := append(slices.Clone(problems), more...)
+	if w.set != nil && set.Same(w.set) && reflect.DeepEqual(all, w.all) {
+		return nil // a comment
+	}
+	w.set, w.all = set, all
+	w.apply(Update{Set: set, Problems: all, Read: seen})
 	return nil
+}
+
+// concerns says whether what happened to name can change what is at paths. In the folder of a path that is a file, or
+// whose links are swapped, other things happen too.
+func concerns(paths []string, name string) bool {
+	name = filepath.Clean(name)
+	for _, path := range paths {
+		path = filepath.Clean(path)
+		if name == path || name == filepath.Join(filepath.Dir(path), swapped) {
+			return true
+		}
+		inside, err := filepath.Rel(path, name)
+		if err == nil && inside != ".." && !strings.HasPrefix(inside, "../") && (!hidden(filepath.Base(inside)) || inside == swapped) {
+			return true
+		}
+	}
+	return false
 }
 
 // watchDirectories watches every directory that could bring a document. Watching one twice changes nothing.
@@ -186,15 +218,41 @@ func (s *Source) read() (files []policy.File, problems []policy.Problem, err err
 			found = held
 		case len(found) == 0 && len(held) > 0:
 			problems = append(problems, policy.Problem{
-				File: path, Message: "holds no documents any more, so what it held stays in force; to take everything away, leave an empty .yaml file",
+				File: path, Message: "holds no documents any more, so what it held stays in force; to take everything away, leave a .yaml file with a comment in it",
 			})
 			found = held
+		default:
+			problems = append(problems, keepEmptied(found, held)...)
 		}
 		s.held[path] = found
 		files = append(files, found...)
 	}
 	return files, problems, nil
 }
+
+// keepEmptied puts what was held in the place of each file that has been emptied since.
+func keepEmptied(found, held []policy.File) (problems []policy.Problem) {
+	for i, f := range found {
+		if len(bytes.TrimSpace(f.Data)) > 0 {
+			continue
+		}
+		for _, before := range held {
+			if before.Name == f.Name && len(bytes.TrimSpace(before.Data)) > 0 {
+				found[i] = before
+				problems = append(problems, policy.Problem{
+					File: f.Name, Message: "the file is empty, so what it held stays in force; to take its documents away, delete it or leave a comment in it",
+				})
+			}
+		}
+	}
+	return problems
+}
+
+// swapped is the link that the kubelet lets point at another folder when what is mounted changes. All else that it puts
+// into a mount are links through this one.
+const swapped = "..data"
+
+var errSwapping = errors.New("it is swapped again and again while it is read")
 
 // readPath reads a file, or the documents of a directory sorted by name.
 func readPath(path string) ([]policy.File, error) {
@@ -203,10 +261,51 @@ func readPath(path string) ([]policy.File, error) {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return readFiles([]string{path})
+		data, err := readFile(path)
+		return []policy.File{{Name: path, Data: data}}, err
 	}
-	var names []string
-	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+	for range 10 {
+		folder, err := os.Readlink(filepath.Join(path, swapped))
+		if err != nil { // no mount
+			return readDirectory(path)
+		}
+		files, err := readMount(path, folder)
+		if now, e := os.Readlink(filepath.Join(path, swapped)); e == nil && now == folder {
+			return files, err
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", path, errSwapping)
+}
+
+// readMount reads the folder that a mounted directory's links lead to now, and what others have put beside them.
+func readMount(path, folder string) ([]policy.File, error) {
+	if !filepath.IsAbs(folder) {
+		folder = filepath.Join(path, folder)
+	}
+	mounted, err := readDirectory(folder)
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range mounted {
+		inside, err := filepath.Rel(folder, f.Name)
+		if err != nil {
+			return nil, err
+		}
+		mounted[i].Name = filepath.Join(path, inside)
+	}
+	beside, err := readDirectory(path)
+	if err != nil {
+		return nil, err
+	}
+	files := append(mounted, beside...)
+	slices.SortFunc(files, func(a, b policy.File) int { return strings.Compare(a.Name, b.Name) })
+	return files, nil
+}
+
+// readDirectory reads what is in a directory itself: not what leads through swapped.
+func readDirectory(path string) ([]policy.File, error) {
+	var files []policy.File
+	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -217,34 +316,28 @@ func readPath(path string) ([]policy.File, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case !d.IsDir() && isPolicy(d.Name()):
-			names = append(names, p)
+		case d.IsDir() || !isPolicy(d.Name()):
+			return nil
 		}
-		return nil
+		if to, err := os.Readlink(p); err == nil && strings.HasPrefix(to, swapped+"/") {
+			return nil
+		}
+		data, err := readFile(p)
+		files = append(files, policy.File{Name: p, Data: data})
+		return err
 	})
+	return files, err
+}
+
+func readFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	return readFiles(names)
-}
-
-func readFiles(names []string) ([]policy.File, error) {
-	files := make([]policy.File, 0, len(names))
-	for _, name := range names {
-		info, err := os.Stat(name)
-		if err != nil {
-			return nil, err
-		}
-		if info.Size() > maxFile {
-			return nil, fmt.Errorf("%s: %d bytes are more than a policy file has (%d)", name, info.Size(), maxFile)
-		}
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, policy.File{Name: name, Data: data})
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("%s: %d bytes are more than a policy file has (%d)", name, info.Size(), maxFile)
 	}
-	return files, nil
+	return os.ReadFile(name)
 }
 
 func hidden(name string) bool { return strings.HasPrefix(name, ".") }

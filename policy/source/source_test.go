@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -150,5 +151,124 @@ func TestPathThatNeverWas(t *testing.T) {
 	_, _, err := source.New([]string{filepath.Join(t.TempDir(), "nowhere")}, slog.New(slog.DiscardHandler)).Load()
 	if err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestEmptiedFilesChangeNothing: a file without a byte is an accident; one that is deleted, or of comments, is not.
+func TestEmptiedFilesChangeNothing(t *testing.T) {
+	dir := t.TempDir()
+	a := filepath.Join(dir, "a.yaml")
+	write(t, a, service("a"))
+	write(t, filepath.Join(dir, "b.yaml"), service("b"))
+	updates := watch(t, dir)
+	expect(t, updates, "a b ", 0)
+	write(t, a, "")
+	expect(t, updates, "a b ", 1)
+	write(t, a, "\n \n")
+	none(t, updates)
+	write(t, a, "# nothing here\n")
+	expect(t, updates, "b ", 0)
+	write(t, a, service("a"))
+	expect(t, updates, "a b ", 0)
+	do(t, os.Remove(a))
+	expect(t, updates, "b ", 0)
+}
+
+func TestEmptiedPathChangesNothing(t *testing.T) {
+	a := filepath.Join(t.TempDir(), "a.yaml")
+	write(t, a, service("a"))
+	updates := watch(t, a)
+	expect(t, updates, "a ", 0)
+	do(t, os.Truncate(a, 0))
+	expect(t, updates, "a ", 1)
+}
+
+// TestCommentsAreNoChange, unless they move what the documents say.
+func TestCommentsAreNoChange(t *testing.T) {
+	a := filepath.Join(t.TempDir(), "a.yaml")
+	write(t, a, service("a")+"# one\n")
+	updates := watch(t, a)
+	expect(t, updates, "a ", 0)
+	write(t, a, service("a")+"# two\n# three\n")
+	none(t, updates)
+	write(t, a, "# one\n"+service("a"))
+	select {
+	case u := <-updates:
+		if line := u.Set.Services[0].Origin.Line; line != 2 {
+			t.Errorf("it is said to be in line %d", line)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("what is told of the document is of the line that it was in")
+	}
+}
+
+// TestSwappedMountIsReadWhole reads while a mount is swapped: each time, all files are of one generation.
+func TestSwappedMountIsReadWhole(t *testing.T) {
+	const files, swaps = 8, 200
+	dir := t.TempDir()
+	var folders []string
+	swap := func(n int) error {
+		folder := filepath.Join(dir, fmt.Sprintf("..%d", n))
+		folders = append(folders, folder)
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return err
+		}
+		for i := range files {
+			text := service(fmt.Sprintf("s%d-of-%d", i, n))
+			if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf("%d.yaml", i)), []byte(text), 0o600); err != nil {
+				return err
+			}
+		}
+		link := filepath.Join(dir, "..data_tmp")
+		if err := os.Symlink(filepath.Base(folder), link); err != nil {
+			return err
+		}
+		if err := os.Rename(link, filepath.Join(dir, "..data")); err != nil {
+			return err
+		}
+		if n > 0 {
+			return os.RemoveAll(folders[n-1])
+		}
+		return nil
+	}
+	do(t, swap(0))
+	for i := range files {
+		do(t, os.Symlink(fmt.Sprintf("..data/%d.yaml", i), filepath.Join(dir, fmt.Sprintf("%d.yaml", i))))
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for n := 1; n <= swaps; n++ {
+			if err := swap(n); err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	for reading := true; reading; {
+		select {
+		case err := <-ended:
+			do(t, err)
+			reading = false
+		default:
+		}
+		set, problems, err := source.New([]string{dir}, slog.New(slog.DiscardHandler)).Load()
+		if err != nil && strings.Contains(err.Error(), "again and again") {
+			continue
+		}
+		if err != nil || len(problems) > 0 || len(set.Services) != files {
+			t.Fatalf("%v, problems %v", err, problems)
+		}
+		generations := make(map[string]bool)
+		for _, s := range set.Services {
+			_, of, _ := strings.Cut(s.Metadata.Name, "-of-")
+			generations[of] = true
+			if filepath.Dir(s.Origin.File) != dir {
+				t.Fatalf("the file is said to be %s", s.Origin.File)
+			}
+		}
+		if len(generations) != 1 {
+			t.Fatalf("documents of %d generations at once", len(generations))
+		}
 	}
 }
