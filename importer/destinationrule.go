@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/machinenativeops/weir/policy"
 )
@@ -221,6 +222,7 @@ func loadBalancer(f field, s *service) {
 		}
 	}
 	if hash.given() && s.spec.Affinity != nil {
+		hash.say("carried over as affinity, by which a user stays with a version as well where a rule sends to several")
 		s.spec.LoadBalancing.Policy = "ring_hash"
 		if hash.get("maglev").given() {
 			s.spec.LoadBalancing.Policy = "maglev"
@@ -246,15 +248,36 @@ func hashKey(f field, kind string, s *service) {
 			s.spec.Affinity = &policy.HashKey{SourceAddress: true}
 		}
 	case "httpCookie":
-		f.get("attributes").lost("Weir's cookies are HttpOnly, and have no other attributes")
-		path := f.get("path").text()
-		if path == "/" {
-			path = ""
-		}
-		s.spec.Affinity = &policy.HashKey{Cookie: &policy.CookieKey{Name: f.get("name").text(), TTL: f.get("ttl").span(), Path: path}}
+		f.get("attributes").lost("the attributes of Weir's cookies are its own")
+		s.spec.Affinity = &policy.HashKey{Cookie: cookieKey(f.get("name").text(), f.get("ttl"), f.get("path"))}
 	default:
 		f.lost("Weir tells users apart by a cookie, a header or the source address, and not by a query parameter")
 	}
+}
+
+// maxCookieTTL is as long as browsers keep a cookie.
+const maxCookieTTL = 400 * 24 * time.Hour
+
+// cookieKey gives a cookie of which Weir takes whole seconds.
+func cookieKey(name string, ttl, path field) *policy.CookieKey {
+	c := &policy.CookieKey{Name: name, TTL: ttl.span(), Path: path.text()}
+	if c.Path == "/" {
+		c.Path = "" // the default
+	}
+	if c.TTL == nil {
+		path.say("left out: it is of a cookie that Weir makes, and this one is somebody else's")
+		c.Path = ""
+		return c
+	}
+	switch t := time.Duration(*c.TTL); {
+	case t > maxCookieTTL:
+		ttl.lost("browsers keep cookies for 400 days at most: 400d it is")
+		*c.TTL = policy.Duration(maxCookieTTL)
+	case t%time.Second != 0:
+		ttl.lost("a cookie's time is in whole seconds")
+		*c.TTL = policy.Duration(t.Truncate(time.Second) + time.Second)
+	}
+	return c
 }
 
 func connectionPool(f field, s *service) {

@@ -342,12 +342,15 @@ func (b *ruleOf) persistence(f field) {
 		return
 	}
 	cookie := f.get("cookie")
-	ttl := f.get("absoluteTimeout").span()
+	key := &policy.HashKey{Cookie: cookieKey(cmp.Or(cookie.get("name").text(), "weir-session"), f.get("absoluteTimeout"), field{of: f.of})}
 	if cookie.get("lifetimeType").text() != "Permanent" {
-		ttl = new(policy.Duration(0))
+		f.get("absoluteTimeout").lost("lifetimeType is not Permanent: the cookie lasts until the browser is closed, and no shorter")
+		key.Cookie.TTL = new(policy.Duration(0))
 	}
-	key := &policy.HashKey{Cookie: &policy.CookieKey{Name: cmp.Or(cookie.get("name").text(), f.get("sessionName").text(), "weir-session"), TTL: ttl, Path: cookie.get("path").text()}}
-	f.say("carried over as affinity of the services: a consistent hash of the cookie, which moves a few clients when endpoints come and go")
+	if path := cookie.get("path"); path.text() != "/" {
+		key.Cookie.Path = path.text()
+	}
+	f.say("carried over as affinity of the services: a consistent hash of the cookie, which moves a few clients when endpoints come and go, and by which a client stays with a service as well where a rule sends to several")
 	for _, s := range b.rule.to {
 		if had := s.service.spec.Affinity; had != nil && (had.Cookie == nil || had.Cookie.Name != key.Cookie.Name) {
 			f.lost("the service %s has another affinity already", s.service.key.Ref)
