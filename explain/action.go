@@ -307,6 +307,7 @@ func (x *explainer) forward(r *mesh.Rule) {
 			t.Path = rewritten(u.Path, &r.Match, x.seen.bare()) + x.seen.query()
 		}
 	}
+	x.loadTest(r)
 	x.shares(r)
 	for _, m := range r.Mirror {
 		t.Mirrors = append(t.Mirrors, Mirror{Subset: m.Subset, Percent: m.Percent, Timeout: duration(m.Timeout)})

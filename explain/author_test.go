@@ -118,6 +118,9 @@ func (a author) rule(i int, match object) object {
 		if a.percent(25) {
 			r["requestHeaders"] = a.changes()
 		}
+		if a.percent(15) && (match["headers"] != nil && len(match["headers"].([]any)) > 0 || match["query"] != nil && len(match["query"].([]any)) > 0) {
+			r["loadTest"] = object{"until": "2126-11-30T18:00:00Z"}
+		}
 		if a.percent(10) {
 			r["timeout"] = pick(a, "0s", "20s")
 		}
@@ -140,6 +143,9 @@ func (a author) rule(i int, match object) object {
 	if a.percent(20) {
 		l := a.limit()
 		l["scope"] = pick(a, "global", "local")
+		if r["loadTest"] != nil {
+			l["scope"] = "global"
+		}
 		if r["to"] == nil { // Envoy asks no global limit of what is answered
 			l["scope"] = "local"
 		} else if l["scope"] == "global" && l["requests"] == 0 {
@@ -397,6 +403,9 @@ func (a author) request(hosts []string) request {
 	}
 	if a.percent(2) {
 		r.Headers = append(r.Headers, "x_a: "+"1")
+	}
+	for a.percent(20) {
+		r.Headers = append(r.Headers, "baggage: "+pick(a, "weir.load-test=1", "a=b, weir.load-test=1;c", "weir.load-test=10", "a=b", "", "weir.load-test = 1"))
 	}
 	return r
 }

@@ -77,6 +77,7 @@ type Taken struct {
 	RequestHeaders  []Change   `json:"requestHeaders,omitempty"`
 	Path            string     `json:"path,omitempty"` // rewritten
 	Hostname        string     `json:"hostname,omitempty"`
+	LoadTest        string     `json:"loadTest,omitempty"` // until when, and how many requests
 	To              []Share    `json:"to,omitempty"`
 	Mirrors         []Mirror   `json:"mirrors,omitempty"`
 	Timeout         string     `json:"timeout,omitempty"` // none, or a duration
@@ -272,6 +273,9 @@ func (x *explainer) rule(s *mesh.Service) *mesh.Rule {
 		tried.Matches = tried.Failed == ""
 		if !tried.Matches && preflightOf(r, &x.seen) {
 			tried.Matches, tried.Failed, tried.Reason = true, "", "as the browser's question whether it may send one that matches"
+		}
+		if !tried.Matches && x.seen.marked(r) {
+			tried.Matches, tried.Failed, tried.Reason = true, "", "as load, by the mark in its baggage"
 		}
 		x.out.Rules = append(x.out.Rules, tried)
 		if tried.Matches {

@@ -353,7 +353,7 @@ func differ(x *explain.Explanation, got answer) string {
 		same("the status of gRPC", grpc, got.header.Get("grpc-status"))
 	case sent == nil && got.status == 400 && got.told("details") == "via_upstream": // Go's server takes no such path
 	case sent == nil && got.told("details") == "no_healthy_upstream" && slices.ContainsFunc(x.Taken.To, func(s explain.Share) bool {
-		return s.Percent > 0 && *s.Endpoints == 0 && s.Subset == got.told("cluster")
+		return s.Percent > 0 && *s.Endpoints == 0 && clusterOf(x.Taken, s) == got.told("cluster")
 	}):
 	case sent == nil:
 		same("the status", "forwarded", strconv.Itoa(got.status)+" "+got.told("details"))
@@ -407,8 +407,16 @@ func changed(t *explain.Taken, name string) bool {
 	return slices.ContainsFunc(t.ResponseHeaders, func(c explain.Change) bool { return strings.EqualFold(c.Name, name) })
 }
 
+// clusterOf names the cluster of a share.
+func clusterOf(t *explain.Taken, s explain.Share) string {
+	if t.LoadTest != "" {
+		return s.Subset + "@loadtest"
+	}
+	return s.Subset
+}
+
 func differForwarded(t *explain.Taken, r explain.Seen, got answer, sent *echo, same func(what, want, is string)) {
-	i := slices.IndexFunc(t.To, func(s explain.Share) bool { return s.Percent > 0 && s.Subset == got.told("cluster") })
+	i := slices.IndexFunc(t.To, func(s explain.Share) bool { return s.Percent > 0 && clusterOf(t, s) == got.told("cluster") })
 	if i < 0 {
 		same("the version", fmt.Sprint(t.To), got.told("cluster"))
 		return
@@ -429,7 +437,7 @@ func differForwarded(t *explain.Taken, r explain.Seen, got answer, sent *echo, s
 	for _, h := range r.Headers {
 		before.Add(h.Name, h.Value)
 	}
-	same("request headers", fmt.Sprint(applied(before, t.RequestHeaders, "x-a", "x-b")), fmt.Sprint(values(sent.Headers, "x-a", "x-b")))
+	same("request headers", fmt.Sprint(applied(before, t.RequestHeaders, "x-a", "x-b", "baggage")), fmt.Sprint(values(sent.Headers, "x-a", "x-b", "baggage")))
 	own := http.Header{"X-Own": {"version"}}
 	same("response headers", fmt.Sprint(applied(own, t.ResponseHeaders, "x-a", "x-b", "x-own")), fmt.Sprint(values(got.header, "x-a", "x-b", "x-own")))
 }

@@ -110,6 +110,9 @@ func (t *Taken) text(p *page) {
 	if t.Hostname != "" {
 		p.line("request", "host %s", t.Hostname)
 	}
+	if t.LoadTest != "" {
+		p.line("load test", "%s", t.LoadTest)
+	}
 	for _, s := range t.To {
 		p.pair("goes to", s.Subset, s.text())
 	}

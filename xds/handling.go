@@ -10,14 +10,7 @@ import (
 // ruleRoutes gives the routes of a rule, in the order in which Envoy tries them. All have the rule's name, and most
 // rules have one.
 func (t *translator) ruleRoutes(r *mesh.Rule) []*routev3.Route {
-	if r.LoadTest != nil {
-		return t.loadTest(r)
-	}
-	return t.plainRoutes(r)
-}
-
-func (t *translator) plainRoutes(r *mesh.Rule) []*routev3.Route {
-	return t.cors(t.maintained(t.route(r), r), r)
+	return t.cors(t.loadTest(r), r)
 }
 
 // maintained puts maintenance in the place of what a rule does.

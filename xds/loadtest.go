@@ -8,18 +8,20 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
-// loadTest gives the routes of a load test's rule: for requests that have the mark already, for those with baggage, to
-// which the mark is added, and for those without any.
+// loadTest gives the routes of a rule. A load test's are three: for requests that have the mark already, for those with
+// baggage, to which the mark is added, and for those without any.
 func (t *translator) loadTest(r *mesh.Rule) []*routev3.Route {
+	if r.LoadTest == nil {
+		return t.maintained(t.route(r), r)
+	}
 	marked, more := *r, *r
 	marked.Match = r.Marked()
 	something := ".+"
 	more.Match.Headers = append([]policy.NamedMatch{{Name: mesh.BaggageHeader, Regex: &something}}, r.Match.Headers...)
+	routes := t.maintained(t.route(&marked), &marked)
 	// Baggage may come in several headers. CEL gives them as one, which %REQ()% does not.
-	return append(t.plainRoutes(&marked), append(
-		withBaggage(t.plainRoutes(&more), "%CEL(request.headers['baggage'])%,"+mesh.LoadTestMember),
-		withBaggage(t.plainRoutes(r), mesh.LoadTestMember)...,
-	)...)
+	routes = append(routes, withBaggage(t.maintained(t.route(&more), &more), "%CEL(request.headers['baggage'])%,"+mesh.LoadTestMember)...)
+	return append(routes, withBaggage(t.maintained(t.route(r), r), mesh.LoadTestMember)...)
 }
 
 func withBaggage(routes []*routev3.Route, value string) []*routev3.Route {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,7 +64,7 @@ func explainRequest(cmd *cobra.Command, paths []string, o explainOptions) error 
 	if err != nil {
 		return err
 	}
-	x, err := explain.Explain(mesh.Build(set), proxy, request)
+	x, err := explain.Explain(mesh.At(set, time.Now()), proxy, request)
 	if err != nil {
 		return failed(err)
 	}

@@ -1,0 +1,41 @@
+package explain
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/machinenativeops/weir/mesh"
+)
+
+// marked says whether the request is load that an earlier hop has marked for such a rule.
+func (v *view) marked(r *mesh.Rule) bool {
+	if r.LoadTest == nil {
+		return false
+	}
+	m := r.Marked()
+	failed, _ := v.match(&m, "match")
+	return failed == ""
+}
+
+// loadTest is how load is kept apart, and marked for the next hop.
+func (x *explainer) loadTest(r *mesh.Rule) {
+	if r.LoadTest == nil {
+		return
+	}
+	t := x.out.Taken
+	t.LoadTest = "apart from real requests"
+	if u := r.LoadTest.Until; u != nil {
+		t.LoadTest += ", until " + u.String()
+	}
+	if n := r.LoadTest.Requests; n > 0 {
+		t.LoadTest += fmt.Sprintf(", at most %d requests in all", n)
+	}
+	if x.seen.marked(r) {
+		return
+	}
+	mark := Change{"set", mesh.BaggageHeader, mesh.LoadTestMember}
+	if lines := strings.Join(x.seen.lines(mesh.BaggageHeader), ","); lines != "" {
+		mark.Value = lines + "," + mark.Value
+	}
+	t.RequestHeaders = append(t.RequestHeaders, mark)
+}
