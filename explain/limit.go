@@ -17,7 +17,7 @@ type Limit struct {
 	Reason   string     `json:"reason,omitempty"` // why not
 	Key      []Entry    `json:"key,omitempty"`    // that this request counts under
 	Requests int        `json:"requests"`
-	Per      string     `json:"per"`
+	Per      string     `json:"per,omitempty"` // second, minute, hour or day; "": in all
 	Burst    int        `json:"burst"`
 	Shadow   bool       `json:"shadow,omitempty"`
 	OnError  string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny

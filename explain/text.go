@@ -144,6 +144,9 @@ func (c Change) text() string {
 
 func (l *Limit) text() string {
 	rate := fmt.Sprintf("%s %s: %d a %s", l.Scope, l.ID, l.Requests, l.Per)
+	if l.Per == "" {
+		rate = fmt.Sprintf("%s %s: %d in all", l.Scope, l.ID, l.Requests)
+	}
 	if l.Burst != l.Requests && l.Requests > 0 {
 		rate += fmt.Sprintf(", bursts of %d", l.Burst)
 	}
