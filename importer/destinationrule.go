@@ -184,6 +184,7 @@ func trafficPolicy(p field, s *service) {
 	outliers(p.get("outlierDetection"), s)
 	switch mode := p.get("tls").get("mode"); mode.text() {
 	case "", "DISABLE":
+		p.get("tls").skip()
 	case "ISTIO_MUTUAL":
 		p.get("tls").lost("this version of Weir has no mutual TLS between proxies: requests go out as plain text")
 	default:
@@ -311,8 +312,10 @@ func outliers(f field, s *service) {
 	}
 	o := &policy.OutlierDetection{MaxEjected: 10}
 	errors := f.get("consecutive5xxErrors")
-	if !errors.given() {
-		errors = f.get("consecutiveErrors")
+	if old := f.get("consecutiveErrors"); !errors.given() {
+		errors = old
+	} else {
+		old.skip()
 	}
 	gateway := f.get("consecutiveGatewayErrors")
 	if errors.given() && errors.number() == 0 {

@@ -341,6 +341,7 @@ func (b *ruleOf) persistence(f field) {
 		f.lost("Weir's sessions are told apart by a cookie, a header that clients send by themselves, or the source address: say affinity in the Service document")
 		return
 	}
+	f.get("header").lost("the type is Cookie")
 	cookie := f.get("cookie")
 	key := &policy.HashKey{Cookie: cookieKey(cmp.Or(cookie.get("name").text(), "weir-session"), f.get("absoluteTimeout"), field{of: f.of})}
 	if cookie.get("lifetimeType").text() != "Permanent" {

@@ -262,6 +262,9 @@ func (i *istioReader) httpRoute(o *object, l layers, name string, matches []laye
 	for _, m := range matches {
 		all = append(all, v.match(l, m)...)
 	}
+	if len(all) == 0 {
+		f.skip() // each of its matches is told
+	}
 	return all
 }
 
@@ -522,6 +525,11 @@ func (v *virtualRule) mirrors(l layers) {
 		v.rule.mirrors = append(v.rule.mirrors, mirror{service: s, version: subset, percent: partly(percent)})
 	}
 	old, share := l.get("mirrorPercent"), l.get("mirrorPercentage")
+	if older := l.get("mirror_percent"); !old.given() {
+		old = older
+	} else {
+		older.skip()
+	}
 	if one := l.get("mirror"); one.given() {
 		if !share.given() {
 			share = old
