@@ -63,6 +63,7 @@ type Rule struct {
 	Source  policy.Key      // of the Route, or of the Service where it has none
 	Timeout time.Duration   // 0: none
 	Retries *policy.Retries // nil: none
+	Key     *policy.HashKey // by which a version and an endpoint are picked; nil: each request by itself
 	To      []Share
 	Mirror  []Mirror
 	Global  []GlobalLimit
@@ -240,6 +241,7 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 		out.Retries = nil
 	}
 	out.inherit(&s.Spec.Handling)
+	out.Key = b.hashKey(&r)
 	for _, to := range r.To {
 		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})
 	}

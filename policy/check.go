@@ -202,7 +202,7 @@ func (s *ServiceSpec) check(c *checker) {
 		c.between("spec.port", s.Port, 1, 65535)
 	}
 	c.protocol("spec.protocol", s.Protocol, laterValues["protocol"], []string{"http", "http2", "grpc"})
-	c.protocol("spec.loadBalancing.policy", s.LoadBalancing.Policy, laterValues["policy"], []string{"least_request", "round_robin", "random"})
+	s.checkAffinity(c)
 	if s.Class != "" {
 		c.name("spec.class", s.Class)
 	}
@@ -323,6 +323,7 @@ func (s *RouteSpec) check(c *checker) {
 		r.Match.check(c, path+".match")
 		r.checkAction(c, path)
 		r.checkMirror(c, path+".mirror")
+		r.Sticky.check(c, path+".sticky")
 		r.checkLoadTest(c, path)
 		r.RequestHeaders.check(c, path+".requestHeaders")
 		r.ResponseHeaders.check(c, path+".responseHeaders")

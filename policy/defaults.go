@@ -75,7 +75,7 @@ func (s *ServiceSpec) defaults(m Metadata) {
 	}
 	or(&s.Protocol, "http")
 	or(&s.Class, DefaultClass)
-	or(&s.LoadBalancing.Policy, "least_request")
+	s.defaultAffinity()
 	orNew(&s.Timeout, defaultTimeout)
 	for i := range s.Versions {
 		if v := &s.Versions[i]; len(v.Selector) == 0 {
@@ -170,6 +170,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 			orNew(&to.Weight, 1)
 		}
 		r.defaultMirror(s.Service, m)
+		r.Sticky.defaults()
 		r.Retries.defaults()
 		r.defaultHandling()
 		if f := r.Fault; f != nil {

@@ -14,7 +14,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.endpoints.static[].cluster",
 		"Route.spec.rules[].match.from",
 		// Traffic management: each line goes when its fields work.
-		"Service.spec.affinity", "Service.spec.loadBalancing.hashBalanceFactor", "Route.spec.rules[].sticky",
 		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
 		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
 		"Sampling.spec.adaptive", "Sampling.spec.keep", "Sampling.spec.wait",
@@ -27,6 +26,5 @@ var laterFields = func() map[string]string {
 // laterValues are words of an enumeration that this version does not know what to do with.
 var laterValues = map[string][]string{
 	"protocol":         {"tcp"},
-	"policy":           {"ring_hash", "maglev"},
 	"listenerProtocol": {"passthrough"},
 }

@@ -41,6 +41,8 @@ var lbPolicies = map[string]clusterv3.Cluster_LbPolicy{
 	"least_request": clusterv3.Cluster_LEAST_REQUEST,
 	"round_robin":   clusterv3.Cluster_ROUND_ROBIN,
 	"random":        clusterv3.Cluster_RANDOM,
+	"ring_hash":     clusterv3.Cluster_RING_HASH,
+	"maglev":        clusterv3.Cluster_MAGLEV,
 }
 
 // adsSource says that a resource comes over the same stream.
@@ -71,6 +73,7 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Reso
 			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 			c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
 		}
+		hashed(c, s.Spec.LoadBalancing, len(sub.Endpoints))
 		v.vary(c, sub)
 		return c
 	})

@@ -77,6 +77,9 @@ func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 			IdleTimeout: durationpb.New(time.Hour),
 		},
 	}
+	if m.Tracing != nil {
+		m.RequestIdExtension = t.requestID()
+	}
 	if d.edge {
 		guard(m)
 	}

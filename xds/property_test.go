@@ -82,13 +82,24 @@ func (a author) service(i int) string {
 	return "kind: Service\n" + metadata(i) + "spec:\n  " + endpoints + "\n  " + strings.Join([]string{
 		hosts,
 		"protocol: " + a.pick("http", "http2", "grpc"),
-		"loadBalancing: {policy: " + a.pick("least_request", "round_robin", "random") + "}",
+		a.balancing(),
 		a.maybe("circuitBreaker: {maxConnections: 1, maxPending: 1073741824, maxRetries: 1}"),
 		a.maybe("outlierDetection: {interval: 1ms, ejectFor: 1h, maxEjected: 0.5}"),
 		a.maybe("healthCheck: {path: /h, interval: 1ms, timeout: 1ms, unhealthy: 1000}"),
 		a.maybe("timeout: " + a.pick("0s", "1ms", "1h")),
 		a.maybe("retries: " + a.retries(a.maybe(", budget: "+a.pick("0.1", "100")))), a.handling("  "),
 	}, "\n  ") + "\n"
+}
+
+func (a author) balancing() string {
+	if a.IntN(2) > 0 {
+		return "loadBalancing: {policy: " + a.pick("least_request", "round_robin", "random") + "}"
+	}
+	return "affinity: " + a.key() + a.maybe("\n  loadBalancing: {policy: "+a.pick("ring_hash", "maglev")+a.maybe(", hashBalanceFactor: 100")+"}")
+}
+
+func (a author) key() string {
+	return a.pick("{sourceAddress: true}", "{header: X-A}", `{cookie: {name: "%a"`+a.pick("", ", ttl: 0s", `, ttl: 400d, path: "/%20"`)+"}}")
 }
 
 func (a author) retries(more string) string {
@@ -142,7 +153,7 @@ func (a author) action(match string) string {
 	return strings.Join([]string{
 		a.maybe("to: [" + a.pick("{service: y/s1, version: v1, weight: 0}, {service: x/s2, weight: 1000000}", "{service: x/s0, version: v2}, {service: x/s0}", "{service: x/s2}") + "]"),
 		a.maybe("urlRewrite: {" + a.pick("hostname: h.example", "path: "+path, "hostname: 10.0.0.1, path: "+path) + "}"),
-		a.maybe("mirror: " + a.some(2, a.mirror)), a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.pick("retries: "+a.retries(""), "hedge: {onPerTryTimeout: true}\n      retries: {perTry: 1s}", "hedge: {onPerTryTimeout: false}", ""),
+		a.maybe("mirror: " + a.some(2, a.mirror)), a.maybe("sticky: " + a.key()), a.maybe("requestHeaders: " + a.changes()), a.maybe("timeout: " + a.pick("0s", "1ms", "1h")), a.pick("retries: "+a.retries(""), "hedge: {onPerTryTimeout: true}\n      retries: {perTry: 1s}", "hedge: {onPerTryTimeout: false}", ""),
 	}, "\n      ")
 }
 
@@ -182,7 +193,7 @@ func (a author) route(i int) string {
 			"\n    - match: {headers: [{name: x-load, present: true}]" + a.maybe(", path: "+a.pick(paths...)) + "}",
 			"loadTest: {" + a.pick("requests: 1000000000", "until: 2126-01-01T00:00:00Z", "until: 2126-01-01T00:00:00.5+14:00, requests: 1") + "}",
 			a.maybe("to: [" + a.pick("{service: y/s1, version: v1}", "{service: x/s0, version: v2, weight: 2}, {service: x/s2}") + "]"),
-			a.maybe("requestHeaders: " + a.changes()), a.maybe("mirror: " + a.some(2, a.mirror)), a.handling("      "),
+			a.maybe("requestHeaders: " + a.changes()), a.maybe("sticky: " + a.key()), a.maybe("mirror: " + a.some(2, a.mirror)), a.handling("      "),
 		}, "\n      "))
 	}
 	return "kind: Route\n" + metadata(i) + fmt.Sprintf("spec:\n  service: s%d\n  rules:", i) + strings.Join(rules, "") + "\n"

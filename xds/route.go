@@ -53,7 +53,7 @@ func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 		t.localLimits(localService, s.Local, perFilter)
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 		for _, r := range s.Rules {
-			v.Routes = append(v.Routes, t.ruleRoutes(r)...)
+			v.Routes = append(v.Routes, keyed(t.ruleRoutes(r), r.Key, d.tls != nil)...)
 		}
 		return v
 	})
@@ -195,7 +195,12 @@ func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 		return a
 	}
 	weighted := &routev3.WeightedCluster{}
-	for _, to := range r.To {
+	shares := r.To
+	if r.Key != nil {
+		shares = stable(r.To)
+		weighted.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
+	}
+	for _, to := range shares {
 		share := &routev3.WeightedCluster_ClusterWeight{Name: clusterOf(r, to), Weight: number(to.Weight)}
 		if last {
 			share.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
