@@ -22,7 +22,7 @@ func (x *explainer) taken(s *mesh.Service, r *mesh.Rule) {
 	x.out.Taken = t
 	down := x.maintained(r)
 	answered := down || r.Answers() != ""
-	if x.cors(r) {
+	if x.cors(r, answered) {
 		return
 	}
 	for _, l := range s.Local {
@@ -108,8 +108,8 @@ func (x *explainer) maintained(r *mesh.Rule) bool {
 	return true
 }
 
-// cors says whether the filter answers.
-func (x *explainer) cors(r *mesh.Rule) bool {
+// cors says whether the filter answers: what matches is as a browser would ask, or any such question that would be sent on.
+func (x *explainer) cors(r *mesh.Rule, answered bool) bool {
 	c := r.CORS
 	if c == nil || len(c.AllowOrigins) == 0 {
 		return false
@@ -123,7 +123,7 @@ func (x *explainer) cors(r *mesh.Rule) bool {
 	if originAllowed(c, origin) {
 		x.out.Taken.CORS = fmt.Sprintf("the origin %s is allowed", origin)
 	}
-	if !preflightOf(r, &x.seen) {
+	if !preflightOf(r, &x.seen) && (answered || !x.seen.asksFirst()) {
 		return false
 	}
 	x.end(Outcome{Kind: Preflight, Status: 200, Reason: "the answer to the browser's question"})

@@ -119,7 +119,7 @@ func (a author) rule(i int, match object) object {
 			r["requestHeaders"] = a.changes()
 		}
 		if a.percent(15) && (match["headers"] != nil && len(match["headers"].([]any)) > 0 || match["query"] != nil && len(match["query"].([]any)) > 0) {
-			r["loadTest"] = object{"until": "2126-11-30T18:00:00Z"}
+			r["loadTest"] = pick(a, object{"until": "2126-11-30T18:00:00Z"}, object{"requests": 1000000})
 		}
 		if a.percent(10) {
 			r["timeout"] = pick(a, "0s", "20s")
@@ -195,7 +195,7 @@ func (a author) headerName() string {
 		"x-envoy-external-address", "x-envoy-internal", "x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-original-path", "x-weir-shadow",
 		"x-envoy-upstream-rq-timeout-alt-response", "x-envoy-decorator-operation", "x-envoy-upstream-alt-stat-name", "x-envoy-ip-tags",
 		"x-envoy-force-trace", "x-envoy-hedge-on-per-try-timeout", "x-envoy-original-host", "x-envoy-attempt-count", "x-forwarded-host",
-		"x-envoy-retriable-status-codes", "x-envoy-retriable-header-names", "x-envoy-retry-grpc-on", "x-envoy-expected-rq-timeout-ms",
+		"x-envoy-retriable-status-codes", "x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-stream-duration-ms", "x-envoy-retriable-header-names", "x-envoy-retry-grpc-on", "x-envoy-expected-rq-timeout-ms",
 		"x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node", "x-client-trace-id", "x-forwarded-client-cert",
 		"connection", "keep-alive", "proxy-connection", "origin", "referer", "x-b3-sampled", "traceparent", "x-forwarded-port", "authorization")
 }
@@ -402,7 +402,7 @@ func (a author) request(hosts []string) request {
 		}
 	}
 	if a.percent(2) {
-		r.Headers = append(r.Headers, "x_a: "+"1")
+		r.Headers = append(r.Headers, "x_a: 1")
 	}
 	for a.percent(20) {
 		r.Headers = append(r.Headers, "baggage: "+pick(a, "weir.load-test=1", "a=b, weir.load-test=1;c", "weir.load-test=10", "a=b", "", "weir.load-test = 1"))

@@ -153,15 +153,18 @@ type Outcome struct {
 	ContentType string `json:"contentType,omitempty"`
 	Body        string `json:"body,omitempty"`
 	RetryAfter  int    `json:"retryAfter,omitempty"` // seconds
+
+	early bool // before Envoy knows whether it is a gRPC request
 }
 
-// Explain tells what the proxy does with the request; nil is the first gateway that has a listener for it.
-func Explain(m *mesh.Model, proxy *mesh.Proxy, r Request) (*Explanation, error) {
+// Explain tells what the proxy does with the request at now; nil is the first gateway that has a listener for it. The
+// model is one with load tests that are over, as [mesh.Build] gives it.
+func Explain(m *mesh.Model, proxy *mesh.Proxy, r Request, now time.Time) (*Explanation, error) {
 	d, notes, err := findDoor(m, proxy, &r)
 	if err != nil {
 		return nil, err
 	}
-	x := &explainer{model: m, door: d, given: r}
+	x := &explainer{model: m, door: d, given: r, now: now}
 	x.out.Notes, x.out.Listener = notes, d.Listener
 	x.explain()
 	return &x.out, nil
@@ -172,6 +175,7 @@ type explainer struct {
 	model *mesh.Model
 	door  door
 	given Request
+	now   time.Time
 	seen  view
 	out   Explanation
 }
@@ -202,7 +206,7 @@ func (x *explainer) explain() {
 
 // end is how it ends. To a gRPC request, what Envoy answers by itself is said as gRPC does.
 func (x *explainer) end(o Outcome) {
-	if o.Status != 0 && o.Kind != Preflight && o.GRPCStatus == nil && x.seen.grpc() {
+	if o.Status != 0 && o.Kind != Preflight && o.GRPCStatus == nil && !o.early && x.seen.grpc() {
 		status := grpcStatus(o.Status)
 		o.GRPCStatus = &status
 	}
@@ -269,20 +273,32 @@ func (x *explainer) rule(s *mesh.Service) *mesh.Rule {
 		if r.Source.Kind == "Route" {
 			tried.Path = fmt.Sprintf("spec.rules[%d]", i)
 		}
-		tried.Failed, tried.Reason = x.seen.match(&r.Match, "match")
-		tried.Matches = tried.Failed == ""
-		if !tried.Matches && preflightOf(r, &x.seen) {
-			tried.Matches, tried.Failed, tried.Reason = true, "", "as the browser's question whether it may send one that matches"
-		}
-		if !tried.Matches && x.seen.marked(r) {
-			tried.Matches, tried.Failed, tried.Reason = true, "", "as load, by the mark in its baggage"
-		}
+		x.try(r, &tried)
 		x.out.Rules = append(x.out.Rules, tried)
 		if tried.Matches {
 			return r
 		}
 	}
 	return nil
+}
+
+// try says whether a rule takes the request. That of a load test takes what has its mark too, and nothing once it is over.
+func (x *explainer) try(r *mesh.Rule, tried *Tried) {
+	if t := r.LoadTest; t != nil {
+		if ends := t.Ends(); !ends.IsZero() && !x.now.Before(ends) {
+			tried.Failed, tried.Reason = "loadTest.until", "the load test is over since "+ends.Format(time.RFC3339)
+			return
+		}
+	}
+	tried.Failed, tried.Reason = x.seen.match(&r.Match, "match")
+	switch {
+	case tried.Failed == "":
+	case x.seen.marked(r):
+		tried.Failed, tried.Reason = "", "as load, by the mark in its baggage"
+	case preflightOf(r, &x.seen):
+		tried.Failed, tried.Reason = "", "as the browser's question whether it may send one that matches"
+	}
+	tried.Matches = tried.Failed == ""
 }
 
 // door is a listener and the services behind it.
@@ -316,7 +332,7 @@ func findDoor(m *mesh.Model, proxy *mesh.Proxy, r *Request) (door, []string, err
 	}
 	if doors[0].edge {
 		narrow("takes "+r.Scheme, func(d door) bool { return d.Protocol == r.Scheme })
-		if _, port, err := net.SplitHostPort(r.Authority); err == nil {
+		if _, port, err := net.SplitHostPort(r.Authority); err == nil && port != "" {
 			narrow("has the port "+port, func(d door) bool { return strconv.Itoa(d.Port) == port })
 		} else {
 			narrow("", func(d door) bool { return d.Port == map[string]int{"http": 80, "https": 443}[r.Scheme] })

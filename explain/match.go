@@ -132,14 +132,14 @@ func wantNamed(m policy.NamedMatch) string {
 	}
 }
 
-// preflightOf says whether a rule's CORS answers the request: it asks whether a page may send one that the rule takes, of
-// which only path, query and method are known.
+// preflightOf says whether CORS answers the request: it asks whether a page may send one that matches, of which only path,
+// query and method are known.
 func preflightOf(r *mesh.Rule, v *view) bool {
 	if r.CORS == nil || len(r.CORS.AllowOrigins) == 0 {
 		return false
 	}
-	asked, origin := v.one("access-control-request-method"), v.one("origin")
-	if v.method != "OPTIONS" || asked == "" || origin == "" {
+	asked := v.one("access-control-request-method")
+	if !v.asksFirst() {
 		return false
 	}
 	if len(r.Match.Methods) > 0 && !slices.Contains(r.Match.Methods, asked) {
@@ -147,6 +147,11 @@ func preflightOf(r *mesh.Rule, v *view) bool {
 	}
 	failed, _ := v.match(&policy.Match{Path: r.Match.PathMatch(), Query: r.Match.Query}, "")
 	return failed == ""
+}
+
+// asksFirst says whether the request is a browser's question whether it may send another one.
+func (v *view) asksFirst() bool {
+	return v.method == "OPTIONS" && v.one("access-control-request-method") != "" && v.one("origin") != ""
 }
 
 // originAllowed says whether pages of the origin may read answers. A wildcard stands for one label or more.

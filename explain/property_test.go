@@ -186,7 +186,7 @@ func (a *asker) disagreements(t *testing.T, w world) ([]disagreement, map[string
 		workers.Go(func() {
 			for i := range next {
 				r := w.Requests[i]
-				want, err := explain.Explain(m, &p, r.parsed())
+				want, err := explain.Explain(m, &p, r.parsed(), now)
 				if err != nil {
 					t.Error(err)
 					continue

@@ -74,14 +74,19 @@ type view struct {
 // generatedID stands for the id that Envoy gives a request.
 const generatedID = "00000000-0000-4000-8000-000000000000"
 
-// What strangers can't tell the proxies behind the edge.
+// What nobody can tell a proxy from outside.
 var internalHeaders = []string{
-	"x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
 	"x-envoy-expected-rq-timeout-ms", "x-envoy-force-trace", "x-envoy-hedge-on-per-try-timeout", "x-envoy-internal",
-	"x-envoy-ip-tags", "x-envoy-max-retries", "x-envoy-original-path", "x-envoy-retriable-header-names",
-	"x-envoy-retriable-status-codes", "x-envoy-retry-grpc-on", "x-envoy-retry-on", "x-envoy-upstream-alt-stat-name",
-	"x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-rq-timeout-alt-response", "x-envoy-upstream-rq-timeout-ms",
-	"x-envoy-upstream-stream-duration-ms", "x-weir-shadow",
+	"x-envoy-ip-tags", "x-envoy-max-retries", "x-envoy-retriable-header-names", "x-envoy-retriable-status-codes",
+	"x-envoy-retry-grpc-on", "x-envoy-retry-on", "x-envoy-upstream-alt-stat-name", "x-envoy-upstream-rq-per-try-timeout-ms",
+	"x-envoy-upstream-rq-timeout-alt-response", "x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-stream-duration-ms",
+	"x-forwarded-client-cert",
+}
+
+// What strangers can't tell a gateway either.
+var edgeHeaders = []string{
+	"x-envoy-decorator-operation", "x-envoy-downstream-service-cluster", "x-envoy-downstream-service-node",
+	"x-envoy-original-path", "x-weir-shadow",
 }
 
 // Of one connection, and not of what is sent on.
@@ -100,6 +105,9 @@ func (x *explainer) see() *Outcome {
 		return o
 	}
 	x.seen.forgetHops()
+	for _, name := range internalHeaders {
+		delete(x.seen.headers, name)
+	}
 	if x.door.edge {
 		x.seen.atEdge()
 	} else {
@@ -112,7 +120,7 @@ func (x *explainer) reject() *Outcome {
 	if x.door.edge {
 		for _, h := range x.given.Headers {
 			if strings.Contains(h.Name, "_") {
-				return &Outcome{Kind: Rejected, Status: 400, Reason: fmt.Sprintf("gateways take no header with an underscore in its name, as %s has", h.Name)}
+				return &Outcome{Kind: Rejected, Status: 400, early: true, Reason: fmt.Sprintf("gateways take no header with an underscore in its name, as %s has", h.Name)}
 			}
 		}
 	}
@@ -121,7 +129,7 @@ func (x *explainer) reject() *Outcome {
 	}
 	for i := range len(x.seen.path) {
 		if c := x.seen.path[i]; c <= ' ' || c >= 0x7f {
-			return &Outcome{Kind: Rejected, Status: 400, Reason: fmt.Sprintf("the path has the character %q, which a URL has as %%%02X", c, c)}
+			return &Outcome{Kind: Rejected, Status: 400, early: true, Reason: fmt.Sprintf("the path has the character %q, which a URL has as %%%02X", c, c)}
 		}
 	}
 	return nil
@@ -145,10 +153,9 @@ func (v *view) forgetHops() {
 
 // atEdge: what a stranger says of where it comes from counts for nothing.
 func (v *view) atEdge() {
-	for _, name := range internalHeaders {
+	for _, name := range edgeHeaders {
 		delete(v.headers, name)
 	}
-	delete(v.headers, "x-forwarded-client-cert")
 	came := append(slices.Clone(v.headers["x-forwarded-for"]), v.remote)
 	v.headers["x-forwarded-for"] = []string{strings.Join(came, ",")}
 	v.headers["x-envoy-external-address"] = []string{v.remote}
@@ -158,7 +165,6 @@ func (v *view) atEdge() {
 
 // inside: the edge has said where the request comes from, and under which id it goes.
 func (v *view) inside() {
-	delete(v.headers, "x-forwarded-client-cert")
 	if came := v.one("x-forwarded-for"); came != "" {
 		last := strings.TrimSpace(came[strings.LastIndexByte(came, ',')+1:])
 		if a, err := netip.ParseAddr(last); err == nil {

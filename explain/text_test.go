@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinenativeops/weir/explain"
 	"github.com/machinenativeops/weir/internal/golden"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
+
+var now = time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 
 // TestGolden holds what people read against stories: request/NAME has the request in its first line, headers in the
 // lines after that, and, where the first line begins with "service NAME:", who asks. Of the first archive JSON too.
@@ -55,7 +58,7 @@ func explained(t *testing.T, m *mesh.Model, text string) *explain.Explanation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := explain.Explain(m, proxy, r)
+	x, err := explain.Explain(m, proxy, r, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +139,7 @@ spec: {endpoints: {none: true}}
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := explain.Explain(m, c.proxy, r)
+		x, err := explain.Explain(m, c.proxy, r, now)
 		if err != nil {
 			t.Errorf("%s: %v", c.url, err)
 			continue
@@ -148,7 +151,7 @@ spec: {endpoints: {none: true}}
 		}
 	}
 	for _, p := range []*mesh.Proxy{gateway("nobody"), {Role: mesh.RoleService, Ref: policy.Ref{Name: "nobody"}}} {
-		if _, err := explain.Explain(m, p, explain.Request{}); err == nil {
+		if _, err := explain.Explain(m, p, explain.Request{}, now); err == nil {
 			t.Errorf("%s is there", p)
 		}
 	}

@@ -64,7 +64,7 @@ func explainRequest(cmd *cobra.Command, paths []string, o explainOptions) error 
 	if err != nil {
 		return err
 	}
-	x, err := explain.Explain(mesh.At(set, time.Now()), proxy, request)
+	x, err := explain.Explain(mesh.Build(set), proxy, request, time.Now())
 	if err != nil {
 		return failed(err)
 	}
