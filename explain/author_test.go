@@ -181,6 +181,9 @@ func (a author) match(regexPath bool) object {
 	if a.percent(25) {
 		m["query"] = some(a, 2, func() object { return a.named(pick(a, "q", "r", "Q", "%71", "")) })
 	}
+	if a.percent(15) {
+		m["cookies"] = some(a, 2, func() object { return a.named(pick(a, "q", "R", "c")) })
+	}
 	return m
 }
 
@@ -189,7 +192,7 @@ func (a author) headerName() string {
 	case a.percent(85):
 		return pick(a, "x-a", "X-B")
 	case a.percent(25):
-		return pick(a, "origin", "accept", "content-type")
+		return pick(a, "origin", "accept", "content-type", "cookie", "cookie")
 	}
 	return pick(a, "host", "cookie", "user-agent", "accept", "content-type", "te", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
 		"x-envoy-external-address", "x-envoy-internal", "x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-original-path", "x-weir-shadow",
@@ -386,7 +389,7 @@ func (a author) request(hosts []string) request {
 		case "content-type":
 			r.Headers = append(r.Headers, name+": "+pick(a, "application/grpc", "application/grpc+proto", "application/grpcx", "application/json", "application/grpc;a"))
 		case "cookie":
-			r.Headers = append(r.Headers, name+": "+pick(a, "a=b", "q=1; r=2"))
+			r.Headers = append(r.Headers, name+": "+pick(a, "a=b", "q=1; r=2", "q=1", "q=beta; c=1", `R="1"; q="`, "Q=1;q=2;q=1", "q", "c= 1;R =1", "q=;c=1=2", "=1; q=a=b", " q=1 ;\tc=1"))
 		case "te":
 			r.Headers = append(r.Headers, name+": "+pick(a, "trailers", "gzip"))
 		case "connection":

@@ -37,6 +37,12 @@ func (v *view) match(m *policy.Match, at string) (failed, reason string) {
 			return fmt.Sprintf("%s.query[%d]", at, i), "query parameter " + mismatch(q, value, present)
 		}
 	}
+	for i, k := range m.Cookies {
+		value, present := v.cookie(k.Name)
+		if !matchNamed(k, value, present) {
+			return fmt.Sprintf("%s.cookies[%d]", at, i), "cookie " + mismatch(k, value, present)
+		}
+	}
 	return "", ""
 }
 

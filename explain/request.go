@@ -232,6 +232,22 @@ func (v *view) parameter(name string) (string, bool) {
 	return "", false
 }
 
+// cookie gives the first of that name, without quotes around its value.
+func (v *view) cookie(name string) (string, bool) {
+	for _, line := range v.headers["cookie"] {
+		for part := range strings.SplitSeq(line, ";") {
+			key, value, ok := strings.Cut(part, "=")
+			if ok && strings.TrimLeft(key, " ") == name {
+				if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+					value = value[1 : len(value)-1]
+				}
+				return value, true
+			}
+		}
+	}
+	return "", false
+}
+
 func (v *view) shown(given string) Seen {
 	s := Seen{Method: v.method, Scheme: v.scheme, Authority: v.authority, Path: v.path}
 	if given != v.path {

@@ -3,6 +3,7 @@ package importer_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/tools/txtar"
 
@@ -59,7 +60,7 @@ func TestGateways(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := explain.Explain(models[c.archive], &mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.ParseRef(c.gateway, "")}, r)
+		x, err := explain.Explain(models[c.archive], &mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.ParseRef(c.gateway, "")}, r, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/machinenativeops/weir/explain"
 	"github.com/machinenativeops/weir/mesh"
@@ -71,7 +72,7 @@ func served(t *testing.T, m *mesh.Model, r asked) string {
 	for name, value := range r.headers {
 		request.Headers = append(request.Headers, explain.Header{Name: name, Value: value})
 	}
-	x, err := explain.Explain(m, nil, request)
+	x, err := explain.Explain(m, nil, request, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
