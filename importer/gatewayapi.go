@@ -273,7 +273,7 @@ func (a *api) route(o *object) {
 		return
 	}
 	a.unattached(o, attached)
-	rules := a.rules(o, ports(attached))
+	rules := a.rules(o, attached)
 	var refused []string
 	for _, at := range attached {
 		t := a.tableOf(at)
@@ -327,17 +327,6 @@ func (a *api) kindOf(o *object, host string) bool {
 		mine[host] = o
 	}
 	return true
-}
-
-// ports gives the ports of listeners, each once.
-func ports(attached []attachment) []int {
-	var all []int
-	for _, at := range attached {
-		if at.port != 0 && !slices.Contains(all, at.port) {
-			all = append(all, at.port)
-		}
-	}
-	return all
 }
 
 // attach finds where a route's rules hold.

@@ -11,11 +11,11 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
-// rules reads the rules of an HTTPRoute or a GRPCRoute, which attaches to listeners of the ports.
-func (a *api) rules(o *object, ports []int) []*rule {
+// rules reads the rules of an HTTPRoute or a GRPCRoute, which is attached.
+func (a *api) rules(o *object, attached []attachment) []*rule {
 	var all []*rule
 	for i, f := range o.spec().get("rules").list() {
-		b := &ruleOf{api: a, object: o, ports: ports, rule: &rule{at: f}}
+		b := &ruleOf{api: a, object: o, attached: attached, rule: &rule{at: f}}
 		b.rule.Name = cmp.Or(f.get("name").text(), o.name+"-"+strconv.Itoa(i))
 		all = append(all, b.read(f)...)
 	}
@@ -25,10 +25,10 @@ func (a *api) rules(o *object, ports []int) []*rule {
 // ruleOf is a rule of a route being read.
 type ruleOf struct {
 	*api
-	object *object
-	ports  []int
-	rule   *rule
-	failed bool // a filter that can't be kept must not be passed over
+	object   *object
+	attached []attachment
+	rule     *rule
+	failed   bool // a filter that can't be kept must not be passed over
 }
 
 func (b *ruleOf) read(f field) []*rule {
@@ -66,9 +66,12 @@ func (b *ruleOf) read(f field) []*rule {
 // finish decides what becomes of requests that nothing takes.
 func (b *ruleOf) finish(f field) {
 	r := b.rule
-	total := 0
+	total, valid := 0, 0
 	for _, s := range r.to {
 		total += s.weight
+		if s.service.invalid == "" {
+			valid++
+		}
 	}
 	switch {
 	case b.failed:
@@ -76,7 +79,7 @@ func (b *ruleOf) finish(f field) {
 	case r.answers():
 		r.to, r.mirrors, r.Timeout, r.Retries, r.Sticky, r.URLRewrite = nil, nil, nil, nil, nil, nil
 		r.RequestHeaders = policy.HeaderChanges{}
-	case total == 0:
+	case total == 0 || valid == 0:
 		f.say("its requests are answered 500, as nothing takes them")
 		r.fail(500)
 	}
@@ -266,10 +269,38 @@ func (b *ruleOf) redirect(f field) {
 		Scheme: f.get("scheme").text(), Hostname: f.get("hostname").text(), Port: f.get("port").number(),
 		StatusCode: f.get("statusCode").number(), Path: pathModifier(f.get("path")),
 	}
-	if d.Scheme == "" && d.Hostname != "" && d.Port == 0 && len(b.ports) == 1 && b.ports[0] != 80 && b.ports[0] != 443 {
-		d.Port = b.ports[0] // the listener's, as Gateway API says
+	port, scheme := listenerOf(b.attached)
+	if d.Scheme == "" && d.Hostname != "" && d.Port == 0 && port != 80 && port != 443 {
+		d.Port = port // the listener's, as Gateway API says
+	}
+	if d.Scheme == "" && d.Hostname == "" && d.Port == 0 && d.Path == nil {
+		d.Scheme = scheme // to the same URL, which Weir wants to be said
 	}
 	b.rule.Redirect = d
+}
+
+// listenerOf gives the port and the scheme that all listeners have to which a route is attached; 0 and "" if they differ.
+func listenerOf(attached []attachment) (port int, scheme string) {
+	for i, at := range attached {
+		of := ""
+		if at.gateway != nil {
+			for _, l := range at.gateway.listeners {
+				if l.ours != nil && l.port == at.port {
+					of = l.ours.Protocol
+				}
+			}
+		}
+		if i == 0 {
+			port, scheme = at.port, of
+		}
+		if at.port != port {
+			port = 0
+		}
+		if of != scheme {
+			scheme = ""
+		}
+	}
+	return port, scheme
 }
 
 func (b *ruleOf) rewrite(f field) {
@@ -373,6 +404,9 @@ func (b *ruleOf) target(f field) *service {
 	if !b.granted(b.object, "Service", ref) {
 		f.lost("no ReferenceGrant of the input lets %s %s send to the Service %s: its share is answered 503; give the grants of %s as input too", b.object.kind, b.object.ref(), ref, ref.Namespace)
 		return b.invalidBackend(ref, "no ReferenceGrant")
+	}
+	if known := b.kube[ref]; known == nil && slices.ContainsFunc(b.of("", "Service"), func(o *object) bool { return o.namespace == ref.Namespace }) {
+		f.note(true, "the Service %s is not in the input, which has others of its namespace: it is taken to be there, under its name in DNS", ref)
 	}
 	s := b.backend(ref, port)
 	if s.invalid != "" {
