@@ -196,7 +196,7 @@ var (
 	}
 )
 
-// take gives the objects of a kind that are not dealt with yet.
+// of gives the objects of a kind that are not dealt with yet.
 func (w *world) of(group, kind string) []*object {
 	var all []*object
 	for _, o := range w.objects {

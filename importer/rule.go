@@ -129,7 +129,7 @@ func (t *table) add(r *rule, p place) {
 	t.entries = append(t.entries, entry{rule: r, places: map[place]bool{p: true}})
 }
 
-// text makes a header's value one that Envoy takes as it stands.
+// literal makes a header's value one that Envoy takes as it stands.
 func literal(value string) string { return strings.ReplaceAll(value, "%", "%%") }
 
 // changes is a list of header changes being read.
@@ -166,7 +166,7 @@ func sameChanges(a, b policy.HeaderChanges) bool {
 	return maps.Equal(a.Add, b.Add) && maps.Equal(a.Set, b.Set) && slices.Equal(a.Remove, b.Remove)
 }
 
-// merge gives the changes of a rule, r, after those of its only destination.
+// mergeChanges gives the changes of a rule, r, after those of its only destination.
 func mergeChanges(r, first policy.HeaderChanges) policy.HeaderChanges {
 	out := policy.HeaderChanges{Add: mergeMaps(first.Add, r.Add), Set: mergeMaps(first.Set, r.Set)}
 	for _, name := range slices.Concat(first.Remove, r.Remove) {

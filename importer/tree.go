@@ -54,7 +54,7 @@ func (f field) skip() {
 	}
 }
 
-// skipped passes over fields of f.
+// skipFields passes over fields of f.
 func (f field) skipFields(names ...string) {
 	for _, name := range names {
 		f.get(name).skip()
