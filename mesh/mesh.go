@@ -68,6 +68,9 @@ type Rule struct {
 	Mirror  []Mirror
 	Global  []GlobalLimit
 	Local   []LocalLimit // that are this rule's own
+
+	Changes        []Changes          // of headers, in this order: the service's, and the rule's
+	VersionChanges map[string]Changes // of headers, after those, by a share's subset
 }
 
 // Share is one destination of a rule.
@@ -254,6 +257,7 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 		b.ruleLimit(out, l)
 	}
 	b.loadTest(out)
+	b.headers(s, out)
 	return out
 }
 

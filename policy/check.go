@@ -211,7 +211,11 @@ func (s *ServiceSpec) check(c *checker) {
 		path := fmt.Sprintf("spec.versions[%d].name", i)
 		c.name(path, v.Name)
 		c.unique(path, v.Name, names)
+		v.RequestHeaders.check(c, fmt.Sprintf("spec.versions[%d].requestHeaders", i))
+		v.ResponseHeaders.check(c, fmt.Sprintf("spec.versions[%d].responseHeaders", i))
 	}
+	s.RequestHeaders.check(c, "spec.requestHeaders")
+	s.ResponseHeaders.check(c, "spec.responseHeaders")
 	s.checkEndpoints(c)
 	s.checkProtection(c)
 	if s.Timeout != nil {
@@ -421,7 +425,7 @@ func (r *Rule) checkTo(c *checker, path string) {
 	}
 }
 
-func (h *HeaderChanges) check(c *checker, path string) {
+func (h HeaderChanges) check(c *checker, path string) {
 	for word, changes := range map[string]map[string]string{"add": h.Add, "set": h.Set} {
 		for name, value := range changes {
 			at := path + "." + word + "." + name
@@ -433,6 +437,9 @@ func (h *HeaderChanges) check(c *checker, path string) {
 		c.changeable(fmt.Sprintf("%s.remove[%d]", path, i), name)
 	}
 }
+
+// Any says whether there is a change.
+func (h HeaderChanges) Any() bool { return len(h.Add)+len(h.Set)+len(h.Remove) > 0 }
 
 func (c *checker) headerName(path, name string) {
 	if !headerPattern.MatchString(name) {

@@ -67,14 +67,13 @@ type givenField struct {
 
 // ofForwarding are the fields that say how requests are sent on.
 func (r *Rule) ofForwarding() []givenField {
-	h := r.RequestHeaders
 	return []givenField{
 		{"to", len(r.To) > 0},
 		{"mirror", len(r.Mirror) > 0},
 		{"loadTest", r.LoadTest != nil},
 		{"sticky", r.Sticky != nil},
 		{"urlRewrite", r.URLRewrite != nil},
-		{"requestHeaders", len(h.Add)+len(h.Set)+len(h.Remove) > 0},
+		{"requestHeaders", r.RequestHeaders.Any()},
 		{"timeout", r.Timeout != nil},
 		{"retries", r.Retries != nil},
 		{"hedge", r.Hedge != nil},

@@ -202,7 +202,7 @@ type Destination struct {
 	Weight  *int   `yaml:"weight,omitempty"`  // default 1; 0 keeps it warm without traffic
 }
 
-// HeaderChanges are made in the order add, set, remove.
+// HeaderChanges are made in the order add, set, remove; and first the service's, then the rule's, then the version's.
 type HeaderChanges struct {
 	Add    map[string]string `yaml:"add,omitempty"`
 	Set    map[string]string `yaml:"set,omitempty"`

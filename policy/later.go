@@ -14,8 +14,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.endpoints.static[].cluster",
 		"Route.spec.rules[].match.from",
 		// Traffic management: each line goes when its fields work.
-		"Service.spec.requestHeaders", "Service.spec.responseHeaders",
-		"Service.spec.versions[].requestHeaders", "Service.spec.versions[].responseHeaders",
 		"Sampling.spec.adaptive", "Sampling.spec.keep", "Sampling.spec.wait",
 	} {
 		fields[f] = "this version of Weir does not support this field yet: remove it"

@@ -18,6 +18,7 @@ const (
 	corsFilter     = "weir.cors"
 	bodyFilters    = "weir.bodies"
 	faultFilter    = "weir.fault"
+	headerFilter   = "weir.headers"
 	router         = "envoy.filters.http.router"
 )
 
@@ -38,6 +39,8 @@ var filters = []struct {
 	{bodyFilters, func(t *translator) *anypb.Any { return t.any(&filter_chainfilterv3.FilterChainConfig{}) }},
 	// What passes the limits may be made to fail.
 	{faultFilter, func(t *translator) *anypb.Any { return t.any(&faultfilterv3.HTTPFault{}) }},
+	// Nearest to the service: the others see requests as they came, and responses with these changes.
+	{headerFilter, (*translator).headerFilter},
 	{router, func(t *translator) *anypb.Any { return t.any(&routerfilterv3.Router{}) }},
 }
 

@@ -10,6 +10,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
@@ -22,8 +23,9 @@ func maintenance(rule *routev3.Route, r *mesh.Rule) []*routev3.Route {
 	answer := func(accept *matcherv3.StringMatcher, contentType, body string) {
 		route := &routev3.Route{
 			Name: rule.Name, Match: proto.CloneOf(rule.Match),
-			ResponseHeadersToAdd:    headersToAdd(withoutRemoved(r.ResponseHeaders)),
-			ResponseHeadersToRemove: rule.ResponseHeadersToRemove,
+		}
+		if changes, ok := rule.TypedPerFilterConfig[headerFilter]; ok {
+			route.TypedPerFilterConfig = map[string]*anypb.Any{headerFilter: changes}
 		}
 		if accept != nil {
 			route.Match.Headers = append(route.Match.Headers, &routev3.HeaderMatcher{

@@ -67,7 +67,7 @@ func metadata(i int) string {
 }
 
 func (a author) service(i int) string {
-	endpoints := "versions: [{name: v1}, {name: v2, selector: {colour: green}}]\n  endpoints: {static: [{address: 127.0.0.1, port: 1}," +
+	endpoints := "versions: [{name: v1" + a.maybe(", responseHeaders: "+a.changes()) + "}, {name: v2" + a.maybe(", requestHeaders: "+a.changes()) + ", selector: {colour: green}}]\n  endpoints: {static: [{address: 127.0.0.1, port: 1}," +
 		`{address: "::1", port: 65535, zone: b, labels: {version: v1}}, {address: 10.0.0.1, port: 2, zone: a, labels: {colour: green}}]}`
 	if i == 1 {
 		endpoints = a.pick(endpoints, "versions: [{name: v1}, {name: v2}]\n  endpoints: {none: true}\n  hosts: [\"*\"]")
@@ -83,6 +83,8 @@ func (a author) service(i int) string {
 		hosts,
 		"protocol: " + a.pick("http", "http2", "grpc"),
 		a.balancing(),
+		a.maybe("requestHeaders: " + a.changes()),
+		a.maybe("responseHeaders: " + a.changes()),
 		a.maybe("circuitBreaker: {maxConnections: 1, maxPending: 1073741824, maxRetries: 1}"),
 		a.maybe("outlierDetection: {interval: 1ms, ejectFor: 1h, maxEjected: 0.5}"),
 		a.maybe("healthCheck: {path: /h, interval: 1ms, timeout: 1ms, unhealthy: 1000}"),

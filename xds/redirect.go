@@ -1,9 +1,7 @@
 package xds
 
 import (
-	"maps"
 	"regexp"
-	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -106,7 +104,7 @@ func respond(route *routev3.Route, status int, contentType, body string) {
 	a := &routev3.DirectResponseAction{Status: uint32(status)}
 	if body != "" {
 		a.Body = &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: body}}
-		route.ResponseHeadersToAdd = slices.Insert(route.ResponseHeadersToAdd, 0, literal("content-type", contentType)) // a rule's own wins
+		route.ResponseHeadersToAdd = append(route.ResponseHeadersToAdd, literal("content-type", contentType))
 	}
 	route.Action = &routev3.Route_DirectResponse{DirectResponse: a}
 }
@@ -114,15 +112,4 @@ func respond(route *routev3.Route, status int, contentType, body string) {
 // literal sets a header to a value without command operators.
 func literal(name, value string) *corev3.HeaderValueOption {
 	return header(name, strings.ReplaceAll(value, "%", "%%"), corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD)
-}
-
-// withoutRemoved leaves out what a removal undoes. With no answer from upstream in between, that is all that it does.
-func withoutRemoved(c policy.HeaderChanges) policy.HeaderChanges {
-	removed := func(name, _ string) bool {
-		return slices.ContainsFunc(c.Remove, func(r string) bool { return strings.EqualFold(r, name) })
-	}
-	c.Add, c.Set = maps.Clone(c.Add), maps.Clone(c.Set)
-	maps.DeleteFunc(c.Add, removed)
-	maps.DeleteFunc(c.Set, removed)
-	return c
 }

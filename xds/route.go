@@ -1,9 +1,7 @@
 package xds
 
 import (
-	"maps"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -75,30 +73,11 @@ func sourcesOf(s *mesh.Service) []policy.Key {
 
 // route is a rule's route but for what it does.
 func (t *translator) route(r *mesh.Rule) *routev3.Route {
-	route := &routev3.Route{
-		Name:                    r.Source.Ref().String() + "/" + r.Name,
-		Match:                   routeMatch(&r.Match),
-		RequestHeadersToRemove:  r.RequestHeaders.Remove,
-		ResponseHeadersToRemove: r.ResponseHeaders.Remove,
-		TypedPerFilterConfig:    t.perRoute(r),
+	return &routev3.Route{
+		Name:                 r.Source.Ref().String() + "/" + r.Name,
+		Match:                routeMatch(&r.Match),
+		TypedPerFilterConfig: t.perRoute(r),
 	}
-	switch {
-	case r.Answers() != "":
-		route.ResponseHeadersToAdd = headersToAdd(withoutRemoved(r.ResponseHeaders))
-	case !removesLast(r):
-		route.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
-		route.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)
-	}
-	return route
-}
-
-// removesLast says whether the order of a rule's header changes shows. It is add, set, remove, so that a header can be
-// renamed; Envoy's is the other way round in one place, but what a route's weighted clusters say comes before what
-// the route says.
-func removesLast(r *mesh.Rule) bool {
-	return slices.ContainsFunc([]policy.HeaderChanges{r.RequestHeaders, r.ResponseHeaders}, func(c policy.HeaderChanges) bool {
-		return len(c.Remove) > 0 && len(c.Add)+len(c.Set) > 0
-	})
 }
 
 func routeMatch(m *policy.Match) *routev3.RouteMatch {
@@ -189,8 +168,7 @@ func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	hedge(a, r)
 	rewriteURL(a, r)
 	mirror(a, r)
-	last := removesLast(r)
-	if len(r.To) == 1 && !last {
+	if len(r.To) == 1 && r.VersionChanges == nil {
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: clusterOf(r, r.To[0])}
 		return a
 	}
@@ -202,10 +180,7 @@ func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	}
 	for _, to := range shares {
 		share := &routev3.WeightedCluster_ClusterWeight{Name: clusterOf(r, to), Weight: number(to.Weight)}
-		if last {
-			share.RequestHeadersToAdd = headersToAdd(r.RequestHeaders)
-			share.ResponseHeadersToAdd = headersToAdd(r.ResponseHeaders)
-		}
+		t.versionHeaders(r, to, share)
 		weighted.Clusters = append(weighted.Clusters, share)
 	}
 	a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}
@@ -224,25 +199,6 @@ func idleTimeout(timeout time.Duration) *durationpb.Duration {
 	}
 }
 
-// headersToAdd gives what is added and what is set, each by name. Envoy sets before it adds, whatever their order: what
-// is set is not added to.
-func headersToAdd(c policy.HeaderChanges) []*corev3.HeaderValueOption {
-	set := make(map[string]bool)
-	for name := range c.Set {
-		set[strings.ToLower(name)] = true
-	}
-	var all []*corev3.HeaderValueOption
-	for _, name := range slices.Sorted(maps.Keys(c.Add)) {
-		if !set[strings.ToLower(name)] {
-			all = append(all, header(name, c.Add[name], corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD))
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Set)) {
-		all = append(all, header(name, c.Set[name], corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
-	}
-	return all
-}
-
 func header(name, value string, action corev3.HeaderValueOption_HeaderAppendAction) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{
 		Header: &corev3.HeaderValue{Key: name, Value: value}, AppendAction: action, KeepEmptyValue: true,
@@ -256,5 +212,6 @@ func (t *translator) perRoute(r *mesh.Rule) map[string]*anypb.Any {
 	t.localLimits(localRule, r.Local, filters)
 	t.fault(r.Fault, filters)
 	t.bodies(r, filters)
+	t.ruleHeaders(r, filters)
 	return filters
 }
