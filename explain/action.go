@@ -309,6 +309,7 @@ func (x *explainer) forward(r *mesh.Rule) {
 	}
 	x.loadTest(r)
 	x.shares(r)
+	x.sticky(r)
 	for _, m := range r.Mirror {
 		t.Mirrors = append(t.Mirrors, Mirror{Subset: m.Subset, Percent: m.Percent, Timeout: duration(m.Timeout)})
 	}

@@ -73,6 +73,9 @@ func (a author) service(name string, hosts []any) object {
 	if a.percent(5) {
 		spec["maintenance"] = a.maintenance()
 	}
+	if a.percent(10) {
+		spec["affinity"] = a.key()
+	}
 	if a.percent(5) {
 		spec["cors"] = a.cors()
 	}
@@ -116,6 +119,9 @@ func (a author) rule(i int, match object) object {
 			r["urlRewrite"] = u
 		}
 		if a.percent(25) {
+			r["sticky"] = a.key()
+		}
+		if a.percent(25) {
 			r["requestHeaders"] = a.changes()
 		}
 		if a.percent(15) && (match["headers"] != nil && len(match["headers"].([]any)) > 0 || match["query"] != nil && len(match["query"].([]any)) > 0) {
@@ -154,6 +160,15 @@ func (a author) rule(i int, match object) object {
 		r["rateLimit"] = l
 	}
 	return r
+}
+
+// key tells users apart.
+func (a author) key() object {
+	cookie := object{"name": pick(a, "q", "c")}
+	if a.percent(50) {
+		cookie["ttl"] = pick(a, "0s", "1h")
+	}
+	return pick(a, object{"header": pick(a, "x-a", "X-B", "accept")}, object{"sourceAddress": true}, object{"cookie": cookie})
 }
 
 func (a author) match(regexPath bool) object {

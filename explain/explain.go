@@ -77,6 +77,7 @@ type Taken struct {
 	RequestHeaders  []Change   `json:"requestHeaders,omitempty"`
 	Path            string     `json:"path,omitempty"` // rewritten
 	Hostname        string     `json:"hostname,omitempty"`
+	Sticky          *Sticky    `json:"sticky,omitempty"`   // nil: shares are by chance, request by request
 	LoadTest        string     `json:"loadTest,omitempty"` // until when, and how many requests
 	To              []Share    `json:"to,omitempty"`
 	Mirrors         []Mirror   `json:"mirrors,omitempty"`

@@ -421,6 +421,15 @@ func differForwarded(t *explain.Taken, r explain.Seen, got answer, sent *echo, s
 		same("the version", fmt.Sprint(t.To), got.told("cluster"))
 		return
 	}
+	if s := t.Sticky; s != nil && s.Chosen != "" {
+		same("the version of this user", s.Chosen, t.To[i].Subset)
+	}
+	name, _, _ := strings.Cut(got.header.Get("set-cookie"), "=")
+	cookie := ""
+	if t.Sticky != nil {
+		cookie, _, _ = strings.Cut(t.Sticky.Cookie, ",")
+	}
+	same("the new user's cookie", cookie, name)
 	if _, version, ok := strings.Cut(t.To[i].Subset, "/"); ok {
 		same("the version that answers", version, sent.Name)
 	}

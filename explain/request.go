@@ -160,7 +160,7 @@ func (v *view) atEdge() {
 	v.headers["x-forwarded-for"] = []string{strings.Join(came, ",")}
 	v.headers["x-envoy-external-address"] = []string{v.remote}
 	v.headers["x-forwarded-proto"] = []string{v.scheme}
-	v.headers["x-request-id"] = []string{generatedID}
+	v.headers[requestID] = []string{generatedID}
 }
 
 // inside: the edge has said where the request comes from, and under which id it goes.
@@ -176,8 +176,8 @@ func (v *view) inside() {
 	} else if proto == "http" || proto == "https" {
 		v.scheme = proto
 	}
-	if v.one("x-request-id") == "" {
-		v.headers["x-request-id"] = []string{generatedID}
+	if v.one(requestID) == "" {
+		v.headers[requestID] = []string{generatedID}
 	}
 }
 

@@ -116,6 +116,9 @@ func (t *Taken) text(p *page) {
 	for _, s := range t.To {
 		p.pair("goes to", s.Subset, s.text())
 	}
+	if t.Sticky != nil {
+		p.line("sticky", "%s", t.Sticky.text())
+	}
 	for _, m := range t.Mirrors {
 		p.pair("mirrored to", m.Subset, percent(m.Percent)+", for at most "+m.Timeout)
 	}
@@ -191,6 +194,20 @@ func (s Share) text() string {
 		out += ", 1 endpoint"
 	default:
 		out += fmt.Sprintf(", %d endpoints", *s.Endpoints)
+	}
+	return out
+}
+
+func (s *Sticky) text() string {
+	out := "by " + s.By
+	switch {
+	case s.Cookie != "":
+		out = "a new user, who is given the cookie " + s.Cookie
+	case s.Value == "":
+		out += ", which is absent: by chance"
+	}
+	if s.Chosen != "" {
+		out += fmt.Sprintf(": %q is at %s", s.Value, s.Chosen)
 	}
 	return out
 }

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
 
@@ -78,21 +77,6 @@ func setCookie(k *policy.CookieKey, secure bool) string {
 		cookie += "; Secure"
 	}
 	return cookie
-}
-
-// stable gives the shares of a rule whose users keep their version. One may be there in several parts.
-func stable(to []mesh.Share) []mesh.Share {
-	weights := make([]int, len(to))
-	for i, share := range to {
-		weights[i] = share.Weight
-	}
-	var all []mesh.Share
-	for _, p := range portions(weights) {
-		share := to[p.to]
-		share.Weight = p.size
-		all = append(all, share)
-	}
-	return all
 }
 
 // ringPoints is how many points of a ring an endpoint has.

@@ -175,7 +175,7 @@ func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
 	weighted := &routev3.WeightedCluster{}
 	shares := r.To
 	if r.Key != nil {
-		shares = stable(r.To)
+		shares = r.Placed()
 		weighted.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
 	}
 	for _, to := range shares {

@@ -1,4 +1,4 @@
-package xds
+package mesh
 
 import (
 	"cmp"
@@ -9,6 +9,22 @@ import (
 // hashSpace is what a user's hash is taken modulo of where versions are picked by it: every rule's weights sum to it, so
 // that a user's place is the same whatever the weights are.
 const hashSpace = 1_000_000_000
+
+// Placed gives the shares of a rule whose users keep their version, by the places of their hashes: from 0 on, all of the
+// hash space. A destination may be there in several parts.
+func (r *Rule) Placed() []Share {
+	weights := make([]int, len(r.To))
+	for i, share := range r.To {
+		weights[i] = share.Weight
+	}
+	var all []Share
+	for _, p := range portions(weights) {
+		share := r.To[p.to]
+		share.Weight = p.size
+		all = append(all, share)
+	}
+	return all
+}
 
 // portion is a run of places in the hash space.
 type portion struct {

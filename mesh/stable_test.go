@@ -1,4 +1,4 @@
-package xds
+package mesh
 
 import (
 	"math/rand/v2"
