@@ -531,7 +531,7 @@ func (w *world) versionHeaders(groups []*group) {
 		version string
 	}
 	seen := make(map[*rule]bool)
-	uses := make(map[use][]*share)
+	uses := make(map[use][]used)
 	var order []use
 	for _, g := range groups {
 		for _, e := range g.entries {
@@ -555,7 +555,7 @@ func (w *world) versionHeaders(groups []*group) {
 				if uses[u] == nil {
 					order = append(order, u)
 				}
-				uses[u] = append(uses[u], &r.to[i])
+				uses[u] = append(uses[u], used{&r.to[i], r})
 			}
 		}
 	}
@@ -564,10 +564,18 @@ func (w *world) versionHeaders(groups []*group) {
 	}
 }
 
-func (w *world) atVersion(s *service, version string, uses []*share) {
+// used is a destination, and the rule that has it.
+type used struct {
+	*share
+	rule *rule
+}
+
+func (w *world) atVersion(s *service, version string, uses []used) {
 	first := uses[0]
-	differ := slices.ContainsFunc(uses, func(u *share) bool {
-		return !sameChanges(u.request, first.request) || !sameChanges(u.response, first.response)
+	differ := slices.ContainsFunc(uses, func(u used) bool {
+		// Of one header, the rule has the last word there, and the version here.
+		return !sameChanges(u.request, first.request) || !sameChanges(u.response, first.response) ||
+			overlap(u.request, u.rule.RequestHeaders) || overlap(u.response, u.rule.ResponseHeaders)
 	})
 	if !differ && noChanges(first.request) && noChanges(first.response) {
 		return

@@ -47,6 +47,8 @@ func TestGateways(t *testing.T) {
 		{"istio", "default/shop-gateway", "https://shop.example.com/static/x", "", "forwarded default/web"},
 		{"istio", "default/shop-gateway", "https://shop.example.com/other", "", "notFound"},
 		{"istio", "default/shop-gateway", "https://cart/", "", "notFound"},
+		{"istio", "default/everywhere", "http://stock.example.com:8080/inner", "", "forwarded default/stock/v1 default/stock/v2"},
+		{"istio", "default/everywhere", "http://stock.default:8080/", "", "forwarded default/stock/v1 default/stock/v2"},
 		{"istio-hosts", "infra/a", "http://www.example.com/api", "", "forwarded shop/api"},
 		{"istio-hosts", "infra/a", "http://www.example.com/", "", "forwarded shop/web"},
 		{"istio-hosts", "infra/a", "http://other.example.org/api", "", "notFound"},

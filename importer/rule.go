@@ -166,6 +166,20 @@ func sameChanges(a, b policy.HeaderChanges) bool {
 	return maps.Equal(a.Add, b.Add) && maps.Equal(a.Set, b.Set) && slices.Equal(a.Remove, b.Remove)
 }
 
+// changedNames gives the headers that are changed, in lower case.
+func changedNames(c policy.HeaderChanges) []string {
+	var all []string
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(c.Add)), slices.Collect(maps.Keys(c.Set)), c.Remove) {
+		all = append(all, strings.ToLower(name))
+	}
+	return all
+}
+
+// overlap says whether both change one header.
+func overlap(a, b policy.HeaderChanges) bool {
+	return slices.ContainsFunc(changedNames(a), func(name string) bool { return slices.Contains(changedNames(b), name) })
+}
+
 // mergeChanges gives the changes of a rule, r, after those of its only destination.
 func mergeChanges(r, first policy.HeaderChanges) policy.HeaderChanges {
 	out := policy.HeaderChanges{Add: mergeMaps(first.Add, r.Add), Set: mergeMaps(first.Set, r.Set)}

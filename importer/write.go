@@ -28,12 +28,12 @@ func (w *world) write(drafts []*draft) []Document {
 		}
 		_, problems := policy.Load([]policy.File{{Name: fileName, Data: all}}, nil)
 		mended := make(map[*draft]bool) // one problem at a time: the others may be of it
-		for _, p := range problems {
+		for _, p := range causes(problems) {
 			i, here := slices.BinarySearch(lines, p.Line)
 			if !here {
 				i-- // the document that begins before
 			}
-			if d := drafts[i]; !notYet(p) && !mended[d] {
+			if d := drafts[i]; !mended[d] {
 				mended[d] = true
 				d.mend(p)
 			}
@@ -45,10 +45,13 @@ func (w *world) write(drafts []*draft) []Document {
 	}
 }
 
-// notYet says whether a problem is of a field that this version of Weir does not support yet: it stays, and weir validate
-// tells the user what to wait for. What such a document is referred to by is refused with it.
-func notYet(p policy.Problem) bool {
-	return strings.Contains(p.Message, "does not support") || strings.Contains(p.Message, "is refused itself")
+// causes leaves out the problems of documents that need one that is refused: they may be gone with what it is refused for.
+func causes(problems []policy.Problem) []policy.Problem {
+	all := slices.DeleteFunc(slices.Clone(problems), func(p policy.Problem) bool { return strings.Contains(p.Message, "is refused itself") })
+	if len(all) == 0 {
+		return problems
+	}
+	return all
 }
 
 // render gives the documents, and the line of each in the file that they make.
