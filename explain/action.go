@@ -165,11 +165,7 @@ func (x *explainer) fault(f *policy.Fault) bool {
 
 // answer is what a rule says itself.
 func (x *explainer) answer(r *mesh.Rule, down bool) {
-	for _, c := range changes(r.ResponseHeaders) {
-		if c.Op == "remove" || !slices.ContainsFunc(r.ResponseHeaders.Remove, func(name string) bool { return strings.EqualFold(name, c.Name) }) {
-			x.out.Taken.ResponseHeaders = append(x.out.Taken.ResponseHeaders, c)
-		}
-	}
+	_, x.out.Taken.ResponseHeaders = ruleChanges(r)
 	switch {
 	case down:
 		x.end(x.maintenance(r.Maintenance))
@@ -282,7 +278,16 @@ func template(s string) string {
 	return out.String()
 }
 
-// changes are in the order in which they are made, whatever the case of their names.
+// ruleChanges are those of a rule's service and its own, in the order in which they are made.
+func ruleChanges(r *mesh.Rule) (request, response []Change) {
+	for _, c := range r.Changes {
+		request = append(request, changes(c.Request)...)
+		response = append(response, changes(c.Response)...)
+	}
+	return request, response
+}
+
+// changes are those of one place, in the order in which they are made.
 func changes(h policy.HeaderChanges) []Change {
 	var all []Change
 	for _, name := range slices.Sorted(maps.Keys(h.Add)) {
@@ -300,7 +305,7 @@ func changes(h policy.HeaderChanges) []Change {
 // forward is where the request goes and with what.
 func (x *explainer) forward(r *mesh.Rule) {
 	t := x.out.Taken
-	t.RequestHeaders, t.ResponseHeaders = changes(r.RequestHeaders), changes(r.ResponseHeaders)
+	t.RequestHeaders, t.ResponseHeaders = ruleChanges(r)
 	if u := r.URLRewrite; u != nil {
 		t.Hostname = u.Hostname
 		if u.Path != nil {
@@ -331,8 +336,10 @@ func (x *explainer) shares(r *mesh.Rule) {
 		total += to.Weight
 	}
 	for _, to := range r.To {
+		own := r.VersionChanges[to.Subset]
 		x.out.Taken.To = append(x.out.Taken.To, Share{
 			Subset: to.Subset, Weight: to.Weight, Percent: 100 * float64(to.Weight) / float64(total), Endpoints: x.endpoints(to.Subset),
+			RequestHeaders: changes(own.Request), ResponseHeaders: changes(own.Response),
 		})
 	}
 }

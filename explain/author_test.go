@@ -31,10 +31,7 @@ func (a author) host() string {
 }
 
 func (a author) world() world {
-	w := world{Inside: a.percent(30), Documents: []any{object{
-		"kind": "Gateway", "metadata": object{"name": "edge"},
-		"spec": object{"listeners": []any{object{"name": "http", "port": 15001}}, "address": "127.0.0.1"},
-	}}}
+	w := world{Inside: a.percent(30), Documents: []any{gateway(object{"name": "http", "port": 15001})}}
 	taken, hosts := make(map[string]bool), []string{"nobody.example", "example", ".example"}
 	for i := range servicesAWorld {
 		own := []any{}
@@ -62,9 +59,20 @@ func (a author) world() world {
 	return w
 }
 
+func gateway(listener object) object {
+	return object{
+		"kind": "Gateway", "metadata": object{"name": "edge"},
+		"spec": object{"listeners": []any{listener}, "address": "127.0.0.1"},
+	}
+}
+
 func (a author) service(name string, hosts []any) object {
+	second := object{"name": "v2"}
+	if a.percent(20) {
+		second["requestHeaders"], second["responseHeaders"] = a.changes(), a.changes()
+	}
 	spec := object{
-		"hosts": hosts, "versions": []any{object{"name": "v1"}, object{"name": "v2"}, object{"name": "v3"}},
+		"hosts": hosts, "versions": []any{object{"name": "v1"}, second, object{"name": "v3"}},
 		"endpoints": object{"static": []any{
 			object{"address": "127.0.0.1", "port": 1, "labels": object{"version": "v1"}},
 			object{"address": "127.0.0.1", "port": 2, "labels": object{"version": "v2"}},
@@ -72,6 +80,9 @@ func (a author) service(name string, hosts []any) object {
 	}
 	if a.percent(5) {
 		spec["maintenance"] = a.maintenance()
+	}
+	if a.percent(20) {
+		spec["requestHeaders"], spec["responseHeaders"] = a.changes(), a.changes()
 	}
 	if a.percent(10) {
 		spec["affinity"] = a.key()

@@ -110,6 +110,10 @@ type Share struct {
 	Weight    int     `json:"weight"`
 	Percent   float64 `json:"percent"`
 	Endpoints *int    `json:"endpoints,omitempty"` // nil: as many as DNS gives
+
+	// The version's own changes, after the rule's.
+	RequestHeaders  []Change `json:"requestHeaders,omitempty"`
+	ResponseHeaders []Change `json:"responseHeaders,omitempty"`
 }
 
 // Mirror is where copies go.

@@ -115,6 +115,12 @@ func (t *Taken) text(p *page) {
 	}
 	for _, s := range t.To {
 		p.pair("goes to", s.Subset, s.text())
+		for _, c := range s.RequestHeaders {
+			p.pair("goes to", "", "request: "+c.text())
+		}
+		for _, c := range s.ResponseHeaders {
+			p.pair("goes to", "", "response: "+c.text())
+		}
 	}
 	if t.Sticky != nil {
 		p.line("sticky", "%s", t.Sticky.text())
