@@ -123,6 +123,8 @@ spec:
       backendRefs: [{name: a, port: 80, weight: 1}, {name: b, port: 80, weight: 0}, {name: nowhere, namespace: elsewhere, port: 80, weight: 0}]
     - matches: [{path: {value: /denied}}]
       backendRefs: [{name: a, namespace: elsewhere, port: 80}]
+    - matches: [{path: {value: /denied-share}}]
+      backendRefs: [{name: a, port: 80, weight: 0}, {name: a, namespace: elsewhere, port: 80}]
     - matches: [{path: {value: /rewritten}}]
       filters:
         - {type: URLRewrite, urlRewrite: {hostname: inner.example.com, path: {type: ReplacePrefixMatch, replacePrefixMatch: /in}}}
@@ -159,7 +161,8 @@ func TestImportedGatewayAPI(t *testing.T) {
 		{request{host: "apps.example.com", path: "/"}, "404"},
 		{request{host: "b.shop", path: "/"}, "200 b"}, // the default name of a service that has no host of a route
 		{request{host: www, path: "/split"}, "200 a"},
-		{request{host: www, path: "/denied"}, "503"},
+		{request{host: www, path: "/denied"}, "500"},
+		{request{host: www, path: "/denied-share"}, "503"},
 		{request{host: www, path: "/rewritten/x?y=z"}, "200 a Got=inner.example.com/in/x?y=z"},
 		{request{host: www, path: "/rewritten", headers: map[string]string{"x-gone": "1"}}, "200 a Echo-X-Gone="},
 		{request{host: www, path: "/rewritten"}, "200 a Echo-X-Set=100%"},
