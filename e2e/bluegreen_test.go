@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -40,6 +41,8 @@ func TestBlueGreen(t *testing.T) {
 	blue, green := envoytest.Upstream(t, "blue"), envoytest.Upstream(t, "green")
 	var checks atomic.Int64 // of blue's health
 	arrived, release := make(chan struct{}), make(chan struct{})
+	finish := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(finish) // before blue's server is closed, which waits for its requests
 	blue.Handle = func(_ http.ResponseWriter, r *http.Request) bool {
 		switch r.URL.Path {
 		case "/healthz":
@@ -107,7 +110,7 @@ func TestBlueGreen(t *testing.T) {
 	if n := asked() - before; n > 0 {
 		t.Errorf("%d new requests came to blue after the switch", n)
 	}
-	close(release)
+	finish()
 	if got := <-slow; got.status != http.StatusOK || got.body != "blue" {
 		t.Errorf("the request that was under way at blue: %d %q", got.status, got.body)
 	}
