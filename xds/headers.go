@@ -7,7 +7,7 @@ import (
 	mutationrulesv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	headermutationv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	header_mutationfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -18,7 +18,7 @@ import (
 // before it is added, and changed by the least specific of them last.
 
 func (t *translator) headerFilter() *anypb.Any {
-	return t.any(&headermutationv3.HeaderMutation{MostSpecificHeaderMutationsWins: true})
+	return t.any(&header_mutationfilterv3.HeaderMutation{MostSpecificHeaderMutationsWins: true})
 }
 
 // ruleHeaders configures what a service and its rule change.
@@ -36,13 +36,13 @@ func (t *translator) versionHeaders(r *mesh.Rule, to mesh.Share, weight *routev3
 }
 
 func (t *translator) changeHeaders(all []mesh.Changes, filters map[string]*anypb.Any) {
-	m := &headermutationv3.Mutations{}
+	m := &header_mutationfilterv3.Mutations{}
 	for _, c := range all {
 		m.RequestMutations = append(m.RequestMutations, mutations(c.Request)...)
 		m.ResponseMutations = append(m.ResponseMutations, mutations(c.Response)...)
 	}
 	if len(m.RequestMutations)+len(m.ResponseMutations) > 0 {
-		filters[headerFilter] = t.any(&headermutationv3.HeaderMutationPerRoute{Mutations: m})
+		filters[headerFilter] = t.any(&header_mutationfilterv3.HeaderMutationPerRoute{Mutations: m})
 	}
 }
 
