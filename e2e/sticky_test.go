@@ -190,3 +190,26 @@ func TestUsersByHeader(t *testing.T) {
 		t.Errorf("Envoy refused %v resources", n)
 	}
 }
+
+// TestTheShareOfTraces holds although Envoy doesn't write into a request's id whether it is traced.
+func TestTheShareOfTraces(t *testing.T) {
+	up := []*envoytest.Server{envoytest.Upstream(t, "v1")}
+	w := newWorld(t, strings.Replace(sticky(up, "", "{version: v1}", "first"), `"127.0.0.1:1"}`, `"127.0.0.1:1", percent: 30}`, 1))
+	w.editionIs("first")
+	const n, share = 4000, 0.3
+	var traced atomic.Int64
+	each(n, func(int) {
+		resp, err := w.do(t.Context(), checkout)
+		if err != nil {
+			t.Error(err)
+		}
+		if strings.HasSuffix(resp.header.Get("Echo-Traceparent"), "-01") {
+			traced.Add(1)
+		}
+	})
+	got := float64(traced.Load()) / n
+	t.Logf("%.3f of %d requests are traced", got, n)
+	if math.Abs(got-share) > 5*math.Sqrt(share*(1-share)/n) {
+		t.Errorf("%.3f of the requests are traced, want %.2f", got, share)
+	}
+}
