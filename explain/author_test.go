@@ -218,7 +218,7 @@ func (a author) headerName() string {
 	case a.percent(85):
 		return pick(a, "x-a", "X-B")
 	case a.percent(25):
-		return pick(a, "origin", "accept", "content-type", "cookie", "cookie")
+		return pick(a, "origin", "accept", "content-type", "cookie", "cookie", "upgrade", "connection")
 	}
 	return pick(a, "host", "cookie", "user-agent", "accept", "content-type", "te", "x-request-id", "x-forwarded-for", "x-forwarded-proto",
 		"x-envoy-external-address", "x-envoy-internal", "x-envoy-retry-on", "x-envoy-max-retries", "x-envoy-original-path", "x-weir-shadow",
@@ -238,7 +238,7 @@ func (a author) named(name string) object {
 		return object{"name": name, "present": a.percent(50)}
 	}
 	m := pick(a,
-		object{"exact": pick(a, "1", "beta", "1,beta", "a=b", "%31", "trailers", "http")}, object{"exact": "1"}, object{"exact": "beta"},
+		object{"exact": pick(a, "1", "beta", "1,beta", "a=b", "%31", "trailers", "http", "websocket")}, object{"exact": "1"}, object{"exact": "beta"},
 		object{"prefix": pick(a, "1", "be", "B")},
 		object{"regex": pick(a, "", "1|beta", ".*", ".+", "(?i)BETA", "[0-9]+", "b.*a", "1,.*", `\w+`, "é", "b.a", "b..a", `b\pLa`, "(?i)BÉA")},
 		object{"present": a.percent(50)}, object{"present": a.percent(50)},
@@ -416,6 +416,8 @@ func (a author) request(hosts []string) request {
 			r.Headers = append(r.Headers, name+": "+pick(a, "application/grpc", "application/grpc+proto", "application/grpcx", "application/json", "application/grpc;a"))
 		case "cookie":
 			r.Headers = append(r.Headers, name+": "+pick(a, "a=b", "q=1; r=2", "q=1", "q=beta; c=1", `R="1"; q="`, "Q=1;q=2;q=1", "q", "c= 1;R =1", "q=;c=1=2", "=1; q=a=b", " q=1 ;\tc=1"))
+		case "upgrade":
+			r.Headers = append(r.Headers, "upgrade: websocket")
 		case "te":
 			r.Headers = append(r.Headers, name+": "+pick(a, "trailers", "gzip"))
 		case "connection":
@@ -429,6 +431,9 @@ func (a author) request(hosts []string) request {
 		default:
 			r.Headers = append(r.Headers, name+": "+value)
 		}
+	}
+	if a.percent(4) {
+		r.Headers = append(r.Headers, "upgrade: "+pick(a, "websocket", "WebSocket", "foo"), pick(a, "connection: upgrade", "connection: keep-alive, Upgrade"))
 	}
 	if a.percent(2) {
 		r.Headers = append(r.Headers, "x_a: 1")

@@ -77,9 +77,9 @@ type Taken struct {
 	RequestHeaders  []Change   `json:"requestHeaders,omitempty"`
 	Path            string     `json:"path,omitempty"` // rewritten
 	Hostname        string     `json:"hostname,omitempty"`
-	Sticky          *Sticky    `json:"sticky,omitempty"`   // nil: shares are by chance, request by request
 	LoadTest        string     `json:"loadTest,omitempty"` // until when, and how many requests
 	To              []Share    `json:"to,omitempty"`
+	Sticky          *Sticky    `json:"sticky,omitempty"` // nil: shares are by chance, request by request
 	Mirrors         []Mirror   `json:"mirrors,omitempty"`
 	Timeout         string     `json:"timeout,omitempty"` // none, or a duration
 	Retries         *Retries   `json:"retries,omitempty"`
@@ -145,7 +145,7 @@ const (
 	Preflight   = "preflight"   // answered for CORS
 	NotFound    = "notFound"    // no host, or no rule: 404
 	Normalised  = "normalised"  // sent to the same place by its proper path: 307
-	Rejected    = "rejected"    // no request that Envoy takes: 400
+	Rejected    = "rejected"    // no request that Envoy takes: 400, or 403 of an upgrade
 )
 
 // Outcome is what the caller sees, but for what versions answer.
@@ -193,7 +193,9 @@ func (x *explainer) explain() {
 		return
 	}
 	if port := x.door.secure; port != nil {
-		x.end(x.secured(*port))
+		if !x.otherUpgrade() {
+			x.end(x.secured(*port))
+		}
 		return
 	}
 	service := x.host()
@@ -206,7 +208,20 @@ func (x *explainer) explain() {
 		x.end(Outcome{Kind: NotFound, Status: 404, Reason: "no rule of the service " + service.Ref.String() + " takes it"})
 		return
 	}
-	x.taken(service, rule)
+	if !x.otherUpgrade() {
+		x.taken(service, rule)
+	}
+}
+
+// otherUpgrade says whether it ends because the request asks for a protocol that is not spoken. Envoy says so once it has
+// found a route.
+func (x *explainer) otherUpgrade() bool {
+	to := x.seen.one("upgrade")
+	if !x.seen.upgrades() || strings.EqualFold(to, "websocket") {
+		return false
+	}
+	x.end(Outcome{Kind: Rejected, Status: 403, Reason: fmt.Sprintf("no listener takes an upgrade to %q, only one to websocket", to)})
+	return true
 }
 
 // end is how it ends. To a gRPC request, what Envoy answers by itself is said as gRPC does.

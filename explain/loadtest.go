@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -34,8 +35,9 @@ func (x *explainer) loadTest(r *mesh.Rule) {
 		return
 	}
 	mark := Change{"set", mesh.BaggageHeader, mesh.LoadTestMember}
-	if lines := strings.Join(x.seen.lines(mesh.BaggageHeader), ","); lines != "" {
-		mark.Value = lines + "," + mark.Value
+	lines := x.seen.lines(mesh.BaggageHeader)
+	if slices.ContainsFunc(lines, func(line string) bool { return line != "" }) {
+		mark.Value = strings.Join(lines, ",") + "," + mark.Value
 	}
 	t.RequestHeaders = append(t.RequestHeaders, mark)
 }

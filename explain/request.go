@@ -136,6 +136,9 @@ func (x *explainer) reject() *Outcome {
 }
 
 func (v *view) forgetHops() {
+	if v.upgrades() {
+		return
+	}
 	for _, line := range v.headers["connection"] {
 		for name := range strings.SplitSeq(line, ",") {
 			if name = strings.ToLower(strings.TrimSpace(name)); name != "te" && name != "upgrade" {
@@ -149,6 +152,13 @@ func (v *view) forgetHops() {
 	if te := v.one("te"); !strings.EqualFold(te, "trailers") {
 		delete(v.headers, "te")
 	}
+}
+
+// upgrades says whether the request asks for another protocol on its connection, as WebSockets do.
+func (v *view) upgrades() bool {
+	return len(v.headers["upgrade"]) > 0 && slices.ContainsFunc(v.headers["connection"], func(line string) bool {
+		return slices.ContainsFunc(strings.Split(line, ","), func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), "upgrade") })
+	})
 }
 
 // atEdge: what a stranger says of where it comes from counts for nothing.
@@ -204,8 +214,8 @@ func (v *view) one(name string) string {
 }
 
 var joinedHeaders = []string{
-	"accept", "accept-encoding", "access-control-request-headers", "access-control-request-method", "authorization", "cache-control",
-	"content-type", "expect", "origin", "referer", "te", "user-agent", "via", "x-client-trace-id", "x-forwarded-for", "x-forwarded-host",
+	"accept", "accept-encoding", "access-control-request-headers", "access-control-request-method", "authorization", "cache-control", "connection",
+	"content-type", "expect", "origin", "referer", "te", "upgrade", "user-agent", "via", "x-client-trace-id", "x-forwarded-for", "x-forwarded-host",
 	"x-forwarded-port", "x-forwarded-proto", "x-request-id",
 }
 
