@@ -135,7 +135,7 @@ func (l *linter) service(d *policy.Document[policy.ServiceSpec]) {
 
 func (l *linter) route(d *policy.Document[policy.RouteSpec]) {
 	p := pageOf(l, "Route", d)
-	p.unreachable(d.Spec.Rules)
+	p.unreachable(l.services[d.Spec.Service].Rules)
 	for i := range d.Spec.Rules {
 		r, path := &d.Spec.Rules[i], fmt.Sprintf("spec.rules[%d]", i)
 		p.regexes(r, path)

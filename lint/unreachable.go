@@ -7,30 +7,46 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
+	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
 
 // unreachable warns of rules that no request gets to, or that none can match.
-func (p page) unreachable(rules []policy.Rule) {
-	for i := range rules {
+func (p page) unreachable(rules []*mesh.Rule) {
+	for i, r := range rules {
 		path := fmt.Sprintf("spec.rules[%d]", i)
-		if why := p.regex.impossible(&rules[i].Match); why != "" {
-			p.warn(UnreachableRule, path, "the rule %s never matches: %s", rules[i].Name, why)
+		if why := p.regex.impossible(r); why != "" {
+			p.warn(UnreachableRule, path, "the rule %s never matches: %s", r.Name, why)
 			continue
 		}
-		for j := range i {
-			if takesAll(&rules[j]) && p.regex.covers(&rules[j].Match, &rules[i].Match) {
+		for j, earlier := range rules[:i] {
+			if p.regex.takes(earlier, r) {
 				p.warn(UnreachableRule, path, "no request gets to the rule %s: %s (spec.rules[%d]) takes all that it matches; put it before that one, or leave it out",
-					rules[i].Name, rules[j].Name, j)
+					r.Name, earlier.Name, j)
 				break
 			}
 		}
 	}
 }
 
-// takesAll says whether a rule takes every request that it matches, always.
-func takesAll(r *policy.Rule) bool { return r.LoadTest == nil }
+// takes says whether an earlier rule takes every request that would come to a later one. A load test ends, and takes
+// nothing then; while it runs, it takes what is marked as its load beside what it matches. A rule with CORS answers
+// browsers that ask about a request, of which they tell path, query and method only.
+func (x expressions) takes(earlier, later *mesh.Rule) bool {
+	if earlier.LoadTest != nil || preflights(later) && !preflights(earlier) {
+		return false
+	}
+	if later.LoadTest != nil {
+		if marked := later.Marked(); !x.covers(&earlier.Match, &marked) {
+			return false
+		}
+	}
+	return x.covers(&earlier.Match, &later.Match)
+}
+
+func preflights(r *mesh.Rule) bool { return r.CORS != nil && len(r.CORS.AllowOrigins) > 0 }
 
 // knownParts are the fields of a match that covers knows; another one, of a later version, covers nothing.
 var knownParts = map[string]bool{"Path": true, "Methods": true, "Headers": true, "Query": true, "Cookies": true, "GRPC": true}
@@ -69,7 +85,7 @@ type expressions map[string]expression
 type expression struct {
 	text  string
 	exact bool
-	whole *regexp.Regexp // nil where policy refuses it
+	whole *regexp.Regexp // nil where nothing is known
 }
 
 func (x expressions) read(pattern string) expression {
@@ -77,7 +93,7 @@ func (x expressions) read(pattern string) expression {
 		return e
 	}
 	var e expression
-	if re, err := regexp.Compile(pattern); err == nil {
+	if re, err := regexp.Compile(pattern); err == nil && ascii(pattern) {
 		e.text, e.exact = re.LiteralPrefix()
 		if e.whole, err = regexp.Compile(`\A(?:` + pattern + `)\z`); err != nil { // a \Q without its \E goes on
 			e.whole = regexp.MustCompile(`\A(?:` + pattern + `\E)\z`)
@@ -87,9 +103,15 @@ func (x expressions) read(pattern string) expression {
 	return e
 }
 
+// ascii says whether Go's regexes, of characters, and Envoy's, of bytes, say the same of a text.
+func ascii(s string) bool {
+	return strings.IndexFunc(s, func(c rune) bool { return c >= utf8.RuneSelf }) < 0
+}
+
+// matches says whether a string is known to be matched.
 func (x expressions) matches(pattern, s string) bool {
 	e := x.read(pattern)
-	return e.whole != nil && e.whole.MatchString(s)
+	return e.whole != nil && ascii(s) && e.whole.MatchString(s)
 }
 
 // segments is a path prefix as it is matched: /cart/ is /cart, and / is "".
@@ -181,28 +203,25 @@ func (x expressions) valueHolds(m *policy.NamedMatch, value string) bool {
 	}
 }
 
-// impossible says why no request matches, or "". Only headers are looked at beside the path: a header that comes twice
-// is one value, but which of two parameters or cookies of a name counts is another matter.
-func (x expressions) impossible(m *policy.Match) string {
-	if m.Path != nil && m.Path.Regex != nil {
-		switch l := x.read(*m.Path.Regex); {
+// impossible says why no request comes to a rule, or "".
+func (x expressions) impossible(r *mesh.Rule) string {
+	if m := r.Match.Path; m != nil && m.Regex != nil {
+		switch l := x.read(*m.Regex); {
 		case l.text == "" && l.exact:
 			return "its path is to be empty"
 		case l.text != "" && l.text[0] != '/':
-			return fmt.Sprintf("a path begins with /, and the regex %q, which is matched against all of it, with %q", *m.Path.Regex, l.text)
+			return fmt.Sprintf("a path begins with /, and the regex %q, which is matched against all of it, with %q", *m.Regex, l.text)
 		}
 	}
-	for i := range m.Headers {
-		for j := range i {
-			a, b := &m.Headers[i], &m.Headers[j]
-			if !strings.EqualFold(a.Name, b.Name) {
-				continue
-			}
-			present := func(n *policy.NamedMatch) bool { return n.Present == nil || *n.Present }
-			value := func(n *policy.NamedMatch) bool { return n.Present == nil }
-			if present(a) != present(b) ||
-				a.Exact != nil && value(b) && !x.valueHolds(b, *a.Exact) || b.Exact != nil && value(a) && !x.valueHolds(a, *b.Exact) {
-				return fmt.Sprintf("its conditions on the header %s contradict each other", a.Name)
+	if r.LoadTest != nil || preflights(r) {
+		return "" // not all that comes has the headers
+	}
+	// Two values do not contradict each other: a header may come twice.
+	present := func(m *policy.NamedMatch) bool { return m.Present == nil || *m.Present }
+	for i, a := range r.Match.Headers {
+		for _, b := range r.Match.Headers[:i] {
+			if strings.EqualFold(a.Name, b.Name) && present(&a) != present(&b) {
+				return fmt.Sprintf("the header %s is to be there and not to be there", a.Name)
 			}
 		}
 	}

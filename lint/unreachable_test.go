@@ -8,73 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/machinenativeops/weir/explain"
+	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
-
-// request is what a match looks at. A header, parameter or cookie that comes twice is one value.
-type request struct {
-	path, method            string
-	grpc                    bool // it says so in its content-type
-	headers, query, cookies map[string]string
-}
-
-// matches is what a Match means, told plainly: no reasoning, one request.
-func (r request) matches(m *policy.Match) bool {
-	return r.matchesPath(m.Path) && (len(m.Methods) == 0 || slices.Contains(m.Methods, r.method)) &&
-		r.named(m.Headers, r.headers, strings.ToLower) && r.named(m.Query, r.query, strings.Clone) && r.named(m.Cookies, r.cookies, strings.Clone) &&
-		r.matchesGRPC(m.GRPC)
-}
-
-func (r request) matchesPath(m *policy.StringMatch) bool {
-	switch {
-	case m == nil:
-		return true
-	case m.Exact != nil:
-		return r.path == *m.Exact
-	case m.Regex != nil:
-		return wholly(*m.Regex, r.path)
-	default:
-		return strings.HasPrefix(r.path+"/", strings.TrimRight(*m.Prefix, "/")+"/")
-	}
-}
-
-func wholly(pattern, s string) bool {
-	if quoted, ok := strings.CutPrefix(pattern, `\Q`); ok {
-		return s == quoted
-	}
-	return regexp.MustCompile(`\A(?:` + pattern + `)\z`).MatchString(s)
-}
-
-func (r request) named(all []policy.NamedMatch, values map[string]string, name func(string) string) bool {
-	for _, m := range all {
-		value, ok := values[name(m.Name)]
-		holds := false
-		switch {
-		case m.Present != nil:
-			holds = ok == *m.Present
-		case !ok:
-		case m.Exact != nil:
-			holds = value == *m.Exact
-		case m.Prefix != nil:
-			holds = strings.HasPrefix(value, *m.Prefix)
-		default:
-			holds = wholly(*m.Regex, value)
-		}
-		if !holds {
-			return false
-		}
-	}
-	return true
-}
-
-func (r request) matchesGRPC(m *policy.GRPCMatch) bool {
-	if m == nil {
-		return true
-	}
-	called := "/" + m.Service + "/" + m.Method
-	return r.grpc && (r.path == called || m.Method == "" && strings.HasPrefix(r.path+"/", called))
-}
 
 // guesser makes matches and requests of so few words that they meet often.
 type guesser struct{ *rand.Rand }
@@ -106,7 +45,7 @@ func (g guesser) pathMatch() *policy.StringMatch {
 	case 1:
 		return &policy.StringMatch{Prefix: g.one("/", "//", "/a", "/a/", "/a/b", "/b", "/ab")}
 	default:
-		return &policy.StringMatch{Regex: g.one("/a", "/a.*", "/a/.*", ".*", "/a|/b", "(?i)/A(/.*)?", "^/a$", "/[ab]", "^/a/b", "a/.*", "", "/a/b(/.*)?", ".*b", `\*`, `\Q/a`)}
+		return &policy.StringMatch{Regex: g.one("/a", "/a.*", "/a/.*", ".*", "/a|/b", "(?i)/A(/.*)?", "^/a$", "/[ab]", "^/a/b", "a/.*", "", "/a/b(/.*)?", ".*b", `/\*`)}
 	}
 }
 
@@ -116,11 +55,11 @@ func (g guesser) conditions(percent int, names ...string) []policy.NamedMatch {
 		m := policy.NamedMatch{Name: *g.one(names...)}
 		switch g.IntN(5) {
 		case 0, 1:
-			m.Exact = g.one("a", "ab", "b")
+			m.Exact = g.one("a", "ab", "b", "é", "éa")
 		case 2:
 			m.Prefix = g.one("a", "ab", "b")
 		case 3:
-			m.Regex = g.one("a", "a.*", "ab?", "(?i)AB", ".*", "", "^ab", "[ab]", `\Qab`)
+			m.Regex = g.one("a", "a.*", "ab?", "(?i)AB", ".*", "", "^ab", "[ab]", ".a?", "é?a")
 		default:
 			present := g.yes(60)
 			m.Present = &present
@@ -130,61 +69,109 @@ func (g guesser) conditions(percent int, names ...string) []policy.NamedMatch {
 	return all
 }
 
-func (g guesser) request() request {
-	r := request{
-		path:   *g.one("/", "/a", "/A", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/c", "/ab", "/b", "/b/c", "/b/d", "/*", "/a//b"),
-		method: *g.one("GET", "POST", "PUT", "BREW"), grpc: g.yes(50),
+func (g guesser) request() explain.Request {
+	r := explain.Request{Method: *g.one("GET", "POST", "PUT", "OPTIONS"), Scheme: "http", Authority: "a"}
+	r.Path = *g.one("/", "/a", "/A", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/c", "/ab", "/b", "/b/c", "/b/d", "/*")
+	var query []string
+	for g.yes(40) {
+		query = append(query, *g.one("q", "Q")+"="+g.value())
 	}
-	r.headers, r.query, r.cookies = g.values("x-a", "x-b"), g.values("q", "Q"), g.values("c")
+	if len(query) > 0 {
+		r.Path += "?" + strings.Join(query, "&")
+	}
+	add := func(name, value string) { r.Headers = append(r.Headers, explain.Header{Name: name, Value: value}) }
+	for g.yes(60) && len(r.Headers) < 4 { // a header may come twice
+		add(*g.one("x-a", "x-b"), g.value())
+	}
+	if g.yes(40) {
+		add("cookie", "c="+g.value())
+	}
+	if g.yes(30) {
+		add("content-type", "application/grpc")
+	}
+	if g.yes(20) {
+		add("baggage", mesh.LoadTestMember)
+	}
+	if g.yes(30) {
+		add("origin", "https://a.example")
+		add("access-control-request-method", *g.one("GET", "POST", "PUT"))
+	}
 	return r
 }
 
-func (g guesser) values(names ...string) map[string]string {
-	all := make(map[string]string)
-	for _, name := range names {
-		if g.yes(70) {
-			all[name] = *g.one("", "a", "ab", "AB", "abc", "b")
-		}
+func (g guesser) value() string { return *g.one("", "a", "ab", "AB", "abc", "b", "é", "éa") }
+
+// rule is a rule in the form that policy.Load would give it.
+func (g guesser) rule(name string) policy.Rule {
+	r := policy.Rule{Name: name, Match: g.match()}
+	if g.yes(15) {
+		r.LoadTest = &policy.LoadTest{Requests: 1}
 	}
-	return all
+	if g.yes(25) {
+		age := policy.Duration(0)
+		r.CORS = &policy.CORS{AllowOrigins: []string{"https://a.example"}, MaxAge: &age}
+	}
+	weight := 1
+	r.To = []policy.Destination{{Service: "a", Weight: &weight}}
+	return r
 }
 
-// TestUnreachableRulesTakeNoRequest: whatever rules and requests there are, the first rule that matches a request is
-// none that is called unreachable.
+// model is of a gateway and a service with the rules.
+func model(rules []policy.Rule) *mesh.Model {
+	timeout := policy.Duration(0)
+	return mesh.Build(&policy.Set{
+		Mesh: &policy.Document[policy.MeshSpec]{},
+		Gateways: []*policy.Document[policy.GatewaySpec]{{
+			Metadata: policy.Metadata{Name: "edge"},
+			Spec:     policy.GatewaySpec{Address: "127.0.0.1", Services: []string{"*"}, Listeners: []policy.Listener{{Name: "http", Port: 80, Protocol: "http"}}},
+		}},
+		Services: []*policy.Document[policy.ServiceSpec]{{
+			Metadata: policy.Metadata{Name: "a"},
+			Spec: policy.ServiceSpec{
+				Hosts: []string{"a"}, Protocol: "http", Endpoints: policy.Endpoints{None: true}, Handling: policy.Handling{Timeout: &timeout},
+			},
+		}},
+		Routes: []*policy.Document[policy.RouteSpec]{{Metadata: policy.Metadata{Name: "a"}, Spec: policy.RouteSpec{Service: "a", Rules: rules}}},
+	})
+}
+
+// TestUnreachableRulesTakeNoRequest: whatever rules and requests there are, what weir explain, which is held against a
+// real Envoy, says to take a request is no rule that is called unreachable.
 func TestUnreachableRulesTakeNoRequest(t *testing.T) {
-	const lists, requests = 2000, 100
+	const lists, requests = 3000, 60
 	called, taken := 0, 0
 	for seed := range uint64(lists) {
 		g := guesser{rand.New(rand.NewPCG(seed, 1))}
 		rules := make([]policy.Rule, 2+g.IntN(6))
 		for i := range rules {
-			rules[i] = policy.Rule{Name: fmt.Sprint(i), Match: g.match()}
-			if g.yes(10) {
-				rules[i].LoadTest = &policy.LoadTest{Requests: 1}
-			}
+			rules[i] = g.rule(fmt.Sprint(i))
 		}
+		m := model(rules)
 		l := &linter{regex: make(expressions)}
-		page{linter: l}.unreachable(rules)
-		unreachable := make(map[int]string)
+		page{linter: l}.unreachable(m.Services[0].Rules)
+		unreachable := make(map[string]string)
 		for _, w := range l.warnings {
-			var i int
-			if _, err := fmt.Sscanf(w.Path, "spec.rules[%d]", &i); err != nil {
-				t.Fatal(err)
-			}
-			unreachable[i] = w.Message
+			unreachable[strings.TrimSuffix(strings.TrimPrefix(w.Path, "spec.rules["), "]")] = w.Message
 		}
 		called += len(unreachable)
+		over := g.without(rules) // the rules when all load tests have ended
 		for range requests {
-			r, ended := g.request(), g.yes(50) // a load test has ended, or not yet
-			for i := range rules {
-				if (ended && rules[i].LoadTest != nil) || !r.matches(&rules[i].Match) {
+			r := g.request()
+			for _, model := range []*mesh.Model{m, over} {
+				if model == nil {
+					continue
+				}
+				x, err := explain.Explain(model, nil, r, time.Time{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if x.Taken == nil {
 					continue
 				}
 				taken++
-				if why, ok := unreachable[i]; ok {
+				if why, ok := unreachable[x.Taken.Rule]; ok {
 					t.Fatalf("seed %d: %+v is taken by the rule of which is said: %s\n%s", seed, r, why, rulesText(rules))
 				}
-				break
 			}
 		}
 	}
@@ -194,10 +181,19 @@ func TestUnreachableRulesTakeNoRequest(t *testing.T) {
 	t.Logf("%d rules of %d lists are unreachable; %d requests were taken by others", called, lists, taken)
 }
 
+// without gives the model without load tests, or nil where there are none, or nothing else.
+func (g guesser) without(rules []policy.Rule) *mesh.Model {
+	left := slices.DeleteFunc(slices.Clone(rules), func(r policy.Rule) bool { return r.LoadTest != nil })
+	if len(left) == len(rules) || len(left) == 0 {
+		return nil
+	}
+	return model(left)
+}
+
 func rulesText(rules []policy.Rule) string {
 	var b strings.Builder
 	for i, r := range rules {
-		fmt.Fprintf(&b, "%d (load test: %t): ", i, r.LoadTest != nil)
+		fmt.Fprintf(&b, "%d (load test: %t, CORS: %t): ", i, r.LoadTest != nil, r.CORS != nil)
 		v := reflect.ValueOf(r.Match)
 		for j := range v.NumField() {
 			if !v.Field(j).IsZero() {
@@ -337,3 +333,27 @@ func FuzzExpressions(f *testing.F) {
 		}
 	})
 }
+
+// TestRegexesAreOfBytes: to Envoy é is two characters, so that of regexes and texts with it nothing is known.
+func TestRegexesAreOfBytes(t *testing.T) {
+	is := func(m policy.NamedMatch) *policy.Match {
+		m.Name = "x"
+		return &policy.Match{Headers: []policy.NamedMatch{m}}
+	}
+	text := func(s string) *string { return &s }
+	x := make(expressions)
+	for _, c := range []struct{ wide, narrow policy.NamedMatch }{
+		{policy.NamedMatch{Regex: text(".")}, policy.NamedMatch{Exact: text("é")}},
+		{policy.NamedMatch{Prefix: text("éé")}, policy.NamedMatch{Regex: text("é{2}a")}},
+		{policy.NamedMatch{Exact: text("éé")}, policy.NamedMatch{Regex: text("é{2}")}},
+	} {
+		if x.covers(is(c.wide), is(c.narrow)) {
+			t.Errorf("%s is said to cover %s", sayMatch(c.wide), sayMatch(c.narrow))
+		}
+	}
+	if !x.covers(is(policy.NamedMatch{Regex: text(".")}), is(policy.NamedMatch{Exact: text("e")})) {
+		t.Error("nothing is known of a regex of ASCII")
+	}
+}
+
+func sayMatch(m policy.NamedMatch) string { return text(reflect.ValueOf(m)) }
