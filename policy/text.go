@@ -24,6 +24,9 @@ func documentTexts(data []byte) texts {
 		if isMarker(file[pos:end]) {
 			all = append(all, text{line, file[begin:pos]})
 			begin, line = pos, next
+			if file[pos] == '.' { // what ends a document is no part of the next one
+				begin, line = end, next+1
+			}
 		}
 		pos = end
 	}
@@ -54,6 +57,26 @@ func lineLength(s string) int {
 	default:
 		return i + len("\u2028")
 	}
+}
+
+// Written is a document as it was written.
+type Written struct {
+	Key  Key
+	File string
+	Line int // where Text begins, from 1
+	Text string
+}
+
+// Written gives the documents of a set that somebody wrote, by file and line. Load makes the same set of them.
+func (s *Set) Written() []Written {
+	var all []Written
+	for key, d := range s.table() {
+		all = append(all, Written{Key: key, File: d.origin.File, Line: d.origin.text.line, Text: d.origin.text.text})
+	}
+	slices.SortFunc(all, func(a, b Written) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key.String(), b.Key.String()))
+	})
+	return all
 }
 
 func isMarker(line string) bool {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/machinenativeops/weir/internal/envoytest"
 	"github.com/machinenativeops/weir/internal/servers"
+	"github.com/machinenativeops/weir/policy/source"
 )
 
 const tour = "../../examples/tour"
@@ -453,6 +454,57 @@ func TestServeAndStatus(t *testing.T) {
 			t.Errorf("no JSON: %s", line)
 		}
 	}
+}
+
+// TestServeKeepsLastGoodDocuments: a weir that is killed and starts again over a broken document serves its last good
+// version, and says so.
+func TestServeKeepsLastGoodDocuments(t *testing.T) {
+	path, state := file(t, cleanDocuments), t.TempDir()
+	life := func(want, env string, args ...string) string {
+		t.Helper()
+		http := freeAddress(t)
+		serve := process(t, append([]string{
+			"serve", "--policy", path, "--xds-address", freeAddress(t), "--ratelimit-address", freeAddress(t), "--http-address", http,
+		}, args...)...)
+		serve.Env = append(serve.Env, env)
+		var log syncBuffer
+		serve.Stderr = &log
+		if err := serve.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			_ = serve.Wait() // it is killed
+			close(ended)
+		}()
+		t.Cleanup(func() {
+			_ = serve.Process.Kill()
+			<-ended
+		})
+		eventually(t, func() error {
+			body, err := get(t, "http://"+http+"/api/v1/status")
+			if err == nil && !strings.Contains(body, want) {
+				err = fmt.Errorf("want %s in %s", want, body)
+			}
+			return err
+		})
+		if strings.HasSuffix(env, state) {
+			eventually(t, func() error { _, err := os.Stat(filepath.Join(state, source.StateFile)); return err })
+		}
+		_ = serve.Process.Kill()
+		return log.String()
+	}
+	life(`"Service": 1`, "WEIR_STATE="+state)
+	if err := os.WriteFile(path, []byte(strings.Replace(cleanDocuments, "port: 80", "port: no", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range []string{"WEIR_STATE=" + state, "STATE_DIRECTORY=" + state} {
+		if log := life(`"Service": 1`, env); !strings.Contains(log, "last good version of before this start") {
+			t.Errorf("it is not said:\n%s", log)
+		}
+	}
+	life(`"Service": 0`, "WEIR_STATE=")
+	life(`"Service": 0`, "STATE_DIRECTORY="+state, "--state=")
 }
 
 // TestReadmeShowsTheTour: what one reads is what one runs.

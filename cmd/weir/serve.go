@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ const (
 
 type serveOptions struct {
 	policy                        []string
+	state                         string
 	xdsAddr, limitAddr, httpAddr  string
 	limitDial, logLevel, logStyle string
 }
@@ -54,6 +56,7 @@ func newServe() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&o.policy, "policy", nil, "a file or directory of policy documents; may be repeated")
+	f.StringVar(&o.state, "state", stateDirectory(), "a `FOLDER` where the documents in force are kept over a restart, so that it may find broken ones; --state= for none (default: $STATE_DIRECTORY, which systemd sets, or else none)")
 	f.StringVar(&o.xdsAddr, "xds-address", defaultXDSAddress, "where Envoys get their configuration (gRPC)")
 	f.StringVar(&o.limitAddr, "ratelimit-address", defaultRateLimitAddress, "where Envoys ask about rate limits (gRPC)")
 	f.StringVar(&o.limitDial, "ratelimit-dial", "", "the rate limit `HOST:PORT` as proxies reach it (default: --ratelimit-address)")
@@ -61,6 +64,12 @@ func newServe() *cobra.Command {
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
 	return cmd
+}
+
+// stateDirectory is the first folder of those that systemd's StateDirectory= gives a service.
+func stateDirectory() string {
+	first, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	return first
 }
 
 func newLogger(level, style string) (*slog.Logger, error) {
@@ -123,6 +132,12 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	documents := source.New(o.policy, log)
+	if o.state != "" {
+		if err := documents.Keep(o.state); err != nil {
+			return failed(fmt.Errorf("--state: %w", err))
+		}
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	limits := ratelimit.New(log, ratelimit.Options{})
@@ -149,7 +164,7 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	updates := make(chan source.Update)
 	tasks.Go(func() error { return plane.run(ctx, updates) })
 	tasks.Go(func() error {
-		return source.New(o.policy, log).Run(ctx, func(u source.Update) {
+		return documents.Run(ctx, func(u source.Update) {
 			select {
 			case updates <- u:
 			case <-ctx.Done():

@@ -50,6 +50,9 @@ type Source struct {
 	log   *slog.Logger
 	held  map[string][]policy.File // what each path held when it last held something
 	last  *policy.Set
+
+	state    *state // nil: nothing outlives the process
+	restored bool   // last is from the state, and nobody has been told what of it is in force
 }
 
 // New gives a source of the documents at paths. It reads nothing yet.
@@ -80,6 +83,7 @@ func (s *Source) Run(ctx context.Context, apply func(Update)) error {
 	if err := w.look(time.Now()); err != nil {
 		return err
 	}
+	s.keep()
 	return w.run(ctx)
 }
 
@@ -132,6 +136,7 @@ func (w *watch) again(seen time.Time) {
 	if err := w.look(seen); err != nil {
 		w.source.log.Error("read policy", "error", err)
 	}
+	w.source.keep()
 }
 
 // look reads, and applies what it read if that is new.
@@ -153,7 +158,9 @@ func (w *watch) look(seen time.Time) error {
 		return nil // a comment
 	}
 	w.set, w.all = set, all
-	w.apply(Update{Set: set, Problems: all, Read: seen})
+	u := Update{Set: set, Problems: all, Read: seen}
+	w.source.tellRestored(u)
+	w.apply(u)
 	return nil
 }
 
