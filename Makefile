@@ -34,7 +34,8 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-bench-smoke: ## each benchmark once
+bench-smoke: ## each benchmark once, and a small fleet on each control plane
+	cd bench && go vet ./... && go run ./xds -services 20 -proxies 20 -rounds 1
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v 'no test files'
 
 e2e: build ## a real Envoy against a real weir

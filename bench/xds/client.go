@@ -24,10 +24,10 @@ type fleet struct {
 	virtual  bool // routes are virtual hosts
 
 	bytes, errors atomic.Int64
-	stuck         atomic.Bool       // every tenth proxy reads nothing while this is so
-	on            func(int, *seen)  // each response, after its answer is sent; from the proxy's goroutine
-	shared        map[string][]byte // parts of requests that are the same for all, encoded once
-	versions      map[string]map[string]string
+	stuck         atomic.Bool                  // every tenth proxy reads nothing while this is so
+	on            func(int, *seen)             // each response, after its answer is sent; from the proxy's goroutine
+	shared        map[string][]byte            // parts of requests that are the same for all, encoded once
+	versions      map[string]map[string]string // what proxies have of an earlier sync; nil: nothing
 	once          sync.Once
 	ended         sync.WaitGroup
 }
@@ -110,6 +110,12 @@ func (f *fleet) run(ctx context.Context, i int) error {
 	if err := stream.SendMsg(slices.Concat(node, f.shared[xds.ClusterType])); err != nil {
 		return err
 	}
+	kinds := f.kinds()
+	for ; f.versions != nil && asked < len(kinds); asked++ { // an Envoy that comes back asks for all at once
+		if err := stream.SendMsg(f.shared[kinds[asked]]); err != nil {
+			return err
+		}
+	}
 	for s := (seen{keep: i == 0 && f.versions == nil}); ; {
 		if f.stuck.Load() && i%10 == 9 {
 			<-ctx.Done()
@@ -122,11 +128,12 @@ func (f *fleet) run(ctx context.Context, i int) error {
 		if err := stream.SendMsg(encode(&discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: s.kind, ResponseNonce: s.nonce})); err != nil {
 			return err
 		}
-		// What comes first of a type leads to the next; an Envoy that comes back asks for all at once.
-		for kinds := f.kinds(); asked < len(kinds) && (kinds[asked-1] == s.kind || f.versions != nil); asked++ {
+		// What comes first of a type leads to the next.
+		if asked < len(kinds) && kinds[asked-1] == s.kind {
 			if err := stream.SendMsg(f.shared[kinds[asked]]); err != nil {
 				return err
 			}
+			asked++
 		}
 		f.on(i, &s)
 	}

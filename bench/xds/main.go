@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/machinenativeops/weir/xds"
 )
 
 func main() {
@@ -25,8 +27,8 @@ func main() {
 		proxies  = flag.Int("proxies", 1000, "proxies, each of which uses all services")
 		rounds   = flag.Int("rounds", 5, "how often a change is made; the median round is told")
 		planes   = flag.String("planes", "weir,linear,snapshot", "control planes")
-		steps    = flag.String("steps", "first,route,flap,percent,all,stuck,storm", "what is measured, in this order")
-		profile  = flag.Duration("patience", 2*time.Minute, "how long a step may take")
+		steps    = flag.String("steps", "first,storm,route,flap,percent,all,stuck", "what is measured, in this order")
+		patience = flag.Duration("patience", 2*time.Minute, "how long a step may take")
 	)
 	flag.Parse()
 	if *role != "" {
@@ -40,7 +42,7 @@ func main() {
 	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
 	failed := false
 	for _, plane := range strings.Split(*planes, ",") {
-		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *profile}
+		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience}
 		if err := b.run(strings.Split(*steps, ",")); err != nil {
 			fmt.Printf("%-9s %v\n", plane, err)
 			failed = true
@@ -64,13 +66,14 @@ type bench struct {
 	cancel context.CancelFunc
 	base   float64 // resident MB before the first proxy
 
-	mu      sync.Mutex
-	start   time.Time
-	arrived []time.Duration // of each proxy's last awaited response
-	await   map[string]int  // by type, resources that each proxy is to be sent
-	got     []map[string]int
-	left    int
-	all     chan struct{}
+	mu       sync.Mutex
+	versions map[string]map[string]string // what the first proxy was sent, by type and name
+	start    time.Time
+	arrived  []time.Duration // of each proxy's last awaited response
+	await    map[string]int  // by type, resources that each proxy is to be sent
+	got      []map[string]int
+	left     int
+	all      chan struct{}
 }
 
 func (b *bench) run(steps []string) (err error) {
@@ -90,11 +93,7 @@ func (b *bench) run(steps []string) (err error) {
 }
 
 func (b *bench) newFleet() {
-	versions := map[string]map[string]string(nil)
-	if b.fleet != nil {
-		versions = b.fleet.versions
-	}
-	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", on: b.take, versions: versions}
+	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", on: b.take, versions: b.versions}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 }
 
@@ -103,6 +102,9 @@ func (b *bench) expect(await map[string]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.await, b.left, b.all = await, b.proxies, make(chan struct{})
+	if b.fleet.stuck.Load() {
+		b.left -= b.proxies / 10
+	}
 	b.arrived, b.got = make([]time.Duration, b.proxies), make([]map[string]int, b.proxies)
 	b.start = time.Now()
 }
@@ -110,10 +112,11 @@ func (b *bench) expect(await map[string]int) {
 func (b *bench) take(proxy int, s *seen) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s.keep {
-		if b.fleet.versions == nil && s.versions != nil {
-			b.note(s)
+	for name, version := range s.versions {
+		if b.versions[s.kind] == nil {
+			b.versions[s.kind] = make(map[string]string)
 		}
+		b.versions[s.kind][name] = version
 	}
 	if b.await[s.kind] == 0 || b.arrived[proxy] != 0 {
 		return
@@ -133,16 +136,7 @@ func (b *bench) take(proxy int, s *seen) {
 	}
 }
 
-var noted = make(map[string]map[string]string)
-
-func (b *bench) note(s *seen) {
-	if noted[s.kind] == nil {
-		noted[s.kind] = make(map[string]string)
-	}
-	for name, version := range s.versions {
-		noted[s.kind][name] = version
-	}
-}
+const settle = 100 * time.Millisecond
 
 var errPatience = errors.New("not all proxies were served in time")
 
@@ -162,10 +156,32 @@ func (b *bench) step(step string) error {
 	switch step {
 	case "first":
 		return b.measure(step, 1, map[string]int{routes: b.services}, func(int) error {
-			noted = make(map[string]map[string]string)
-			b.fleet.prepare()
-			b.fleet.connect(b.ctx, 0, b.proxies)
+			b.connect()
+			b.versions = make(map[string]map[string]string)
 			return nil
+		})
+	case "storm":
+		// The control plane is another process, and all come back at once. They are back when an edit reaches them.
+		b.cancel()
+		b.fleet.ended.Wait()
+		b.server.stop()
+		var err error
+		if b.server, err = startServer(b.plane, b.services, b.proxies); err != nil {
+			return err
+		}
+		b.newFleet()
+		return b.measure(step, 1, map[string]int{routes: 1}, func(int) error {
+			b.connect()
+			return b.server.tell("route %d 1 7", b.services/3)
+		})
+	case "flap":
+		return b.measure(step, 50, map[string]int{xds.EndpointType: 1}, func(round int) error {
+			return b.server.tell("endpoint 1 %d", 9000+round)
+		})
+	case "stuck":
+		b.fleet.stuck.Store(true)
+		return b.measure(step, 20, map[string]int{routes: b.services}, func(round int) error {
+			return b.server.tell("route 0 %d %d", b.services, 70+round)
 		})
 	case "route":
 		return b.measure(step, b.rounds, map[string]int{routes: 1}, func(round int) error {
@@ -184,6 +200,11 @@ func (b *bench) step(step string) error {
 	return fmt.Errorf("no step %q", step)
 }
 
+func (b *bench) connect() {
+	b.fleet.prepare()
+	b.fleet.connect(b.ctx, 0, b.proxies)
+}
+
 // measure makes a change some times, and tells of the median round.
 func (b *bench) measure(step string, rounds int, await map[string]int, change func(round int) error) error {
 	type result struct{ p50, p99, last, cpu, sent float64 }
@@ -197,9 +218,12 @@ func (b *bench) measure(step string, rounds int, await map[string]int, change fu
 		if err := b.wait(); err != nil {
 			return err
 		}
-		time.Sleep(300 * time.Millisecond) // what is done after the last answer is counted too
-		slices.Sort(b.arrived)
-		at := func(share float64) float64 { return b.arrived[int(share*float64(b.proxies-1))].Seconds() * 1000 }
+		time.Sleep(settle) // what is done after the last answer is counted too
+		b.mu.Lock()
+		arrived := slices.DeleteFunc(slices.Clone(b.arrived), func(d time.Duration) bool { return d == 0 })
+		b.mu.Unlock()
+		slices.Sort(arrived)
+		at := func(share float64) float64 { return arrived[int(share*float64(len(arrived)-1))].Seconds() * 1000 }
 		results = append(results, result{at(0.5), at(0.99), at(1), b.server.cpu() - cpu, float64(b.fleet.bytes.Load()-sent) / 1e6})
 	}
 	if n := b.fleet.errors.Load(); n > 0 {
