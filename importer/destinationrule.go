@@ -198,7 +198,8 @@ func trafficPolicy(p field, s *service) {
 		if percent := budget.get("percent"); percent.given() {
 			s.spec.Retries.Budget = percent.decimal()
 		}
-		s.spec.CircuitBreaker.MaxRetries = max(1, cmp.Or(budget.get("minRetryConcurrency").number(), 3))
+		retries := max(1, cmp.Or(budget.get("minRetryConcurrency").number(), 3))
+		s.spec.CircuitBreaker.MaxRetries = &retries
 		budget.get("budgetInterval").lost("Weir's budget is of the requests that are active")
 	}
 }
@@ -283,9 +284,10 @@ func cookieKey(name string, ttl, path field) *policy.CookieKey {
 
 func connectionPool(f field, s *service) {
 	tcp, http, b := f.get("tcp"), f.get("http"), &s.spec.CircuitBreaker
-	bound := func(to *int, of field, name string) {
+	bound := func(to **int, of field, name string) {
 		if n := of.get(name); n.given() {
-			*to = max(0, min(n.number(), 1<<30))
+			at := max(0, min(n.number(), 1<<30))
+			*to = &at
 		}
 	}
 	bound(&b.MaxConnections, tcp, "maxConnections")

@@ -381,11 +381,11 @@ func (s *service) istioDefaults() {
 	if s.key.port == -2 {
 		return
 	}
-	const unbounded = 1 << 30
+	unbounded := 1 << 30
 	b := &s.spec.CircuitBreaker
-	for _, n := range []*int{&b.MaxConnections, &b.MaxPending, &b.MaxRequests, &b.MaxRetries} {
-		if *n == 0 {
-			*n = unbounded
+	for _, n := range []**int{&b.MaxConnections, &b.MaxPending, &b.MaxRequests, &b.MaxRetries} {
+		if *n == nil {
+			*n = &unbounded
 		}
 	}
 }

@@ -50,8 +50,6 @@ var (
 	hostPattern   = regexp.MustCompile(`^(\*|(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$`)
 	headerPattern = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 	wildPattern   = regexp.MustCompile(`^[-a-z0-9*]+(/[-a-z0-9*]+)?$`)
-	// A command operator of Envoy's, %NAME% or %NAME(ARGUMENT):LENGTH%.
-	operatorPattern = regexp.MustCompile(`^[A-Z0-9_]+(\([^%]*\))?(:\d+)?$`)
 )
 
 var (
@@ -87,6 +85,13 @@ func (c *checker) oneOf(path, s string, allowed []string) {
 func (c *checker) between(path string, n, low, high int) {
 	if n < low || n > high {
 		c.problem(path, "", "want a number from %d to %d, got %d", low, high, n)
+	}
+}
+
+// notZero refuses a 0 that is written where none makes sense: without it there is a default.
+func (c *checker) notZero(path string) {
+	if c.zeros[path] {
+		c.problem(path, "", "want more than 0: leave it out for the default")
 	}
 }
 
@@ -245,7 +250,9 @@ func (s *ServiceSpec) checkEndpoints(c *checker) {
 	}
 	c.endpointPort("spec.endpoints.dns", e.DNS.Port, s.Port)
 	if e.DNS.Refresh != nil {
-		c.duration("spec.endpoints.dns.refresh", *e.DNS.Refresh, false)
+		if c.duration("spec.endpoints.dns.refresh", *e.DNS.Refresh, false); *e.DNS.Refresh == Duration(time.Millisecond) {
+			c.problem("spec.endpoints.dns.refresh", "", "want 2ms at least, which is the least that Envoy takes")
+		}
 	}
 	if len(s.Versions) > 0 {
 		c.problem("spec.versions", "", "versions are told apart by the labels of static endpoints: endpoints.dns has none")
@@ -264,10 +271,18 @@ func (c *checker) endpointPort(path string, own, service int) {
 
 func (s *ServiceSpec) checkProtection(c *checker) {
 	b := s.CircuitBreaker
-	for path, n := range map[string]int{
+	for path, n := range map[string]*int{
 		"maxConnections": b.MaxConnections, "maxPending": b.MaxPending, "maxRequests": b.MaxRequests, "maxRetries": b.MaxRetries,
 	} {
-		c.between("spec.circuitBreaker."+path, n, 0, 1<<30)
+		if n != nil {
+			c.between("spec.circuitBreaker."+path, *n, 0, 1<<30)
+		}
+	}
+	for _, path := range []string{
+		"outlierDetection.consecutive5xx", "outlierDetection.interval", "outlierDetection.ejectFor", "outlierDetection.maxEjected",
+		"healthCheck.interval", "healthCheck.timeout", "healthCheck.unhealthy", "healthCheck.healthy",
+	} {
+		c.notZero("spec." + path)
 	}
 	if o := s.OutlierDetection; o != nil {
 		c.between("spec.outlierDetection.consecutive5xx", o.Consecutive5xx, 0, 1<<30)
@@ -455,26 +470,6 @@ func (c *checker) changeable(path, name string) {
 	c.headerName(path, name)
 }
 
-// headerValue checks a value with Envoy's command operators in it.
-func (c *checker) headerValue(path, s string) {
-	if strings.ContainsAny(s, "\r\n\x00") || len(s) > 16384 {
-		c.problem(path, "", "want one line of at most 16384 bytes")
-		return
-	}
-	for rest := s; ; {
-		_, after, found := strings.Cut(rest, "%")
-		if !found {
-			return
-		}
-		operator, next, closed := strings.Cut(after, "%")
-		if !closed || operator != "" && !operatorPattern.MatchString(operator) {
-			c.problem(path, "", "want Envoy's command operators as %%NAME%% or %%NAME(ARGUMENT)%%, and %%%% for a %% itself, in %q", s)
-			return
-		}
-		rest = next
-	}
-}
-
 func (s *RouteSpec) references() []reference {
 	all := []reference{{path: "spec", service: s.Service}}
 	for i, r := range s.Rules {
@@ -509,6 +504,7 @@ func (s *RateLimitSpec) check(c *checker) {
 func (l *Limit) check(c *checker, path string) {
 	c.between(path+".requests", l.Requests, 0, 1_000_000_000)
 	c.between(path+".burst", l.Burst, 0, 1_000_000_000)
+	c.notZero(path + ".burst")
 	c.oneOf(path+".per", l.Per, units)
 	for i, by := range l.By {
 		at := fmt.Sprintf("%s.by[%d]", path, i)

@@ -16,6 +16,7 @@ type decoder struct {
 	document Key
 	problems []Problem
 	places   map[string]*yaml.Node
+	zeros    map[string]bool // paths at which a value was written that is 0
 }
 
 // whereabouts are the places by path, without the text that they were read from.
@@ -43,9 +44,18 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 	d.places[path] = n
 	if v.Kind() == reflect.Pointer {
+		if n.Tag == "!!null" && v.Type().Elem().Kind() == reflect.Struct {
+			d.problem(n, path, "", "want a mapping of fields, got nothing: write {} for the defaults")
+			return
+		}
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
+	defer func() {
+		if n.Kind == yaml.ScalarNode && v.IsZero() {
+			d.zeros[path] = true
+		}
+	}()
 	if s, ok := reflect.TypeAssert[scalar](v.Addr()); ok {
 		d.own(n, s, path)
 		return

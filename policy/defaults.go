@@ -96,10 +96,10 @@ func (s *ServiceSpec) defaults(m Metadata) {
 
 func (s *ServiceSpec) defaultProtection() {
 	b := &s.CircuitBreaker
-	or(&b.MaxConnections, 1024)
-	or(&b.MaxPending, 1024)
-	or(&b.MaxRequests, 1024)
-	or(&b.MaxRetries, 3)
+	orNew(&b.MaxConnections, 1024)
+	orNew(&b.MaxPending, 1024)
+	orNew(&b.MaxRequests, 1024)
+	orNew(&b.MaxRetries, 3)
 	if o := s.OutlierDetection; o != nil {
 		or(&o.Consecutive5xx, 5)
 		or(&o.Interval, Duration(10*time.Second))

@@ -112,10 +112,10 @@ type LoadBalancing struct {
 
 // CircuitBreaker bounds what one Envoy has open towards one version.
 type CircuitBreaker struct {
-	MaxConnections int `yaml:"maxConnections,omitempty"` // default 1024
-	MaxPending     int `yaml:"maxPending,omitempty"`     // default 1024
-	MaxRequests    int `yaml:"maxRequests,omitempty"`    // default 1024
-	MaxRetries     int `yaml:"maxRetries,omitempty"`     // default 3
+	MaxConnections *int `yaml:"maxConnections,omitempty"` // default 1024
+	MaxPending     *int `yaml:"maxPending,omitempty"`     // default 1024
+	MaxRequests    *int `yaml:"maxRequests,omitempty"`    // default 1024
+	MaxRetries     *int `yaml:"maxRetries,omitempty"`     // default 3
 }
 
 // OutlierDetection ejects endpoints that fail real requests.

@@ -144,7 +144,7 @@ func (l *loader) decode(file string, n *yaml.Node, texts texts) {
 		l.notYAML(file, err)
 		return
 	}
-	dec := &decoder{file: file, places: make(map[string]*yaml.Node)}
+	dec := &decoder{file: file, places: make(map[string]*yaml.Node), zeros: make(map[string]bool)}
 	d := &document{origin: Origin{File: file, Line: n.Line, text: texts.at(n.Line)}}
 	d.origin.Hash, d.origin.layout = hashNode(n)
 	var specNode, metaNode *yaml.Node

@@ -34,7 +34,6 @@ const (
 
 const (
 	connectTimeout = time.Second
-	minRefresh     = 2 * time.Millisecond // of names: Envoy wants more than one
 )
 
 var lbPolicies = map[string]clusterv3.Cluster_LbPolicy{
@@ -67,7 +66,7 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Reso
 			TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
 		}
 		if dns := s.Spec.Endpoints.DNS; dns != nil {
-			c.ClusterDiscoveryType = t.byName(durationpb.New(max(minRefresh, time.Duration(*dns.Refresh))))
+			c.ClusterDiscoveryType = t.byName(durationpb.New(time.Duration(*dns.Refresh)))
 			c.LoadAssignment = assignment(name, dns.Name, dns.Port)
 		} else {
 			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
@@ -144,10 +143,10 @@ func (t *translator) any(m proto.Message) *anypb.Any {
 func circuitBreakers(s policy.ServiceSpec) *clusterv3.CircuitBreakers {
 	b := s.CircuitBreaker
 	thresholds := &clusterv3.CircuitBreakers_Thresholds{
-		MaxConnections:     number(b.MaxConnections),
-		MaxPendingRequests: number(b.MaxPending),
-		MaxRequests:        number(b.MaxRequests),
-		MaxRetries:         number(b.MaxRetries),
+		MaxConnections:     number(*b.MaxConnections),
+		MaxPendingRequests: number(*b.MaxPending),
+		MaxRequests:        number(*b.MaxRequests),
+		MaxRetries:         number(*b.MaxRetries),
 		TrackRemaining:     true,
 	}
 	if s.Retries != nil && s.Retries.Budget > 0 {
@@ -155,7 +154,7 @@ func circuitBreakers(s policy.ServiceSpec) *clusterv3.CircuitBreakers {
 		thresholds.MaxRetries = nil
 		thresholds.RetryBudget = &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
 			BudgetPercent:       &typev3.Percent{Value: s.Retries.Budget},
-			MinRetryConcurrency: number(b.MaxRetries),
+			MinRetryConcurrency: number(*b.MaxRetries),
 		}
 	}
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{thresholds}}

@@ -73,7 +73,7 @@ func (a author) service(i int) string {
 		endpoints = a.pick(endpoints, "versions: [{name: v1}, {name: v2}]\n  endpoints: {none: true}\n  hosts: [\"*\"]")
 	}
 	if i == 2 {
-		endpoints = "endpoints: {dns: {name: s.example, port: 80" + a.maybe(", refresh: 1ms") + "}}"
+		endpoints = "endpoints: {dns: {name: s.example, port: 80" + a.maybe(", refresh: 2ms") + "}}"
 	}
 	hosts := a.maybe(fmt.Sprintf(`hosts: ["*.s%d.example", s%d.example, 10.0.0.%d]`, i, i, i))
 	if strings.Contains(endpoints, "hosts:") {
