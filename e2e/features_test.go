@@ -117,7 +117,7 @@ func TestRateLimits(t *testing.T) {
 		return n, refused
 	}
 	for _, scope := range []string{"global", "local"} {
-		for tenant, want := range map[string]int{"a": 3, "b": 3, "gold": 5, "": 3} {
+		for tenant, want := range map[string]int{"a": 3, "b": 3, "gold": 5, "": 3, "caf\xe9": 3, "caf\xe8": 3} {
 			n, refused := passed(scope, tenant)
 			if n != want {
 				t.Errorf("%s, tenant %q: %d of 10 pass, want %d", scope, tenant, n, want)

@@ -152,7 +152,7 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 
 	xdsServer := grpc.NewServer(serve.GRPCOptions()...)
 	streams.Register(xdsServer)
-	limitServer := grpc.NewServer()
+	limitServer := grpc.NewServer(ratelimit.GRPCOptions()...)
 	limits.Register(limitServer)
 	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 
