@@ -24,7 +24,7 @@ var (
 		"application/javascript", "application/json", "application/xhtml+xml", "application/xml", "image/svg+xml",
 		"text/css", "text/csv", "text/html", "text/javascript", "text/markdown", "text/plain", "text/xml",
 	}
-	defaultRetryOn = []string{"connect-failure", "refused-stream", "unavailable", "reset"}
+	defaultRetryOn = []string{"connect-failure", "refused-stream", "unavailable", "reset-before-request"}
 )
 
 const day = Duration(24 * time.Hour)

@@ -139,7 +139,7 @@ type HealthCheck struct {
 type Retries struct {
 	Attempts *int      `yaml:"attempts,omitempty"` // default 2; 0 is none, whatever the service says
 	PerTry   *Duration `yaml:"perTry,omitempty"`   // nil: only the route's timeout
-	On       []string  `yaml:"on,omitempty"`       // Envoy's retry_on words; default [connect-failure, refused-stream, unavailable, reset]
+	On       []string  `yaml:"on,omitempty"`       // Envoy's retry_on words; default [connect-failure, refused-stream, unavailable, reset-before-request], which do no harm
 	Budget   float64   `yaml:"budget,omitempty"`   // of a service: percent of active requests that may be retries; 0: circuitBreaker.maxRetries bounds them
 	Codes    []int     `yaml:"codes,omitempty"`    // statuses that are tried again beside those that on says
 	Backoff  *Duration `yaml:"backoff,omitempty"`  // before the first retry; each one after it may wait longer, up to ten times; default 25ms
