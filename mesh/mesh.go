@@ -120,6 +120,7 @@ func At(set *policy.Set, now time.Time) *Model {
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
 	}}
+	b.index()
 	for _, d := range set.Services {
 		b.model.Services = append(b.model.Services, b.service(d))
 	}
@@ -131,9 +132,22 @@ func At(set *policy.Set, now time.Time) *Model {
 }
 
 type builder struct {
-	set   *policy.Set
-	now   time.Time
-	model *Model
+	set    *policy.Set
+	now    time.Time
+	model  *Model
+	routes map[string]*policy.Document[policy.RouteSpec]       // by service
+	limits map[string][]*policy.Document[policy.RateLimitSpec] // by service, in order
+}
+
+func (b *builder) index() {
+	b.routes = make(map[string]*policy.Document[policy.RouteSpec], len(b.set.Routes))
+	for _, d := range b.set.Routes {
+		b.routes[d.Spec.Service] = d
+	}
+	b.limits = make(map[string][]*policy.Document[policy.RateLimitSpec])
+	for _, d := range b.set.RateLimits {
+		b.limits[d.Spec.Service] = append(b.limits[d.Spec.Service], d)
+	}
 }
 
 func key(kind string, m policy.Metadata) policy.Key {
@@ -169,7 +183,7 @@ func (b *builder) service(d *policy.Document[policy.ServiceSpec]) *Service {
 	slices.SortFunc(s.Subsets, func(a, c *Subset) int { return cmp.Compare(a.Name, c.Name) })
 	s.Endpoints = s.Subsets[0].Endpoints
 	s.Rules = b.rules(s)
-	b.limits(s)
+	b.limit(s)
 	return s
 }
 
@@ -216,10 +230,7 @@ func selects(selector, labels map[string]string) bool {
 
 // rules gives a service's rules. A service without a Route has one that takes everything.
 func (b *builder) rules(s *Service) []*Rule {
-	for _, d := range b.set.Routes {
-		if d.Spec.Service != s.Ref.String() {
-			continue
-		}
+	if d := b.routes[s.Ref.String()]; d != nil {
 		var rules []*Rule
 		for _, r := range d.Spec.Rules {
 			if !ended(&r, b.now) {
@@ -272,12 +283,9 @@ func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
 	r.Global = append(r.Global, GlobalLimit{Limit: limit})
 }
 
-// limits adds the RateLimit documents of a service: the local ones to the service, the global ones to each of its rules.
-func (b *builder) limits(s *Service) {
-	for _, d := range b.set.RateLimits {
-		if d.Spec.Service != s.Ref.String() {
-			continue
-		}
+// limit adds the RateLimit documents of a service: the local ones to the service, the global ones to each of its rules.
+func (b *builder) limit(s *Service) {
+	for _, d := range b.limits[s.Ref.String()] {
 		source, all := key("RateLimit", d.Metadata), make([]policy.Limit, len(d.Spec.Limits))
 		for i, l := range d.Spec.Limits {
 			all[i] = distinct(l)

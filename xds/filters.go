@@ -45,13 +45,15 @@ var filters = []struct {
 }
 
 func (t *translator) httpFilters() []*hcmv3.HttpFilter {
-	chain := make([]*hcmv3.HttpFilter, 0, len(filters))
+	if t.chain != nil {
+		return t.chain
+	}
 	for _, f := range filters {
-		chain = append(chain, &hcmv3.HttpFilter{
+		t.chain = append(t.chain, &hcmv3.HttpFilter{
 			Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
 			// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
 			IsOptional: f.name == bodyFilters,
 		})
 	}
-	return chain
+	return t.chain
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -51,6 +52,7 @@ type translator struct {
 	model   *mesh.Model
 	options Options
 	made    map[resourceKey]*Resource
+	chain   []*hcmv3.HttpFilter // of every listener; nil until the first
 	err     error
 }
 
@@ -131,7 +133,7 @@ func (t *translator) sidecars(views map[mesh.Proxy]View) {
 }
 
 func (t *translator) view(doors []door, services []*mesh.Service) View {
-	v := View{}
+	v, beside := View{}, variants(services)
 	for _, s := range t.reachable(services) {
 		for _, sub := range s.subsets {
 			v.add(t.cluster(s.Service, sub, ""))
@@ -139,7 +141,13 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 				v.add(t.endpoints(s.Service, sub))
 			}
 		}
-		t.variants(v, s, services)
+		for _, sub := range s.subsets {
+			for _, one := range []variant{shadow, loadTest} {
+				if beside[sub.Name+string(one)] {
+					v.add(t.cluster(s.Service, sub, one))
+				}
+			}
+		}
 	}
 	if slices.ContainsFunc(services, limited) {
 		v.add(t.infrastructure(rateLimitCluster, t.options.RateLimitAddress))

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"slices"
 	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -38,22 +37,20 @@ func EndpointsOf(cluster string) string {
 	return name
 }
 
-// variants adds the clusters of the target's subsets that rules of the services want beside those.
-func (t *translator) variants(v View, to target, services []*mesh.Service) {
-	for _, sub := range to.subsets {
-		for _, one := range []variant{shadow, loadTest} {
-			if slices.ContainsFunc(services, func(s *mesh.Service) bool {
-				return slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return one.wanted(r, sub) })
-			}) {
-				v.add(t.cluster(to.Service, sub, one))
+// variants gives the clusters that rules of the services want beside those of subsets, by their names.
+func variants(services []*mesh.Service) map[string]bool {
+	wanted := make(map[string]bool)
+	for _, s := range services {
+		for _, r := range s.Rules {
+			for _, m := range r.Mirror {
+				wanted[m.Subset+string(shadow)] = true
+			}
+			if r.LoadTest != nil {
+				for _, to := range r.To {
+					wanted[to.Subset+string(loadTest)] = true
+				}
 			}
 		}
 	}
-}
-
-func (v variant) wanted(r *mesh.Rule, sub *mesh.Subset) bool {
-	if v == shadow {
-		return slices.ContainsFunc(r.Mirror, func(m mesh.Mirror) bool { return m.Subset == sub.Name })
-	}
-	return r.LoadTest != nil && slices.ContainsFunc(r.To, func(to mesh.Share) bool { return to.Subset == sub.Name })
+	return wanted
 }

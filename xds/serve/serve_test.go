@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -627,4 +628,24 @@ func TestOldEnvoysTakeRouteConfigurationsWhole(t *testing.T) {
 	if serve.TakesVirtualHosts(&corev3.Node{}) {
 		t.Error("a node that says nothing")
 	}
+}
+
+// TestAProxySeenAfterARefusal: one of the same role, of which nobody had asked before, is not served what was refused.
+func TestAProxySeenAfterARefusal(t *testing.T) {
+	protocols(t, func(w *world, connect func(mesh.Proxy, *client) *client) {
+		second := mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "second"}}
+		both := func(versions map[string]string) *xds.Snapshot {
+			v := viewOf(versions)
+			return xds.NewSnapshot(map[mesh.Proxy]xds.View{edge: v, second: v})
+		}
+		w.server.Apply(both(first))
+		c := connect(edge, nil)
+		settle(c)
+		c.refuse["bad"] = true
+		w.server.Apply(both(with(first, "r a", "bad")))
+		settle(c)
+		d := connect(second, nil)
+		settle(d)
+		want(t, "the other's", d.applied[xds.RouteType]["a"], "r1")
+	})
 }

@@ -42,15 +42,16 @@ type Server struct {
 	closed  chan struct{}
 	close   sync.Once
 
-	mu      sync.Mutex         // guards everything below
-	applied time.Time          // zero until the first Apply
-	version string             // of all that the snapshot has
-	current *xds.Snapshot      // nil until the first Apply
-	views   map[audience]*view // of whole ones only those seen
-	latest  map[lineage]*item
-	refused map[*Refusal]*item // those in force; the item that was refused, where it is served
-	seen    map[audience]bool
-	streams map[*stream]bool
+	mu       sync.Mutex         // guards everything below
+	applied  time.Time          // zero until the first Apply
+	version  string             // of all that the snapshot has
+	current  *xds.Snapshot      // nil until the first Apply
+	compiler *compiler          // of the current snapshot
+	views    map[audience]*view // of whole ones only those seen
+	latest   map[lineage]*item
+	refused  map[*Refusal]*item // those in force; the item that was refused, where it is served
+	seen     map[audience]bool
+	streams  map[*stream]bool
 }
 
 // New gives a server that has nothing to serve yet.
@@ -77,18 +78,21 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	defer s.mu.Unlock()
 	before := s.views
 	c := &compiler{latest: s.latest, next: make(map[lineage]*item, len(s.latest)), made: make(map[shelfKey]*shelf)}
-	s.current, s.views = snapshot, make(map[audience]*view, len(before))
-	for p, raw := range snapshot.Views() {
-		a := audience{Proxy: p}
-		s.views[a] = c.viewLocked(a, raw, before[a])
-	}
-	for a := range s.seen {
-		if a.whole {
-			s.wholeLocked(c, a, before[a])
+	s.current, s.views, s.compiler = snapshot, make(map[audience]*view, len(before)), c
+	for _, there := range []bool{true, false} {
+		for p, raw := range snapshot.Views() {
+			if a := (audience{Proxy: p}); (before[a] != nil) == there {
+				s.views[a] = c.viewLocked(a, raw, before[a])
+			}
+		}
+		for a := range s.seen {
+			if a.whole && (before[a] != nil) == there {
+				s.wholeLocked(a, before[a])
+			}
 		}
 	}
 	s.keepGoneLocked(before, c.next)
-	s.latest = c.next
+	s.latest, c.latest = c.next, c.next
 	s.applied = time.Now()
 	var sum uint64
 	for line, i := range s.latest {
@@ -102,13 +106,13 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 }
 
 // wholeLocked makes the view of those who take route configurations whole.
-func (s *Server) wholeLocked(c *compiler, a audience, prev *view) {
+func (s *Server) wholeLocked(a audience, prev *view) {
 	raw, ok, err := s.current.Whole(a.Proxy)
 	switch {
 	case err != nil: // what was marshalled is read back
 		s.log.Error("no whole route configuration", "proxy", a.String(), "error", err)
 	case ok:
-		s.views[a] = c.viewLocked(a, raw, prev)
+		s.views[a] = s.compiler.viewLocked(a, raw, prev)
 	}
 }
 
@@ -246,6 +250,12 @@ func (s *Server) replaceLocked(guilty map[*item]bool) {
 		}
 	}
 	s.views = views
+	for key, old := range s.compiler.made {
+		if made[old] == nil {
+			made[old] = s.mendLocked(old, guilty)
+		}
+		s.compiler.made[key] = made[old]
+	}
 }
 
 // mendLocked gives the shelf without what is guilty, and notes that as refused where the shelf has it: a refusal of
@@ -276,7 +286,7 @@ func (s *Server) welcome(a audience) {
 	defer s.mu.Unlock()
 	s.seen[a] = true
 	if a.whole && s.current != nil && s.views[a] == nil {
-		s.wholeLocked(&compiler{latest: s.latest, next: s.latest, made: make(map[shelfKey]*shelf)}, a, nil)
+		s.wholeLocked(a, nil)
 	}
 }
 

@@ -103,7 +103,8 @@ func differences(a, b *shelf) []string {
 	return slices.Compact(names)
 }
 
-// compiler makes the views of one snapshot. Proxies that share slices of resources share shelves.
+// compiler makes the views of one snapshot. Proxies that share slices of resources share shelves, whatever each had
+// before: those that were there must be compiled first, so that what is shared is told from what most have.
 type compiler struct {
 	latest map[lineage]*item // of the snapshot before
 	next   map[lineage]*item
@@ -113,7 +114,6 @@ type compiler struct {
 type shelfKey struct {
 	role  mesh.Role
 	kind  string
-	prev  *shelf
 	first **xds.Resource // of the slice; nil where it is empty
 	n     int
 }
@@ -136,7 +136,7 @@ func (c *compiler) viewLocked(to audience, raw xds.View, prev *view) *view {
 }
 
 func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resource, prev *shelf) *shelf {
-	key := shelfKey{role: to.Role, kind: kind, prev: prev, n: len(resources)}
+	key := shelfKey{role: to.Role, kind: kind, n: len(resources)}
 	if len(resources) > 0 {
 		key.first = &resources[0]
 	}
