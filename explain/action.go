@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
@@ -60,33 +59,13 @@ func (x *explainer) taken(s *mesh.Service, r *mesh.Rule) {
 func (v *view) globals(all []mesh.GlobalLimit) []Limit {
 	var out []Limit
 	for _, deny := range []bool{false, true} {
-		var asked []Limit
 		for _, l := range all {
 			if l.DenyOnError == deny {
-				asked = append(asked, v.global(l))
+				out = append(out, v.global(l))
 			}
-		}
-		reason := unasked(asked)
-		for _, l := range asked {
-			if reason != "" && l.Applies {
-				l.Applies, l.Key, l.Reason, l.failed = false, nil, reason, true
-			}
-			out = append(out, l)
 		}
 	}
 	return out
-}
-
-// unasked says why limits that are asked about at once can't be.
-func unasked(all []Limit) string {
-	for _, l := range all {
-		for _, e := range l.Key {
-			if !utf8.ValidString(e.Value) {
-				return fmt.Sprintf("%s is not UTF-8, so that the rate limit service can't be asked: onError says %s", e.Name, l.OnError)
-			}
-		}
-	}
-	return ""
 }
 
 // maintained says whether maintenance answers.

@@ -33,6 +33,7 @@ import (
 	"github.com/machinenativeops/weir/internal/servers"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -220,7 +221,7 @@ func rateLimits(tb testing.TB) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, served := grpc.NewServer(), make(chan error, 1)
+	s, served := grpc.NewServer(ratelimit.GRPCOptions()...), make(chan error, 1)
 	ratelimitsvcv3.RegisterRateLimitServiceServer(s, limiter{})
 	go func() { served <- s.Serve(l) }()
 	tb.Cleanup(func() {

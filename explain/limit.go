@@ -21,8 +21,6 @@ type Limit struct {
 	Burst    int        `json:"burst"`
 	Shadow   bool       `json:"shadow,omitempty"`
 	OnError  string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny
-
-	failed bool // can't be asked about
 }
 
 // Entry is a part of a limit's key.
@@ -33,14 +31,10 @@ type Entry struct {
 
 // refusal is how a limit that lets no request through answers, or nil.
 func (l *Limit) refusal() *Outcome {
-	switch {
-	case l.failed && l.OnError == "deny":
-		return &Outcome{Kind: Limited, Status: 503, Reason: l.ID + ": " + l.Reason}
-	case l.Applies && l.Requests == 0 && !l.Shadow:
+	if l.Applies && l.Requests == 0 && !l.Shadow {
 		return &Outcome{Kind: Limited, Status: 429, Reason: l.ID + " lets no request through"}
-	default:
-		return nil
 	}
+	return nil
 }
 
 func (v *view) local(l mesh.LocalLimit) Limit {
@@ -83,7 +77,7 @@ func (v *view) key(l *Limit, by []policy.LimitBy, except []mesh.Exception) {
 		case b.Exact != "":
 			l.Key = append(l.Key, Entry{b.Header, b.Exact})
 		case len(lines) > 0: // the first counts
-			l.Key = append(l.Key, Entry{b.Header, lines[0]})
+			l.Key = append(l.Key, Entry{b.Header, mesh.LimitValue(lines[0])})
 		}
 	}
 	for _, e := range except {

@@ -1,7 +1,10 @@
 package mesh
 
 import (
+	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/machinenativeops/weir/policy"
 )
@@ -23,4 +26,23 @@ type Limit struct {
 	Per      time.Duration // one second, minute, hour or day
 	Burst    uint64        // how many may pass at once; >= 1 unless Requests is 0
 	Shadow   bool          // counted, never refused
+}
+
+// LimitValue is a header's value as it counts. Each byte that is not of UTF-8 text, which a message can't have in a
+// string, is written as \xHH: values that differ still do.
+func LimitValue(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }

@@ -2,9 +2,6 @@ package ratelimit
 
 import (
 	"errors"
-	"fmt"
-	"strings"
-	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -13,6 +10,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/machinenativeops/weir/mesh"
 )
 
 // GRPCOptions are what a gRPC server of the service must have. Envoy puts header values into its questions as they
@@ -41,8 +40,7 @@ const maxNesting = 16
 
 var errNested = errors.New("messages within messages, too deep")
 
-// legible gives an encoded message in which each byte of a string that is not of UTF-8 text is written as \xHH: values
-// that differ still do.
+// legible gives an encoded message whose strings are text, as mesh.LimitValue has it.
 func legible(d protoreflect.MessageDescriptor, b []byte, nesting int) ([]byte, error) {
 	if nesting == 0 {
 		return nil, errNested
@@ -63,7 +61,7 @@ func legible(d protoreflect.MessageDescriptor, b []byte, nesting int) ([]byte, e
 		_, _, head := protowire.ConsumeTag(whole)
 		value, _ := protowire.ConsumeBytes(whole[head:])
 		if f.Kind() == protoreflect.StringKind {
-			value = []byte(escape(string(value)))
+			value = []byte(mesh.LimitValue(string(value)))
 		} else {
 			var err error
 			if value, err = legible(f.Message(), value, nesting-1); err != nil {
@@ -73,21 +71,4 @@ func legible(d protoreflect.MessageDescriptor, b []byte, nesting int) ([]byte, e
 		out = protowire.AppendBytes(append(out, whole[:head]...), value)
 	}
 	return out, nil
-}
-
-func escape(s string) string {
-	if utf8.ValidString(s) {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		if r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		} else {
-			b.WriteString(s[:n])
-		}
-		s = s[n:]
-	}
-	return b.String()
 }
