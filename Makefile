@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 ARGS ?=
 FUZZTIME ?= 10s
+GENERATED := deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md
 
 all: build lint test
 
@@ -25,7 +26,7 @@ golden: ## rewrite generated files and the wanted output of the golden tests
 	go test ./policy ./xds ./lint ./diff ./importer ./cmd/weir -update
 
 stale: ## generated files are as their generators make them
-	@test -z "$$(git status --porcelain deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md)" || { git status --short deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md; echo "generated files changed: commit them"; exit 1; }
+	@test -z "$$(git status --porcelain $(GENERATED))" || { git status --short $(GENERATED); echo "generated files changed: commit them"; exit 1; }
 
 fuzz:
 	go test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./policy

@@ -49,7 +49,7 @@ func (w *walker) value(path string, a, b reflect.Value) {
 		w.value(path, a.Elem(), b.Elem())
 	case reflect.Struct:
 		for i := range a.NumField() {
-			name, inline := yamlName(a.Type().Field(i))
+			name, inline := policy.FieldName(a.Type().Field(i))
 			switch {
 			case inline:
 				w.value(path, a.Field(i), b.Field(i))
@@ -191,7 +191,7 @@ func say(v reflect.Value) string {
 func members(v reflect.Value) []string {
 	var all []string
 	for i := range v.NumField() {
-		name, inline := yamlName(v.Type().Field(i))
+		name, inline := policy.FieldName(v.Type().Field(i))
 		switch {
 		case inline:
 			all = append(all, members(v.Field(i))...)
@@ -234,11 +234,6 @@ func sayText(s string) string {
 	default:
 		return strconv.Quote(s)
 	}
-}
-
-func yamlName(f reflect.StructField) (name string, inline bool) {
-	name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return name, options == "inline"
 }
 
 func join(path, name string) string {

@@ -15,7 +15,7 @@ import (
 func fieldsOfHandling() []string {
 	var all []string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[policy.Handling]()) {
-		name, _ := yamlName(f)
+		name, _ := policy.FieldName(f)
 		all = append(all, name)
 	}
 	return all
@@ -23,15 +23,13 @@ func fieldsOfHandling() []string {
 
 // inEffect is a rule with what its service says for it. Its destinations, as shares, are told apart.
 func inEffect(s *mesh.Service, r *mesh.Rule) policy.Rule {
-	rule := r.Rule
-	rule.Handling = s.Spec.Handling
-	if len(r.To) == 0 { // it answers, and sends nothing on
-		rule.Timeout, rule.Retries, rule.Hedge = nil, nil, nil
-	}
-	all, own := reflect.ValueOf(&rule.Handling).Elem(), reflect.ValueOf(r.Handling)
-	for i := range own.NumField() {
-		if !own.Field(i).IsZero() {
-			all.Field(i).Set(own.Field(i))
+	rule := r.Rule // the model has put in the rest
+	if len(r.To) > 0 {
+		if rule.Timeout == nil {
+			rule.Timeout = s.Spec.Timeout
+		}
+		if rule.Retries == nil {
+			rule.Retries = s.Spec.Retries
 		}
 	}
 	rule.To = nil

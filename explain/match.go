@@ -141,7 +141,7 @@ func wantNamed(m policy.NamedMatch) string {
 // preflightOf says whether CORS answers the request: it asks whether a page may send one that matches, of which only path,
 // query and method are known.
 func preflightOf(r *mesh.Rule, v *view) bool {
-	if r.CORS == nil || len(r.CORS.AllowOrigins) == 0 {
+	if !r.CORS.On() {
 		return false
 	}
 	asked := v.one("access-control-request-method")
@@ -160,9 +160,5 @@ func (v *view) asksFirst() bool {
 	return v.method == "OPTIONS" && v.one("access-control-request-method") != "" && v.one("origin") != ""
 }
 
-// originAllowed says whether pages of the origin may read answers. A wildcard stands for one label or more.
-func originAllowed(c *policy.CORS, origin string) bool {
-	return slices.ContainsFunc(c.AllowOrigins, func(allowed string) bool {
-		return allowed == "*" || matchRegex(strings.ReplaceAll(regexp.QuoteMeta(allowed), `\*`, "[^/:]+"), origin)
-	})
-}
+// originAllowed says whether pages of the origin may read answers.
+func originAllowed(c *policy.CORS, origin string) bool { return matchRegex(c.Origins(), origin) }

@@ -257,9 +257,6 @@ func hashKey(f field, kind string, s *service) {
 	}
 }
 
-// maxCookieTTL is as long as browsers keep a cookie.
-const maxCookieTTL = 400 * 24 * time.Hour
-
 // cookieKey gives a cookie of which Weir takes whole seconds.
 func cookieKey(name string, ttl, path field) *policy.CookieKey {
 	c := &policy.CookieKey{Name: name, TTL: ttl.span(), Path: path.text()}
@@ -272,9 +269,9 @@ func cookieKey(name string, ttl, path field) *policy.CookieKey {
 		return c
 	}
 	switch t := time.Duration(*c.TTL); {
-	case t > maxCookieTTL:
+	case *c.TTL > policy.MaxCookieTTL:
 		ttl.lost("browsers keep cookies for 400 days at most: 400d it is")
-		*c.TTL = policy.Duration(maxCookieTTL)
+		*c.TTL = policy.MaxCookieTTL
 	case t%time.Second != 0:
 		ttl.lost("a cookie's time is in whole seconds")
 		*c.TTL = policy.Duration(t.Truncate(time.Second) + time.Second)

@@ -137,7 +137,7 @@ func (d *draft) emptied(list string, at field) {
 func member(spec any, name string) reflect.Value {
 	v := reflect.ValueOf(spec).Elem()
 	for _, f := range reflect.VisibleFields(v.Type()) {
-		if tag, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); tag == name {
+		if tag, _ := policy.FieldName(f); tag == name {
 			return v.FieldByIndex(f.Index)
 		}
 	}

@@ -195,11 +195,11 @@ func eachRegex(v reflect.Value, path string, f func(at, pattern string, ofPath b
 			f(path+".regex", *m.Regex, false)
 		}
 		for i := range v.NumField() {
-			name, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+			name, inline := policy.FieldName(v.Type().Field(i))
 			switch {
 			case name != "":
 				eachRegex(v.Field(i), path+"."+name, f)
-			case options == "inline":
+			case inline:
 				eachRegex(v.Field(i), path, f)
 			}
 		}

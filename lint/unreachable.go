@@ -35,7 +35,7 @@ func (p page) unreachable(rules []*mesh.Rule) {
 // nothing then; while it runs, it takes what is marked as its load beside what it matches. A rule with CORS answers
 // browsers that ask about a request, of which they tell path, query and method only.
 func (x expressions) takes(earlier, later *mesh.Rule) bool {
-	if earlier.LoadTest != nil || preflights(later) && !preflights(earlier) {
+	if earlier.LoadTest != nil || later.CORS.On() && !earlier.CORS.On() {
 		return false
 	}
 	if later.LoadTest != nil {
@@ -45,8 +45,6 @@ func (x expressions) takes(earlier, later *mesh.Rule) bool {
 	}
 	return x.covers(&earlier.Match, &later.Match)
 }
-
-func preflights(r *mesh.Rule) bool { return r.CORS != nil && len(r.CORS.AllowOrigins) > 0 }
 
 // knownParts are the fields of a match that covers knows; another one, of a later version, covers nothing.
 var knownParts = map[string]bool{"Path": true, "Methods": true, "Headers": true, "Query": true, "Cookies": true, "GRPC": true}
@@ -213,7 +211,7 @@ func (x expressions) impossible(r *mesh.Rule) string {
 			return fmt.Sprintf("a path begins with /, and the regex %q, which is matched against all of it, with %q", *m.Regex, l.text)
 		}
 	}
-	if r.LoadTest != nil || preflights(r) {
+	if r.LoadTest != nil || r.CORS.On() {
 		return "" // not all that comes has the headers
 	}
 	// Two values do not contradict each other: a header may come twice.

@@ -59,7 +59,9 @@ var (
 		"envoy-ratelimited", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal",
 		"resource-exhausted", "unavailable",
 	}
-	units = []string{"second", "minute", "hour", "day"}
+	units     = []string{"second", "minute", "hour", "day"}
+	protocols = []string{"http", "http2", "grpc"}
+	scopes    = []string{"global", "local"}
 )
 
 func (c *checker) name(path, s string) {
@@ -206,7 +208,7 @@ func (s *ServiceSpec) check(c *checker) {
 	if s.Port != 0 {
 		c.between("spec.port", s.Port, 1, 65535)
 	}
-	c.protocol("spec.protocol", s.Protocol, laterValues["protocol"], []string{"http", "http2", "grpc"})
+	c.protocol("spec.protocol", s.Protocol, laterValues["protocol"], protocols)
 	s.checkAffinity(c)
 	if s.Class != "" {
 		c.name("spec.class", s.Class)
@@ -348,7 +350,7 @@ func (s *RouteSpec) check(c *checker) {
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {
 			l.check(c, path+".rateLimit")
-			c.protocol(path+".rateLimit.scope", l.Scope, nil, []string{"global", "local"})
+			c.protocol(path+".rateLimit.scope", l.Scope, nil, scopes)
 		}
 		if r.Timeout != nil {
 			c.duration(path+".timeout", *r.Timeout, true)
@@ -371,19 +373,22 @@ func (m *Match) check(c *checker, path string) {
 	for i, method := range m.Methods {
 		c.oneOf(fmt.Sprintf("%s.methods[%d]", path, i), method, methods)
 	}
-	for i := range m.Headers {
-		at := fmt.Sprintf("%s.headers[%d]", path, i)
-		c.headerName(at+".name", m.Headers[i].Name)
-		m.Headers[i].check(c, at)
-	}
-	for i := range m.Query {
-		at := fmt.Sprintf("%s.query[%d]", path, i)
-		if m.Query[i].Name == "" {
-			c.problem(at+".name", "", "a name is missing")
+	c.conditions(path+".headers", m.Headers, c.headerName)
+	c.conditions(path+".query", m.Query, func(path, name string) {
+		if name == "" {
+			c.problem(path, "", "a name is missing")
 		}
-		m.Query[i].check(c, at)
+	})
+	c.conditions(path+".cookies", m.Cookies, c.cookieName)
+}
+
+// conditions checks those on headers, query parameters or cookies, whose names are checked by name.
+func (c *checker) conditions(path string, all []NamedMatch, name func(path, name string)) {
+	for i := range all {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		name(at+".name", all[i].Name)
+		all[i].check(c, at)
 	}
-	m.checkCookies(c, path+".cookies")
 }
 
 func (m *StringMatch) check(c *checker, path string) {
@@ -497,7 +502,7 @@ func (s *RateLimitSpec) check(c *checker) {
 	for i := range s.Limits {
 		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i))
 	}
-	c.protocol("spec.scope", s.Scope, nil, []string{"global", "local"})
+	c.protocol("spec.scope", s.Scope, nil, scopes)
 	c.protocol("spec.onError", s.OnError, nil, []string{"allow", "deny"})
 }
 

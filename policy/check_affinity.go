@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,15 +9,6 @@ import (
 
 // A cookie's name is a token, as a header's is (RFC 6265).
 var cookieName = headerPattern
-
-// checkCookies checks what a match says of cookies.
-func (m *Match) checkCookies(c *checker, path string) {
-	for i := range m.Cookies {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		c.cookieName(at+".name", m.Cookies[i].Name)
-		m.Cookies[i].check(c, at)
-	}
-}
 
 func (c *checker) cookieName(path, name string) {
 	if !cookieName.MatchString(name) {
@@ -42,8 +32,8 @@ func (k *HashKey) check(c *checker, path string) {
 	}
 }
 
-// maxCookieTTL is as long as browsers keep one.
-const maxCookieTTL = 400 * day
+// MaxCookieTTL is as long as browsers keep a cookie.
+const MaxCookieTTL = 400 * day
 
 var cookiePath = regexp.MustCompile(`^/[!-:<-~]*$`)
 
@@ -55,7 +45,7 @@ func (k *CookieKey) check(c *checker, path string) {
 	switch {
 	case k.TTL == nil && k.Path != "":
 		c.problem(path+".path", "", "this is of the cookie that Weir has made: give ttl, or remove it")
-	case k.TTL != nil && (*k.TTL < 0 || *k.TTL > maxCookieTTL || *k.TTL%Duration(time.Second) != 0):
+	case k.TTL != nil && (*k.TTL < 0 || *k.TTL > MaxCookieTTL || *k.TTL%Duration(time.Second) != 0):
 		c.problem(path+".ttl", "", "want whole seconds up to 400d, or 0s for until the browser is closed, got %s", k.TTL)
 	}
 }
@@ -70,6 +60,8 @@ func (k *HashKey) defaults() {
 var (
 	plainPolicies = []string{"least_request", "round_robin", "random"}
 	hashPolicies  = []string{"ring_hash", "maglev"}
+
+	balancingPolicies = slices.Concat(plainPolicies, hashPolicies)
 )
 
 func (s *ServiceSpec) checkAffinity(c *checker) {
@@ -82,7 +74,7 @@ func (s *ServiceSpec) checkAffinity(c *checker) {
 	case s.Affinity == nil && slices.Contains(hashPolicies, lb.Policy):
 		c.problem(path+"policy", "", "%s needs something to hash: give spec.affinity, or use one of %s", lb.Policy, strings.Join(plainPolicies, ", "))
 	case lb.Policy != "":
-		c.oneOf(path+"policy", lb.Policy, slices.Concat(plainPolicies, hashPolicies))
+		c.oneOf(path+"policy", lb.Policy, balancingPolicies)
 	}
 	if lb.HashBalanceFactor == 0 {
 		return

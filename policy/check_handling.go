@@ -250,11 +250,7 @@ func (f *Fault) check(c *checker, path string) {
 	if f.Delay == nil && f.Abort == nil {
 		c.problem(path, "", "want delay, abort or both")
 	}
-	for i := range f.Headers {
-		at := fmt.Sprintf("%s.headers[%d]", path, i)
-		c.headerName(at+".name", f.Headers[i].Name)
-		f.Headers[i].check(c, at)
-	}
+	c.conditions(path+".headers", f.Headers, c.headerName)
 	if d := f.Delay; d != nil {
 		c.duration(path+".delay.fixed", d.Fixed, false)
 		c.optionalPercent(path+".delay.percent", d.Percent)
@@ -313,6 +309,22 @@ func (p *CORS) check(c *checker, path string) {
 	if age := p.MaxAge; age != nil && time.Duration(*age)%time.Second != 0 {
 		c.problem(path+".maxAge", "", "want whole seconds, got %s", *age)
 	}
+}
+
+// On says whether a rule has CORS: nil and no origins are none.
+func (p *CORS) On() bool { return p != nil && len(p.AllowOrigins) > 0 }
+
+// Origins is a regular expression of the allowed ones, to be matched against all of an origin. A wildcard stands for one
+// label or more.
+func (p *CORS) Origins() string {
+	all := make([]string, len(p.AllowOrigins))
+	for i, origin := range p.AllowOrigins {
+		if origin == "*" {
+			return ".*"
+		}
+		all[i] = strings.ReplaceAll(regexp.QuoteMeta(origin), `\*`, "[^/:]+")
+	}
+	return strings.Join(all, "|")
 }
 
 var compressionAlgorithms = []string{"zstd", "br", "gzip"}

@@ -204,11 +204,17 @@ func kindName(n *yaml.Node) string {
 	}
 }
 
+// FieldName gives what documents call a field, and whether they have the fields of its type in its place.
+func FieldName(f reflect.StructField) (name string, inline bool) {
+	name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name, options == "inline"
+}
+
 // fieldsOf gives the fields of a struct by their names in YAML, those of inlined structs among them.
 func fieldsOf(t reflect.Type) map[string][]int {
 	fields := make(map[string][]int)
 	for _, f := range reflect.VisibleFields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name, _ := FieldName(f)
 		if name != "" {
 			fields[name] = f.Index
 		}

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ import (
 // cors configures a rule's routes. The filter knows those that forward: the others get what it would do in the form of
 // more routes.
 func (t *translator) cors(routes []*routev3.Route, r *mesh.Rule) []*routev3.Route {
-	if r.CORS == nil || len(r.CORS.AllowOrigins) == 0 {
+	if !r.CORS.On() {
 		return routes
 	}
 	var all []*routev3.Route
@@ -56,13 +55,13 @@ func answers(route *routev3.Route) bool {
 // preflight takes the requests by which browsers ask for one that the match takes: those have another method, and none
 // of the headers that the request itself will have. The filter answers all of them.
 func preflight(name string, m *policy.Match) *routev3.Route {
-	asked := present("")
+	asked := hasHeader("", true)
 	if len(m.Methods) > 0 {
 		asked = methodMatch(m.Methods)
 	}
 	asked.Name = "access-control-request-method"
 	match := routeMatch(&policy.Match{Path: m.PathMatch(), Query: m.Query, Methods: []string{"OPTIONS"}})
-	match.Headers = append(match.Headers, asked, present("origin"))
+	match.Headers = append(match.Headers, asked, hasHeader("origin", true))
 	return &routev3.Route{
 		Name: name, Match: match, Action: &routev3.Route_NonForwardingAction{NonForwardingAction: &routev3.NonForwardingAction{}},
 	}
@@ -71,9 +70,7 @@ func preflight(name string, m *policy.Match) *routev3.Route {
 // readable is a route's answer as pages of the allowed origins may read it.
 func readable(route *routev3.Route, c *policy.CORS) *routev3.Route {
 	r := proto.CloneOf(route)
-	r.Match.Headers = append(r.Match.Headers, &routev3.HeaderMatcher{
-		Name: "origin", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: origins(c)},
-	})
+	r.Match.Headers = append(r.Match.Headers, headerIs("origin", regexString(c.Origins())))
 	r.ResponseHeadersToAdd = append(r.ResponseHeadersToAdd,
 		header("access-control-allow-origin", "%REQ(origin)%", corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
 	if c.AllowCredentials {
@@ -85,13 +82,9 @@ func readable(route *routev3.Route, c *policy.CORS) *routev3.Route {
 	return r
 }
 
-func present(name string) *routev3.HeaderMatcher {
-	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}}
-}
-
 func corsPolicy(c *policy.CORS) *corsfilterv3.CorsPolicy {
 	p := &corsfilterv3.CorsPolicy{
-		AllowOriginStringMatch: []*matcherv3.StringMatcher{origins(c)},
+		AllowOriginStringMatch: []*matcherv3.StringMatcher{regexString(c.Origins())},
 		AllowMethods:           strings.Join(c.AllowMethods, ","),
 		AllowHeaders:           strings.Join(c.AllowHeaders, ","),
 		ExposeHeaders:          strings.Join(c.ExposeHeaders, ","),
@@ -103,16 +96,4 @@ func corsPolicy(c *policy.CORS) *corsfilterv3.CorsPolicy {
 		p.AllowCredentials = wrapperspb.Bool(true)
 	}
 	return p
-}
-
-// origins matches the allowed ones. A wildcard stands for one label or more.
-func origins(c *policy.CORS) *matcherv3.StringMatcher {
-	all := make([]string, len(c.AllowOrigins))
-	for i, origin := range c.AllowOrigins {
-		if origin == "*" {
-			return regexString(".*")
-		}
-		all[i] = strings.ReplaceAll(regexp.QuoteMeta(origin), `\*`, "[^/:]+")
-	}
-	return regexString(strings.Join(all, "|"))
 }

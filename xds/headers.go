@@ -21,12 +21,7 @@ func (t *translator) headerFilter() *anypb.Any {
 	return t.any(&header_mutationfilterv3.HeaderMutation{MostSpecificHeaderMutationsWins: true})
 }
 
-// ruleHeaders configures what a service and its rule change.
-func (t *translator) ruleHeaders(r *mesh.Rule, filters map[string]*anypb.Any) {
-	t.changeHeaders(r.Changes, filters)
-}
-
-// versionHeaders configures what a version changes, after that.
+// versionHeaders configures what a version changes, after what its service and rule do.
 func (t *translator) versionHeaders(r *mesh.Rule, to mesh.Share, weight *routev3.WeightedCluster_ClusterWeight) {
 	filters := make(map[string]*anypb.Any)
 	t.changeHeaders([]mesh.Changes{r.VersionChanges[to.Subset]}, filters)
@@ -35,6 +30,7 @@ func (t *translator) versionHeaders(r *mesh.Rule, to mesh.Share, weight *routev3
 	}
 }
 
+// changeHeaders configures what places in the documents change, in their order.
 func (t *translator) changeHeaders(all []mesh.Changes, filters map[string]*anypb.Any) {
 	m := &header_mutationfilterv3.Mutations{}
 	for _, c := range all {

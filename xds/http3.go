@@ -31,10 +31,7 @@ func (t *translator) quicListener(d door) *Resource {
 				DownstreamSocketConfig: &corev3.UdpSocketConfig{PreferGro: wrapperspb.Bool(true)},
 			},
 			FilterChains: []*listenerv3.FilterChain{{
-				Filters: []*listenerv3.Filter{{
-					Name:       "envoy.filters.network.http_connection_manager",
-					ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(m)},
-				}},
+				Filters: t.only(m),
 				TransportSocket: &corev3.TransportSocket{
 					Name: "envoy.transport_sockets.quic",
 					ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: t.any(&quicv3.QuicDownstreamTransport{

@@ -37,12 +37,17 @@ func (t *translator) listener(d door) *Resource {
 			Address:                       socketAddress(d.address, d.port),
 			PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
 			TrafficDirection:              d.direction(),
-			FilterChains: []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
-				Name:       "envoy.filters.network.http_connection_manager",
-				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(t.connectionManager(d))},
-			}}})},
+			FilterChains:                  []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: t.only(t.connectionManager(d))})},
 		}
 	})
+}
+
+// only has a filter chain do nothing but HTTP.
+func (t *translator) only(m *hcmv3.HttpConnectionManager) []*listenerv3.Filter {
+	return []*listenerv3.Filter{{
+		Name:       "envoy.filters.network.http_connection_manager",
+		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(m)},
+	}}
 }
 
 // direction makes spans a server's at the edge and a client's beside a workload.

@@ -28,9 +28,7 @@ func maintenance(rule *routev3.Route, r *mesh.Rule) []*routev3.Route {
 			route.TypedPerFilterConfig = map[string]*anypb.Any{headerFilter: changes}
 		}
 		if accept != nil {
-			route.Match.Headers = append(route.Match.Headers, &routev3.HeaderMatcher{
-				Name: "accept", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: accept},
-			})
+			route.Match.Headers = append(route.Match.Headers, headerIs("accept", accept))
 		}
 		if m.HTML != "" || m.JSON != "" {
 			route.ResponseHeadersToAdd = append(route.ResponseHeadersToAdd, literal("vary", "Accept"))
@@ -75,7 +73,5 @@ func narrow(match *routev3.RouteMatch, m *policy.Match) {
 	} else {
 		path = regexp.QuoteMeta(strings.TrimRight(*p.Prefix, "/")) + "([/?].*)?"
 	}
-	match.Headers = append(match.Headers, &routev3.HeaderMatcher{
-		Name: ":path", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regexString(path)},
-	})
+	match.Headers = append(match.Headers, headerIs(":path", regexString(path)))
 }

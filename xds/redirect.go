@@ -42,9 +42,7 @@ func redirects(route *routev3.Route, r *policy.Redirect, m *policy.Match) []*rou
 		return []*routev3.Route{route}
 	}
 	named := proto.CloneOf(route)
-	named.Match.Headers = append(named.Match.Headers, &routev3.HeaderMatcher{
-		Name: ":authority", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regexString(".*:[0-9]+")},
-	})
+	named.Match.Headers = append(named.Match.Headers, headerIs(":authority", regexString(".*:[0-9]+")))
 	named.GetRedirect().PortRedirect = uint32(standard)
 	return []*routev3.Route{named, route}
 }
@@ -93,10 +91,6 @@ func rewrite(p *policy.PathRewrite, m *policy.Match) (prefix string, re *matcher
 
 func substitute(pattern, substitution string) *matcherv3.RegexMatchAndSubstitute {
 	return &matcherv3.RegexMatchAndSubstitute{Pattern: regex(pattern), Substitution: substitution}
-}
-
-func regexString(s string) *matcherv3.StringMatcher {
-	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(s)}}
 }
 
 // respond makes the route answer by itself.

@@ -129,16 +129,22 @@ func methodMatch(methods []string) *routev3.HeaderMatcher {
 	for i, m := range methods {
 		alternatives[i] = regexp.QuoteMeta(m)
 	}
-	return &routev3.HeaderMatcher{Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
-		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(strings.Join(alternatives, "|"))}},
-	}}
+	return headerIs(":method", regexString(strings.Join(alternatives, "|")))
 }
 
 func headerMatch(m policy.NamedMatch) *routev3.HeaderMatcher {
 	if m.Present != nil {
-		return &routev3.HeaderMatcher{Name: m.Name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: *m.Present}}
+		return hasHeader(m.Name, *m.Present)
 	}
-	return &routev3.HeaderMatcher{Name: m.Name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: stringMatch(m)}}
+	return headerIs(m.Name, stringMatch(m))
+}
+
+func hasHeader(name string, has bool) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: has}}
+}
+
+func headerIs(name string, m *matcherv3.StringMatcher) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{Name: name, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: m}}
 }
 
 func queryMatch(m policy.NamedMatch) *routev3.QueryParameterMatcher {
@@ -159,8 +165,12 @@ func stringMatch(m policy.NamedMatch) *matcherv3.StringMatcher {
 	case m.Prefix != nil:
 		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: *m.Prefix}}
 	default:
-		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(*m.Regex)}}
+		return regexString(*m.Regex)
 	}
+}
+
+func regexString(s string) *matcherv3.StringMatcher {
+	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: regex(s)}}
 }
 
 func (t *translator) routeAction(r *mesh.Rule) *routev3.RouteAction {
@@ -212,6 +222,6 @@ func (t *translator) perRoute(r *mesh.Rule) map[string]*anypb.Any {
 	t.localLimits(localRule, r.Local, filters)
 	t.fault(r.Fault, filters)
 	t.bodies(r, filters)
-	t.ruleHeaders(r, filters)
+	t.changeHeaders(r.Changes, filters)
 	return filters
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"regexp"
@@ -10,19 +9,6 @@ import (
 
 	"github.com/machinenativeops/weir/internal/golden"
 )
-
-// weirReading runs a command line with a text on standard input.
-func weirReading(t *testing.T, text string, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	var out, errs bytes.Buffer
-	root := newRoot()
-	root.SetArgs(args)
-	root.SetIn(strings.NewReader(text))
-	root.SetOut(&out)
-	root.SetErr(&errs)
-	code = exitCode(root.ExecuteContext(t.Context()), &errs)
-	return out.String(), errs.String(), code
-}
 
 func TestDiffsExitCodes(t *testing.T) {
 	clean, doubtful, refused := file(t, cleanDocuments), file(t, doubtfulDocuments), file(t, refusedDocuments)

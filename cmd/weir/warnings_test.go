@@ -42,9 +42,16 @@ spec:
 // weir runs a command line as main does.
 func weir(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	return weirReading(t, "", args...)
+}
+
+// weirReading does so with a text on standard input.
+func weirReading(t *testing.T, text string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	var out, errs bytes.Buffer
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // of none at all, cobra would take the test's own
+	root.SetIn(strings.NewReader(text))
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // of a server that should not have started
