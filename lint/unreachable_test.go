@@ -318,7 +318,7 @@ func FuzzExpressions(f *testing.F) {
 	f.Add(`(?i)a|b`, "A")
 	f.Fuzz(func(t *testing.T, pattern, s string) {
 		if _, err := regexp.Compile(pattern); err != nil {
-			t.Skip()
+			return // no regex
 		}
 		x := make(expressions)
 		e := x.read(pattern)

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,29 +22,35 @@ func Namespace(virtualHost string) string {
 
 // Whole gives the view for those who can't take virtual hosts by themselves, as over the state-of-the-world protocol:
 // they are inside their route configurations. The other resources are the same ones.
-func (v View) Whole() (View, error) { return v.whole(nil) }
+func (v View) Whole() (View, error) {
+	routes, err := v.wholeRoutes()
+	return v.with(routes), err
+}
 
-// whole takes the route configurations given, if any are.
-func (v View) whole(routes []*Resource) (View, error) {
-	out := make(View, len(v))
-	for kind, resources := range v {
-		if kind != VirtualHostType && kind != RouteType {
-			out[kind] = resources
-		}
-	}
-	if routes != nil {
+// with gives the view with other route configurations, and without virtual hosts.
+func (v View) with(routes []*Resource) View {
+	out := maps.Clone(v)
+	delete(out, VirtualHostType)
+	if len(routes) > 0 {
 		out[RouteType] = routes
-		return out, nil
 	}
-	hosts := v[VirtualHostType]
-	for _, r := range v[RouteType] {
-		one, err := withVirtualHosts(r, slices.DeleteFunc(slices.Clone(hosts), func(h *Resource) bool { return Namespace(h.Name) != r.Name }))
-		if err != nil {
+	return out
+}
+
+func (v View) wholeRoutes() ([]*Resource, error) {
+	hosts := make(map[string][]*Resource)
+	for _, h := range v[VirtualHostType] {
+		of := Namespace(h.Name)
+		hosts[of] = append(hosts[of], h)
+	}
+	routes := make([]*Resource, len(v[RouteType]))
+	for i, r := range v[RouteType] {
+		var err error
+		if routes[i], err = withVirtualHosts(r, hosts[r.Name]); err != nil {
 			return nil, err
 		}
-		out.add(one)
 	}
-	return out, nil
+	return routes, nil
 }
 
 // withVirtualHosts appends them to the message as it is encoded: a repeated field may come in parts.
@@ -83,12 +90,12 @@ func (s *Snapshot) Whole(p mesh.Proxy) (View, bool, error) {
 	defer s.mu.Unlock()
 	shared := [2]**Resource{&v[RouteType][0], &v[VirtualHostType][0]}
 	routes, made := s.routes[shared]
-	whole, err := v.whole(routes)
-	if err != nil {
-		return nil, ok, err
-	}
 	if !made {
-		s.routes[shared] = whole[RouteType]
+		var err error
+		if routes, err = v.wholeRoutes(); err != nil {
+			return nil, ok, err
+		}
+		s.routes[shared] = routes
 	}
-	return whole, ok, nil
+	return v.with(routes), ok, nil
 }

@@ -14,7 +14,6 @@ import (
 type seen struct {
 	kind, nonce string
 	resources   int
-	removed     int
 	bytes       int
 	versions    map[string]string // name to version, where asked for
 	keep        bool
@@ -59,8 +58,6 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 			s.kind = string(value)
 		case 5:
 			s.nonce = string(value)
-		case 6:
-			s.removed++
 		}
 	}
 	return nil

@@ -173,12 +173,17 @@ func concerns(paths []string, name string) bool {
 		if name == path || name == filepath.Join(filepath.Dir(path), swapped) {
 			return true
 		}
-		inside, err := filepath.Rel(path, name)
-		if err == nil && inside != ".." && !strings.HasPrefix(inside, "../") && (!hidden(filepath.Base(inside)) || inside == swapped) {
+		if inside, ok := within(path, name); ok && (!hidden(filepath.Base(inside)) || inside == swapped) {
 			return true
 		}
 	}
 	return false
+}
+
+// within gives where a name is in a path; "." is the path itself.
+func within(path, name string) (inside string, ok bool) {
+	inside, err := filepath.Rel(path, name)
+	return inside, err == nil && inside != ".." && !strings.HasPrefix(inside, "../")
 }
 
 // watchDirectories watches every directory that could bring a document. Watching one twice changes nothing.

@@ -72,8 +72,7 @@ func (s *Source) restore(data []byte) error {
 	s.last, s.restored = set, true
 	for _, path := range s.paths {
 		for _, f := range files {
-			inside, err := filepath.Rel(path, f.Name)
-			if err == nil && inside != ".." && !strings.HasPrefix(inside, "../") {
+			if _, ok := within(path, f.Name); ok {
 				s.held[path] = append(s.held[path], f)
 			}
 		}

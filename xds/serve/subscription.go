@@ -66,23 +66,26 @@ func put[V any](m *map[string]V, name string, v V) {
 
 // names says whether the proxy has named it.
 func (sub *subscription) names(name string) bool {
-	if sub.every && !sub.but[name] && sub.base.item(name) != nil {
-		return true
+	if sub.every && sub.base.item(name) != nil {
+		return !sub.but[name]
 	}
 	return sub.extra[name]
 }
 
 func (sub *subscription) covers(name string) bool { return sub.wildcard || sub.names(name) }
 
+// coversAll says whether all of the base is covered, with nothing to be looked up.
+func (sub *subscription) coversAll() bool { return sub.wildcard || sub.every && len(sub.but) == 0 }
+
 // covered gives what the base has of what is covered, sorted by name: the base's own list where that is all.
 func (sub *subscription) covered() []*item {
-	if sub.wildcard || sub.every && len(sub.but) == 0 {
+	if sub.coversAll() {
 		return sub.base.list
 	}
 	var all []*item
 	if sub.every {
 		for _, i := range sub.base.list {
-			if !sub.but[i.name] || sub.extra[i.name] {
+			if !sub.but[i.name] {
 				all = append(all, i)
 			}
 		}
@@ -153,14 +156,8 @@ func (sub *subscription) all(yield func(string, *item) bool) {
 // version is of all that the proxy has.
 func (sub *subscription) version() string {
 	var sum uint64
-	switch {
-	case !sub.filled:
-	case sub.wildcard || sub.every && len(sub.but) == 0:
-		sum = sub.base.sum
-	default:
-		for _, i := range sub.covered() {
-			sum += i.hash
-		}
+	if sub.filled {
+		sum = sub.coveredSum()
 	}
 	for name, i := range sub.diff {
 		if i != nil {
@@ -171,6 +168,18 @@ func (sub *subscription) version() string {
 		}
 	}
 	return strconv.FormatUint(sum, 16)
+}
+
+// coveredSum is of the hashes of what the base has of what is covered.
+func (sub *subscription) coveredSum() uint64 {
+	if sub.coversAll() {
+		return sub.base.sum
+	}
+	var sum uint64
+	for _, i := range sub.covered() {
+		sum += i.hash
+	}
+	return sum
 }
 
 // doubt makes a name due whatever the proxy was sent before.
@@ -343,11 +352,7 @@ func (sub *subscription) recall() {
 		return
 	}
 	all := sub.covered()
-	var sum uint64
-	for _, i := range all {
-		sum += i.hash
-	}
-	same := strconv.FormatUint(sum, 16) == sub.claim
+	same := strconv.FormatUint(sub.coveredSum(), 16) == sub.claim
 	sub.claim, sub.filled = "", true
 	sub.greet = sub.greet && !same
 	for _, i := range all {
@@ -540,23 +545,15 @@ func (sub *subscription) sent(nonce string, at time.Time, changed []*item, remov
 // fill notes the first response, of all that is covered or only some of it. whole says that it is all of the base.
 func (sub *subscription) fill(changed []*item) (whole bool) {
 	sub.filled = true
-	all := sub.covered()
-	sent := make(map[string]bool)
-	if len(changed) < len(all) {
-		for _, i := range changed {
-			sent[i.name] = true
+	if all := sub.covered(); len(changed) < len(all) {
+		for _, i := range all {
+			sub.set(i.name, nil)
+			put(&sub.due, i.name, true)
 		}
 	}
-	if len(changed) < len(all) || len(sub.diff)+len(sub.due) > 0 {
-		for _, i := range all {
-			if len(changed) == len(all) || sent[i.name] {
-				delete(sub.diff, i.name)
-				delete(sub.due, i.name)
-			} else {
-				sub.set(i.name, nil)
-				put(&sub.due, i.name, true)
-			}
-		}
+	for _, i := range changed {
+		delete(sub.diff, i.name)
+		delete(sub.due, i.name)
 	}
 	return len(changed) > 0 && len(changed) == len(sub.base.list)
 }
