@@ -33,34 +33,14 @@ func TestMaxRequestBytes(t *testing.T) {
 		}
 		return true
 	}
-	w := newWorld(t, service("checkout", up.Address, "  maxRequestBytes: 4KiB")+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: uploads, match: {path: {prefix: /uploads}}, maxRequestBytes: 2MiB}
+	w := newWorld(t, service("checkout", up.Address, "  maxRequestBytes: 4KiB")+checkoutRoute+`    - {name: uploads, match: {path: {prefix: /uploads}}, maxRequestBytes: 2MiB}
     - {name: any, match: {path: {prefix: /any}}, maxRequestBytes: 0}
     - {name: rest}
 `)
 	send := func(path string, body io.Reader) (int, string) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.gateway+path, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Host = checkout.host
-		resp, err := w.client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(text)
+		got := w.mustDo(request{method: http.MethodPost, host: checkout.host, path: path, body: body})
+		return got.status, got.body
 	}
 	for _, c := range []struct {
 		path     string
@@ -166,14 +146,7 @@ func TestCompression(t *testing.T) {
 		_, _ = io.WriteString(rw, body)
 		return true
 	}
-	w := newWorld(t, service("checkout", up.Address, "  compression: {}")+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: rule, match: {path: {prefix: /rule}}, compression: {algorithms: [gzip, br], minBytes: 10, contentTypes: [image/png, text/plain]}}
+	w := newWorld(t, service("checkout", up.Address, "  compression: {}")+checkoutRoute+`    - {name: rule, match: {path: {prefix: /rule}}, compression: {algorithms: [gzip, br], minBytes: 10, contentTypes: [image/png, text/plain]}}
     - {name: off, match: {path: {prefix: /off}}, compression: {algorithms: []}}
     - {name: direct, match: {path: {prefix: /direct}}, directResponse: {status: 200, body: "`+text[:2000]+`"}}
     - {name: rest}

@@ -10,14 +10,7 @@ import (
 func TestCORS(t *testing.T) {
 	up := envoytest.Upstream(t, "up")
 	w := newWorld(t, service("checkout", up.Address, `  cors: {allowOrigins: ["*"]}
-`)+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - name: pay
+`)+checkoutRoute+`    - name: pay
       match: {path: {prefix: /pay}, methods: [POST, PUT], headers: [{name: x-group, exact: beta}]}
       rateLimit: {requests: 0, per: hour}
       cors:

@@ -144,6 +144,7 @@ func (w *world) eventually(what string, check func() error) {
 type request struct {
 	method, host, path string
 	headers            map[string]string
+	body               io.Reader // nil: none
 }
 
 type response struct {
@@ -157,7 +158,7 @@ func (w *world) do(ctx context.Context, r request) (response, error) {
 	if method == "" {
 		method = http.MethodGet
 	}
-	req, err := http.NewRequestWithContext(ctx, method, w.gateway+r.path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, w.gateway+r.path, r.body)
 	if err != nil {
 		return response{}, err
 	}

@@ -13,14 +13,7 @@ import (
 
 func TestFaults(t *testing.T) {
 	up := envoytest.Upstream(t, "up")
-	w := newWorld(t, service("checkout", up.Address, "")+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: marked, match: {path: {prefix: /marked}}, fault: {headers: [{name: x-chaos, exact: "1"}], abort: {status: 418}}}
+	w := newWorld(t, service("checkout", up.Address, "")+checkoutRoute+`    - {name: marked, match: {path: {prefix: /marked}}, fault: {headers: [{name: x-chaos, exact: "1"}], abort: {status: 418}}}
     - {name: slow, match: {path: {prefix: /slow}}, fault: {delay: {fixed: 1s}}, timeout: 500ms}
     - {name: never, match: {path: {prefix: /never}}, fault: {delay: {fixed: 1h, percent: 0}, abort: {status: 500, percent: 0}}}
     - {name: grpc, match: {path: {prefix: /grpc}}, fault: {abort: {grpcStatus: 8}}}

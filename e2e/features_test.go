@@ -26,6 +26,16 @@ spec:
 `, name, name, port(address), more)
 }
 
+// checkoutRoute begins the Route of the service checkout: its rules come next.
+const checkoutRoute = `
+---
+kind: Route
+metadata: {name: checkout, namespace: shop}
+spec:
+  service: checkout
+  rules:
+`
+
 // uuid is a regular expression that Envoy, left to itself, takes no two of.
 const uuid = `[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`
 

@@ -29,14 +29,7 @@ func TestLargeMaintenancePage(t *testing.T) {
 
 func TestMaintenance(t *testing.T) {
 	up := envoytest.Upstream(t, "open")
-	route := `
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: status, match: {path: {exact: /status}}, maintenance: {unless: {}}}
+	route := checkoutRoute + `    - {name: status, match: {path: {exact: /status}}, maintenance: {unless: {}}}
     - {name: admin, match: {path: {prefix: /admin}}, maintenance: {status: 502, unless: {query: [{name: key, exact: k}]}}}
     - {name: moved, match: {path: {prefix: /moved}}, redirect: {path: {replaceFullPath: /status}}}
     - {name: limited, match: {path: {prefix: /limited}}, rateLimit: {requests: 0, per: second}}

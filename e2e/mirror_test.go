@@ -161,14 +161,7 @@ func TestMirrorsDontDisturb(t *testing.T) {
   circuitBreaker: {maxConnections: 8, maxPending: 8, maxRequests: 8}
   outlierDetection: {consecutive5xx: 2, interval: 50ms, ejectFor: 1h, maxEjected: 100}
 `
-	w := newWorld(t, service("checkout", up.Address, tight)+service("refusing", refusing, tight)+service("silent", silent, tight)+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: itself, match: {path: {prefix: /hang}}, mirror: [{timeout: 1h}], timeout: 2s}
+	w := newWorld(t, service("checkout", up.Address, tight)+service("refusing", refusing, tight)+service("silent", silent, tight)+checkoutRoute+`    - {name: itself, match: {path: {prefix: /hang}}, mirror: [{timeout: 1h}], timeout: 2s}
     - {name: failing, match: {path: {prefix: /fail}}, mirror: [{}], timeout: 2s}
     - {name: refusing, match: {path: {prefix: /refuse}}, mirror: [{service: refusing}], timeout: 2s}
     - {name: silent, match: {path: {prefix: /silent}}, mirror: [{service: silent, timeout: 1h}], timeout: 2s}
@@ -256,14 +249,7 @@ func TestMirrorTimeout(t *testing.T) {
 		return true
 	}
 	w := newWorld(t, service("checkout", up.Address, "")+service("slow", slow.Address, "")+service("hanging", hanging.Address, "")+
-		service("silent", deaf(t), "")+`
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - name: default
+		service("silent", deaf(t), "")+checkoutRoute+`    - name: default
       timeout: 250ms
       mirror: [{service: slow, timeout: 1m}, {service: hanging, timeout: 2s}, {service: silent, timeout: 500ms}]
 `)

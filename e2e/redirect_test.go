@@ -8,14 +8,7 @@ import (
 )
 
 // redirecting is a service with a rule for each form of redirect, rewrite and direct response.
-const redirecting = `
----
-kind: Route
-metadata: {name: checkout, namespace: shop}
-spec:
-  service: checkout
-  rules:
-    - {name: secure, match: {headers: [{name: x-insecure, present: true}]}, redirect: {scheme: https, statusCode: 301}}
+const redirecting = checkoutRoute + `    - {name: secure, match: {headers: [{name: x-insecure, present: true}]}, redirect: {scheme: https, statusCode: 301}}
     - {name: moved, match: {path: {prefix: /old/}}, redirect: {hostname: new.example.com, path: {replacePrefixMatch: /new/}}}
     - {name: root, match: {path: {prefix: /up}}, redirect: {path: {replacePrefixMatch: /}, statusCode: 307}}
     - {name: port, match: {path: {exact: /port}}, redirect: {scheme: https, port: 8443, path: {replaceFullPath: /here}, stripQuery: true, statusCode: 308}}
