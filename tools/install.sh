@@ -2,7 +2,7 @@
 # Installs the real parts Weir is tested and demonstrated with, each pinned, into a cache outside the tree,
 # and prints the folder. Safe to run again, and side by side: what is there already is left alone.
 #
-#   tools/install.sh [envoy|minio|golangci-lint|ocb|gcc]...      (all of them by default)
+#   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc]...      (all of them by default)
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -51,15 +51,16 @@ envoy() {
 # The race detector needs a C compiler.
 c_compiler() { command -v "${CC:-gcc}" >/dev/null || debian gcc libc6-dev; }
 
-[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb gcc
+[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc
 for tool in "$@"; do
   case $tool in
     envoy) envoy ;;
     minio) go_tool minio github.com/minio/minio ;;
     golangci-lint) go_tool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint ;;
     ocb) go_tool ocb go.opentelemetry.io/collector/cmd/builder ;;
+    h2spec) go_tool h2spec github.com/summerwind/h2spec/cmd/h2spec ;;
     gcc) c_compiler ;;
-    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb and gcc" >&2; exit 2 ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec and gcc" >&2; exit 2 ;;
   esac
 done
 echo "$bin"

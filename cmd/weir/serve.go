@@ -152,14 +152,12 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 
 	xdsServer := grpc.NewServer(serve.GRPCOptions()...)
 	streams.Register(xdsServer)
-	limitServer := grpc.NewServer(ratelimit.GRPCOptions()...)
-	limits.Register(limitServer)
 	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 
 	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return serveGRPC(ctx, xdsServer, l.xds) })
-	tasks.Go(func() error { return serveGRPC(ctx, limitServer, l.limit) })
+	tasks.Go(func() error { return serveLimits(ctx, limits, l.limit) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })
 	updates := make(chan source.Update)
 	tasks.Go(func() error { return plane.run(ctx, updates) })
@@ -184,6 +182,30 @@ func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 	defer stop()
 	return s.Serve(l)
 }
+
+// serveLimits serves until ctx is done, and then answers what it was asked before.
+func serveLimits(ctx context.Context, s *ratelimit.Service, l net.Listener) error {
+	g := grpc.NewServer(ratelimit.GRPCOptions()...)
+	s.Register(g)
+	server := s.Server(g)
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		_ = server.Shutdown(last)
+	})
+	err := server.Serve(l)
+	if stop() {
+		server.Close()
+		return err
+	}
+	<-stopped
+	return ctx.Err()
+}
+
+// drainTimeout is how long clients may take to leave.
+const drainTimeout = 5 * time.Second
 
 func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })

@@ -1,0 +1,598 @@
+package h2
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+const (
+	maxStreams    = 1024     // at once, on a connection
+	maxHeaders    = 32 << 10 // bytes of a header block, and of what it unpacks to
+	maxMessage    = 1 << 20  // bytes of a question
+	maxGathering  = 4 << 20  // bytes of questions on a connection that are not complete
+	connWindow    = 1 << 20  // bytes that a client may send ahead on a connection
+	streamWindow  = defaultWindow
+	maxUnwritten  = 256 << 10 // bytes of answers at which no more questions are read
+	firstBuffer   = 4 << 10
+	largestBuffer = 64 << 10
+	writeTimeout  = 30 * time.Second
+)
+
+// conn is one connection. One goroutine reads it; whoever has something to write does that, unless somebody else is
+// at it, who then takes it along.
+type conn struct {
+	srv   *Server
+	nc    net.Conn
+	state *tls.ConnectionState // nil without TLS
+
+	// Of the goroutine that reads, which holds mu but while it waits for the network.
+	in       []byte // in[from:to] is not read yet
+	from, to int
+	decoder  *hpack.Decoder
+	fields   []hpack.HeaderField // of the block that was decoded last
+	size     int                 // of them
+	block    []byte              // of a header block that goes on in the next frame
+	blockOf  frame               // its first frame; stream 0: none goes on
+	settled  bool                // the client's first settings have come
+
+	mu         sync.Mutex // guards everything below, and all streams
+	written    sync.Cond  // out has become shorter
+	out, spare []byte     // out is to be written
+	writing    bool
+	err        error // of the connection: nothing goes any more
+	streams    map[uint32]*stream
+	free       []*stream // for questions to come
+	last       uint32    // the highest stream
+	gathering  int       // bytes of questions that are not complete
+	running    int       // goroutines of handlers
+	received   int       // bytes for which the client has not got new credit
+	recvWindow int       // bytes the client may send
+	sendWindow int       // bytes we may send
+	peerWindow int       // the same, of a new stream
+	peerFrame  int
+	table      table
+	draining   bool // no calls are taken after last
+	announced  bool // that it will be so
+}
+
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{
+		srv: s, nc: nc, in: make([]byte, firstBuffer), streams: map[uint32]*stream{},
+		recvWindow: connWindow, sendWindow: defaultWindow, peerWindow: defaultWindow, peerFrame: maxFrame,
+	}
+	c.written.L = &c.mu
+	c.decoder = hpack.NewDecoder(4096, c.field)
+	c.decoder.SetMaxStringLength(maxHeaders)
+	return c
+}
+
+func (c *conn) field(f hpack.HeaderField) {
+	if c.size += len(f.Name) + len(f.Value) + 32; c.size <= maxHeaders {
+		c.fields = append(c.fields, f)
+	}
+}
+
+// serve reads until the connection ends.
+func (c *conn) serve() {
+	defer func() { _ = c.nc.Close() }()
+	_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
+	state, err := handshake(c.nc)
+	if err != nil {
+		return
+	}
+	c.state = state
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.greet() {
+		c.end(c.read())
+	} else {
+		c.end(protocolError)
+	}
+}
+
+// greet exchanges prefaces.
+func (c *conn) greet() bool {
+	c.out = appendHead(c.out, 4*6, frameSettings, 0, 0)
+	c.out = appendSetting(c.out, settingMaxStreams, maxStreams)
+	c.out = appendSetting(c.out, settingInitialWindow, streamWindow)
+	c.out = appendSetting(c.out, settingMaxFrame, maxFrame)
+	c.out = appendSetting(c.out, settingMaxHeaders, maxHeaders)
+	c.out = appendWindowUpdate(c.out, 0, connWindow-defaultWindow)
+	for c.to < len(preface) {
+		if c.fill() != nil {
+			return false
+		}
+		if n := min(c.to, len(preface)); string(c.in[:n]) != preface[:n] {
+			return false
+		}
+	}
+	c.from = len(preface)
+	_ = c.nc.SetDeadline(time.Time{})
+	return true
+}
+
+// read handles frames; its error is why it stopped.
+func (c *conn) read() error {
+	for {
+		for {
+			f, ok, err := c.next()
+			if err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			if err := c.handle(&f); err != nil {
+				return err
+			}
+		}
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// next takes a frame out of the buffer, if there is a whole one.
+func (c *conn) next() (f frame, ok bool, err error) {
+	b := c.in[c.from:c.to]
+	if len(b) < headSize {
+		return f, false, nil
+	}
+	n := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
+	if n > maxFrame {
+		return f, false, frameSizeError
+	}
+	if len(b) < headSize+n {
+		return f, false, nil
+	}
+	c.from += headSize + n
+	return frame{
+		kind: b[3], flags: b[4], stream: binary.BigEndian.Uint32(b[5:]) & maxWindow,
+		payload: b[headSize : headSize+n : headSize+n],
+	}, true, nil
+}
+
+// fill writes what there is to write and waits for more to read, and for room where a client does not read.
+func (c *conn) fill() error {
+	c.flush()
+	for c.writing && len(c.out) > maxUnwritten && c.err == nil {
+		c.written.Wait()
+	}
+	if c.err != nil {
+		return c.err
+	}
+	switch {
+	case c.from == c.to:
+		c.from, c.to = 0, 0
+	case c.to == len(c.in):
+		c.to = copy(c.in, c.in[c.from:c.to])
+		c.from = 0
+	}
+	if c.to == len(c.in) {
+		c.in = append(make([]byte, 0, 2*len(c.in)), c.in...)
+		c.in = c.in[:cap(c.in)]
+	}
+	c.mu.Unlock()
+	n, err := c.nc.Read(c.in[c.to:])
+	c.mu.Lock()
+	if c.to += n; c.to == len(c.in) && len(c.in) < largestBuffer && c.from == 0 {
+		in := make([]byte, 2*len(c.in))
+		copy(in, c.in)
+		c.in = in
+	}
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// flush writes everything, unless somebody does already.
+func (c *conn) flush() {
+	if c.writing {
+		return
+	}
+	c.writing = true
+	for len(c.out) > 0 && c.err == nil {
+		b := c.out
+		c.out, c.spare = c.spare[:0], nil
+		c.mu.Unlock()
+		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := c.nc.Write(b)
+		c.mu.Lock()
+		if cap(b) <= largestBuffer {
+			c.spare = b[:0]
+		}
+		if err != nil {
+			c.fail(err)
+		}
+		c.written.Broadcast()
+	}
+	c.writing = false
+	if c.draining && len(c.streams) == 0 {
+		_ = c.nc.Close()
+	}
+}
+
+// fail ends the connection for everybody who waits on it.
+func (c *conn) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+	_ = c.nc.Close()
+	for _, s := range c.streams {
+		s.abort()
+	}
+	c.written.Broadcast()
+}
+
+// end tells the client why the connection ends, if that is not the client's own doing.
+func (c *conn) end(err error) {
+	if code, ok := err.(errorCode); ok && c.err == nil { //nolint:errorlint // it is never wrapped
+		c.out = appendGoAway(c.out, c.last, code)
+		c.flush()
+	}
+	c.fail(err)
+}
+
+// goAway announces that no calls will be taken; from when the client has read it, none are.
+func (c *conn) goAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.announced {
+		return
+	}
+	c.announced = true
+	c.out = appendGoAway(c.out, maxWindow, noError)
+	c.out = append(appendHead(c.out, len(drainPing), framePing, 0, 0), drainPing...)
+	c.flush()
+}
+
+const drainPing = "weir-end"
+
+func (c *conn) handle(f *frame) error {
+	if !c.settled && f.kind != frameSettings {
+		return protocolError
+	}
+	if c.blockOf.stream != 0 && (f.kind != frameContinuation || f.stream != c.blockOf.stream) {
+		return protocolError
+	}
+	switch f.kind {
+	case frameData:
+		return c.data(f)
+	case frameHeaders:
+		return c.headers(f)
+	case frameContinuation:
+		return c.continuation(f)
+	case framePriority:
+		return c.priority(f)
+	case frameReset:
+		return c.reset(f)
+	case frameSettings:
+		return c.settings(f)
+	case framePing:
+		return c.ping(f)
+	case frameWindowUpdate:
+		return c.windowUpdate(f)
+	case framePushPromise:
+		return protocolError
+	case frameGoAway:
+		if f.stream != 0 {
+			return protocolError
+		}
+	}
+	return nil
+}
+
+func (c *conn) priority(f *frame) error {
+	switch {
+	case f.stream == 0:
+		return protocolError
+	case len(f.payload) != 5:
+		return c.refuse(f.stream, frameSizeError)
+	case binary.BigEndian.Uint32(f.payload)&maxWindow == f.stream:
+		return c.refuse(f.stream, protocolError)
+	}
+	return nil
+}
+
+func (c *conn) reset(f *frame) error {
+	if f.stream == 0 || f.stream > c.last {
+		return protocolError
+	}
+	if len(f.payload) != 4 {
+		return frameSizeError
+	}
+	if s := c.streams[f.stream]; s != nil {
+		s.abort()
+		c.drop(s)
+	}
+	return nil
+}
+
+func (c *conn) ping(f *frame) error {
+	switch {
+	case f.stream != 0:
+		return protocolError
+	case len(f.payload) != 8:
+		return frameSizeError
+	case f.flags&flagAck == 0:
+		c.out = append(appendHead(c.out, 8, framePing, flagAck, 0), f.payload...)
+	case c.announced && !c.draining && string(f.payload) == drainPing:
+		c.draining = true
+		c.out = appendGoAway(c.out, c.last, noError)
+	}
+	return nil
+}
+
+func (c *conn) settings(f *frame) error {
+	if f.stream != 0 {
+		return protocolError
+	}
+	if f.flags&flagAck != 0 {
+		if len(f.payload) != 0 {
+			return frameSizeError
+		}
+		return nil
+	}
+	if len(f.payload)%6 != 0 {
+		return frameSizeError
+	}
+	for b := f.payload; len(b) > 0; b = b[6:] {
+		if err := c.setting(binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint32(b[2:]))); err != nil {
+			return err
+		}
+	}
+	c.settled = true
+	c.out = appendHead(c.out, 0, frameSettings, flagAck, 0)
+	return nil
+}
+
+func (c *conn) setting(id uint16, value int) error {
+	switch id {
+	case settingTableSize:
+		if value < 4096 && !c.table.plain { // ours is never as large as that, but one of two entries is not worth counting
+			c.table.plain, c.table.resize = true, true
+		}
+	case settingPush:
+		if value > 1 {
+			return protocolError
+		}
+	case settingInitialWindow:
+		if value > maxWindow {
+			return flowControlError
+		}
+		more := value - c.peerWindow
+		c.peerWindow = value
+		for _, s := range c.streams {
+			if s.sendWindow += more; s.sendWindow > maxWindow {
+				return flowControlError
+			}
+		}
+		c.unblock()
+	case settingMaxFrame:
+		if value < maxFrame || value > 1<<24-1 {
+			return protocolError
+		}
+		c.peerFrame = min(value, largestBuffer)
+	}
+	return nil
+}
+
+func (c *conn) windowUpdate(f *frame) error {
+	if len(f.payload) != 4 {
+		return frameSizeError
+	}
+	n := int(binary.BigEndian.Uint32(f.payload) & maxWindow)
+	if f.stream == 0 {
+		if c.sendWindow += n; n == 0 || c.sendWindow > maxWindow {
+			if n == 0 {
+				return protocolError
+			}
+			return flowControlError
+		}
+		c.unblock()
+		return nil
+	}
+	if f.stream > c.last {
+		return protocolError
+	}
+	s := c.streams[f.stream]
+	switch {
+	case n == 0:
+		return c.refuse(f.stream, protocolError)
+	case s == nil:
+		return nil
+	}
+	if s.sendWindow += n; s.sendWindow > maxWindow {
+		return c.refuse(f.stream, flowControlError)
+	}
+	s.unblock()
+	return nil
+}
+
+// unblock lets everything go on that waits for a window.
+func (c *conn) unblock() {
+	for _, s := range c.streams {
+		s.unblock()
+	}
+}
+
+// credit lets the client send as much again.
+func (c *conn) credit(n int) {
+	if c.received += n; c.received >= connWindow/2 {
+		c.out = appendWindowUpdate(c.out, 0, c.received)
+		c.recvWindow += c.received
+		c.received = 0
+	}
+}
+
+// refuse ends one stream with an error; the connection goes on.
+func (c *conn) refuse(id uint32, code errorCode) error {
+	if id == 0 {
+		return code
+	}
+	c.out = appendReset(c.out, id, code)
+	if s := c.streams[id]; s != nil {
+		s.abort()
+		c.drop(s)
+	}
+	return nil
+}
+
+func (c *conn) headers(f *frame) error {
+	if f.stream%2 == 0 {
+		return protocolError
+	}
+	if !f.unpad() {
+		return protocolError
+	}
+	if f.flags&flagPriority != 0 {
+		if len(f.payload) < 5 {
+			return frameSizeError
+		}
+		if binary.BigEndian.Uint32(f.payload)&maxWindow == f.stream {
+			return protocolError
+		}
+		f.payload = f.payload[5:]
+	}
+	if f.flags&flagEndHeaders != 0 {
+		return c.headed(f, f.payload)
+	}
+	c.blockOf = *f
+	c.block = append(c.block[:0], f.payload...)
+	return nil
+}
+
+func (c *conn) continuation(f *frame) error {
+	if c.blockOf.stream == 0 {
+		return protocolError
+	}
+	if len(c.block)+len(f.payload) > maxHeaders || len(f.payload) == 0 && f.flags&flagEndHeaders == 0 {
+		return enhanceYourCalm // RFC 9113, section 10.5.1; a block of empty frames need never end
+	}
+	c.block = append(c.block, f.payload...)
+	if f.flags&flagEndHeaders == 0 {
+		return nil
+	}
+	first := c.blockOf
+	c.blockOf = frame{}
+	err := c.headed(&first, c.block)
+	if cap(c.block) > firstBuffer {
+		c.block = nil
+	}
+	return err
+}
+
+// headed begins a stream, or ends its request if these are its trailers.
+func (c *conn) headed(f *frame, block []byte) error {
+	c.fields, c.size = c.fields[:0], 0
+	if _, err := c.decoder.Write(block); err != nil {
+		return compressionError
+	}
+	if err := c.decoder.Close(); err != nil {
+		return compressionError
+	}
+	if s := c.streams[f.stream]; s != nil {
+		switch {
+		case s.ended:
+			return c.refuse(f.stream, streamClosed)
+		case f.flags&flagEndStream == 0 || !validTrailers(c.fields):
+			return c.refuse(f.stream, protocolError)
+		}
+		return s.requestEnded()
+	}
+	if f.stream <= c.last {
+		return streamClosed
+	}
+	c.last = f.stream
+	switch {
+	case c.draining, len(c.streams) >= maxStreams, c.running >= 2*maxStreams:
+		return c.refuse(f.stream, refusedStream)
+	case c.size > maxHeaders:
+		return c.tooLarge(f)
+	}
+	r, ok := parseRequest(c.fields)
+	if !ok {
+		return c.refuse(f.stream, protocolError)
+	}
+	s := c.open(f.stream)
+	s.ended = f.flags&flagEndStream != 0
+	if s.unary = !s.ended && r.isUnary(c.srv.Path); s.unary {
+		s.timeout, s.length = r.timeout, r.length
+		return nil
+	}
+	return s.hand(&r)
+}
+
+// tooLarge answers headers that are more than we take: RFC 6585, section 5.
+func (c *conn) tooLarge(f *frame) error {
+	c.out = appendBlock(c.out, f.stream, flagEndStream, appendLiteral(c.prefix(nil), ":status", "431"), c.peerFrame)
+	if f.flags&flagEndStream == 0 {
+		return c.refuse(f.stream, noError)
+	}
+	return nil
+}
+
+// open makes a stream, in the memory of an earlier one.
+func (c *conn) open(id uint32) *stream {
+	var s *stream
+	if n := len(c.free); n > 0 {
+		s, c.free = c.free[n-1], c.free[:n-1]
+		*s = stream{c: c, body: s.body[:0]}
+	} else {
+		s = &stream{c: c}
+	}
+	s.id, s.sendWindow, s.recvWindow = id, c.peerWindow, streamWindow
+	c.streams[id] = s
+	return s
+}
+
+// drop forgets a stream.
+func (c *conn) drop(s *stream) {
+	if c.streams[s.id] != s {
+		return
+	}
+	delete(c.streams, s.id)
+	if s.unary && !s.ended {
+		c.gathering -= len(s.body)
+	}
+}
+
+func (c *conn) data(f *frame) error {
+	if f.stream == 0 {
+		return protocolError
+	}
+	length := len(f.payload) // the padding counts
+	if c.recvWindow -= length; c.recvWindow < 0 {
+		return flowControlError
+	}
+	s := c.streams[f.stream]
+	switch {
+	case f.stream > c.last:
+		return protocolError
+	case s == nil: // it may be under way since before the client knew
+		c.credit(length)
+		c.out = appendReset(c.out, f.stream, streamClosed)
+		return nil
+	case s.ended:
+		c.credit(length)
+		return c.refuse(f.stream, streamClosed)
+	}
+	if s.recvWindow -= length; s.recvWindow < 0 {
+		return c.refuse(f.stream, flowControlError)
+	}
+	if !f.unpad() {
+		return protocolError
+	}
+	if s.unary {
+		c.credit(length)
+		return s.gather(f, length)
+	}
+	c.credit(length - len(f.payload))
+	return s.receive(f)
+}

@@ -1,0 +1,255 @@
+package h2
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// stream is one call. Its connection's mu guards it.
+type stream struct {
+	c       *conn
+	id      uint32
+	unary   bool // of the method that is answered here
+	ended   bool // the request has come whole
+	aborted bool // nobody waits for the answer
+
+	body       []byte // what has come of the request and is not read
+	length     int64  // what the client says there is still to come; below 0: it does not say
+	recvWindow int    // bytes the client may send
+	sendWindow int    // bytes we may send
+	timeout    time.Duration
+	cancel     context.CancelFunc // of what works at the answer; nil: nothing does
+
+	pending []byte    // of a unary answer: waits for a window
+	changed sync.Cond // of all others: body, window, or an end; L is nil for unary
+}
+
+const prefixSize = 5 // of a message of gRPC: a flag, and its length
+
+// abort stops what works at the answer.
+func (s *stream) abort() {
+	s.aborted = true
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.wake()
+}
+
+func (s *stream) wake() {
+	if s.changed.L != nil {
+		s.changed.Broadcast()
+	}
+}
+
+// count takes bytes of the body, and says whether they are as many as the client said.
+func (s *stream) count(n int, last bool) bool {
+	if s.length < 0 {
+		return true
+	}
+	s.length -= int64(n)
+	return s.length >= 0 && (s.length == 0 || !last)
+}
+
+// gather takes a part of a question, which as a rule is all of it.
+func (s *stream) gather(f *frame, length int) error {
+	last := f.flags&flagEndStream != 0
+	if !s.count(len(f.payload), last) {
+		return s.c.refuse(s.id, protocolError)
+	}
+	if last && len(s.body) == 0 {
+		s.ask(f.payload)
+		return nil
+	}
+	if len(s.body)+len(f.payload) > maxMessage+prefixSize || s.c.gathering+len(f.payload) > maxGathering {
+		s.fail(status.New(codes.ResourceExhausted, "the question is too long"))
+		return s.c.refuse(s.id, noError)
+	}
+	s.body = append(s.body, f.payload...)
+	s.c.gathering += len(f.payload)
+	if last {
+		return s.requestEnded()
+	}
+	s.recvWindow += length
+	s.c.out = appendWindowUpdate(s.c.out, s.id, length)
+	return nil
+}
+
+// requestEnded says that nothing more comes.
+func (s *stream) requestEnded() error {
+	switch {
+	case !s.count(0, true):
+		return s.c.refuse(s.id, protocolError)
+	case s.unary:
+		s.c.gathering -= len(s.body)
+		s.ask(s.body)
+	default:
+		s.ended = true
+		s.wake()
+	}
+	return nil
+}
+
+// ask answers a question, or has it answered by a goroutine where that has to wait.
+func (s *stream) ask(body []byte) {
+	s.ended = true
+	c := s.c
+	request, err := unframe(body)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	table, start := c.table, len(c.out)
+	c.out = s.appendAnswer(c.out)
+	message := len(c.out)
+	out, ok, e := c.srv.Unary.Answer(request, c.out)
+	if ok && e == nil {
+		c.out = out
+		if s.finish(message) {
+			c.recycle(s)
+		}
+		return
+	}
+	c.out, c.table = c.out[:start], table
+	if e != nil {
+		s.fail(status.Convert(e))
+		return
+	}
+	s.wait(slices.Clone(request))
+}
+
+var (
+	errIncomplete = status.New(codes.Internal, "the question is not one whole message")
+	errCompressed = status.New(codes.Unimplemented, "the question is compressed, and does not say how")
+)
+
+// unframe takes the one message out of a body.
+func unframe(body []byte) ([]byte, *status.Status) {
+	if len(body) < prefixSize || uint64(binary.BigEndian.Uint32(body[1:])) != uint64(len(body)-prefixSize) {
+		return nil, errIncomplete
+	}
+	if body[0] != 0 {
+		return nil, errCompressed
+	}
+	return body[prefixSize:], nil
+}
+
+// appendAnswer appends what comes before the message of an answer; finish fills in how long it is.
+func (s *stream) appendAnswer(out []byte) []byte {
+	out = s.c.appendHeaders(out, s.id)
+	out = appendHead(out, 0, frameData, 0, s.id)
+	return append(out, 0, 0, 0, 0, 0)
+}
+
+// finish ends the answer that stands at the end of out, its message from so far on, and says whether that is all:
+// else the rest is pending.
+func (s *stream) finish(message int) bool {
+	c := s.c
+	binary.BigEndian.PutUint32(c.out[message-4:], uint32(len(c.out)-message))
+	n := len(c.out) - message + prefixSize
+	if n > min(c.peerFrame, c.sendWindow, s.sendWindow) {
+		s.pending = slices.Clone(c.out[message-prefixSize:])
+		c.out = c.out[:message-prefixSize-headSize]
+		s.send()
+		return false
+	}
+	head := c.out[message-prefixSize-headSize:]
+	head[0], head[1], head[2] = byte(n>>16), byte(n>>8), byte(n)
+	c.sendWindow -= n
+	c.out = c.appendTrailers(c.out, s.id)
+	c.drop(s)
+	return true
+}
+
+// unblock goes on with what waited for a window.
+func (s *stream) unblock() {
+	if s.pending != nil {
+		s.send()
+	}
+	s.wake()
+}
+
+// send writes as much as may be of what is pending, and at its end the trailers.
+func (s *stream) send() {
+	for len(s.pending) > 0 {
+		n := s.sendable(len(s.pending))
+		if n == 0 {
+			return
+		}
+		s.appendData(s.pending[:n])
+		s.pending = s.pending[n:]
+	}
+	s.pending = nil
+	s.c.out = s.c.appendTrailers(s.c.out, s.id)
+	s.c.drop(s)
+}
+
+func (s *stream) sendable(n int) int {
+	return max(min(n, s.c.peerFrame, s.c.sendWindow, s.sendWindow), 0)
+}
+
+func (s *stream) appendData(b []byte) {
+	s.c.sendWindow -= len(b)
+	s.sendWindow -= len(b)
+	s.c.out = append(appendHead(s.c.out, len(b), frameData, 0, s.id), b...)
+}
+
+// fail answers a call with an error.
+func (s *stream) fail(err *status.Status) {
+	c := s.c
+	block := appendLiteral(c.prefix(nil), ":status", "200")
+	block = appendLiteral(block, "content-type", "application/grpc")
+	block = appendLiteral(block, "grpc-status", statusCode(err.Code()))
+	if err.Message() != "" {
+		block = appendLiteral(block, "grpc-message", encodeMessage(err.Message()))
+	}
+	c.out = appendBlock(c.out, s.id, flagEndStream, block, c.peerFrame)
+	c.drop(s)
+}
+
+// wait has a question answered by a goroutine.
+func (s *stream) wait(request []byte) {
+	ctx := context.Background()
+	if s.timeout > 0 {
+		ctx, s.cancel = context.WithTimeout(ctx, s.timeout)
+	} else {
+		ctx, s.cancel = context.WithCancel(ctx)
+	}
+	c := s.c
+	c.running++
+	go func() {
+		answer, err := c.srv.Unary.Wait(ctx, request, nil)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.running--
+		s.cancel()
+		if s.aborted || c.err != nil {
+			return
+		}
+		if err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = status.FromContextError(context.DeadlineExceeded).Err()
+			}
+			s.fail(status.Convert(err))
+		} else {
+			c.out = s.appendAnswer(c.out)
+			message := len(c.out)
+			c.out = append(c.out, answer...)
+			s.finish(message)
+		}
+		c.flush()
+	}()
+}
+
+// recycle keeps the memory of a stream that nobody knows any more.
+func (c *conn) recycle(s *stream) {
+	if len(c.free) < 64 && cap(s.body) <= firstBuffer {
+		c.free = append(c.free, s)
+	}
+}

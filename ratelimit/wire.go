@@ -1,0 +1,195 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+
+	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/internal/h2"
+	"github.com/machinenativeops/weir/mesh"
+)
+
+// Server gives a server for the questions of Envoys, which costs a small part of what gRPC's own does; it hands
+// everything else to the handler, a *grpc.Server as a rule.
+func (s *Service) Server(other http.Handler) *h2.Server {
+	return &h2.Server{Path: ratelimitsvcv3.RateLimitService_ShouldRateLimit_FullMethodName, Unary: unary{s}, Handler: other}
+}
+
+// unary is the service as its own server asks it.
+type unary struct{ *Service }
+
+// Answer implements [h2.Unary]; only a store in memory need not be waited for.
+func (u unary) Answer(request, out []byte) ([]byte, bool, error) {
+	if _, ok := u.store.(*Memory); !ok {
+		return out, false, nil
+	}
+	out, err := u.Wait(context.Background(), request, out)
+	return out, true, err
+}
+
+// Wait implements [h2.Unary].
+func (u unary) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
+	m := messages.Get().(*message)
+	defer messages.Put(m)
+	if err := m.read(request); err != nil {
+		u.metrics.errors.Add(1)
+		return out, status.Error(codes.InvalidArgument, err.Error())
+	}
+	answer, err := u.ShouldRateLimit(ctx, &m.request)
+	if err != nil {
+		return out, err
+	}
+	return proto.MarshalOptions{}.MarshalAppend(out, answer)
+}
+
+var messages = sync.Pool{New: func() any { return new(message) }}
+
+// message is a question as it came; its memory is used again for the next one.
+type message struct {
+	request     ratelimitsvcv3.RateLimitRequest
+	descriptors []*commonratelimitv3.RateLimitDescriptor // all there are, of which the request has the first
+	entries     []*commonratelimitv3.RateLimitDescriptor_Entry
+	used        int // of entries
+}
+
+var errMessage = errors.New("the question is no envoy.service.ratelimit.v3.RateLimitRequest")
+
+// read decodes a question. Unlike gRPC's codec it takes strings that are no text: see [GRPCOptions].
+func (m *message) read(b []byte) error {
+	r := &m.request
+	r.Domain, r.HitsAddend, m.used = "", 0, 0
+	n := 0
+	f := fields{rest: string(b)} // the one copy; every string of the question is a part of it
+	for f.next() {
+		switch f.is() {
+		case field{1, protowire.BytesType}:
+			r.Domain = mesh.LimitValue(f.value)
+		case field{2, protowire.BytesType}:
+			if n == len(m.descriptors) {
+				m.descriptors = append(m.descriptors, new(commonratelimitv3.RateLimitDescriptor))
+			}
+			f.bad = f.bad || !m.readDescriptor(m.descriptors[n], f.value)
+			n++
+		case field{3, protowire.VarintType}:
+			r.HitsAddend = uint32(f.n)
+		}
+	}
+	r.Descriptors = m.descriptors[:n]
+	if f.bad {
+		return errMessage
+	}
+	return nil
+}
+
+func (m *message) readDescriptor(d *commonratelimitv3.RateLimitDescriptor, b string) bool {
+	d.Limit, d.HitsAddend, d.IsNegativeHits = nil, nil, false
+	first := m.used
+	f := fields{rest: b}
+	for f.next() {
+		switch f.is() {
+		case field{1, protowire.BytesType}:
+			if m.used == len(m.entries) {
+				m.entries = append(m.entries, new(commonratelimitv3.RateLimitDescriptor_Entry))
+			}
+			f.bad = f.bad || !readEntry(m.entries[m.used], f.value)
+			m.used++
+		case field{2, protowire.BytesType}:
+			d.Limit = new(commonratelimitv3.RateLimitDescriptor_RateLimitOverride)
+			f.bad = f.bad || proto.Unmarshal([]byte(f.value), d.Limit) != nil
+		case field{3, protowire.BytesType}:
+			d.HitsAddend = new(wrapperspb.UInt64Value)
+			f.bad = f.bad || proto.Unmarshal([]byte(f.value), d.HitsAddend) != nil
+		case field{4, protowire.VarintType}:
+			d.IsNegativeHits = f.n != 0
+		}
+	}
+	d.Entries = m.entries[first:m.used:m.used]
+	return !f.bad
+}
+
+func readEntry(e *commonratelimitv3.RateLimitDescriptor_Entry, b string) bool {
+	e.Key, e.Value = "", ""
+	f := fields{rest: b}
+	for f.next() {
+		switch f.is() {
+		case field{1, protowire.BytesType}:
+			e.Key = mesh.LimitValue(f.value)
+		case field{2, protowire.BytesType}:
+			e.Value = mesh.LimitValue(f.value)
+		}
+	}
+	return !f.bad
+}
+
+// fields are those of an encoded message, one after the other.
+type fields struct {
+	rest string
+	bad  bool // it is none
+
+	number uint64
+	kind   protowire.Type
+	value  string // of bytes
+	n      uint64 // of a varint
+}
+
+type field struct {
+	number uint64
+	kind   protowire.Type
+}
+
+func (f *fields) is() field { return field{f.number, f.kind} }
+
+func (f *fields) next() bool {
+	if len(f.rest) == 0 || f.bad {
+		return false
+	}
+	tag := f.varint()
+	f.number, f.kind = tag>>3, protowire.Type(tag&7)
+	f.bad = f.bad || f.number == 0
+	switch f.kind {
+	case protowire.VarintType:
+		f.n = f.varint()
+	case protowire.Fixed32Type:
+		f.value = f.take(4)
+	case protowire.Fixed64Type:
+		f.value = f.take(8)
+	case protowire.BytesType:
+		f.value = f.take(f.varint())
+	default: // groups, which nobody writes
+		f.bad = true
+	}
+	return !f.bad
+}
+
+func (f *fields) take(n uint64) string {
+	if n > uint64(len(f.rest)) {
+		f.bad = true
+		return ""
+	}
+	s := f.rest[:n]
+	f.rest = f.rest[n:]
+	return s
+}
+
+func (f *fields) varint() uint64 {
+	var v uint64
+	for i := 0; i < len(f.rest) && i < 10; i++ {
+		b := f.rest[i]
+		v |= uint64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			f.rest = f.rest[i+1:]
+			return v
+		}
+	}
+	f.bad = true
+	return 0
+}
