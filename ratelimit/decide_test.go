@@ -34,21 +34,22 @@ func (r *reference) decide(now int64, n uint64) Decision {
 	if start.Cmp(t) < 0 {
 		start = t
 	}
-	next := new(big.Rat).SetInt(new(big.Int).SetUint64(n))
+	room := func() uint64 {
+		left := new(big.Rat).Sub(full, start)
+		left.Quo(left, r.interval)
+		return new(big.Int).Quo(left.Num(), left.Denom()).Uint64()
+	}
+	next := new(big.Rat).SetInt(new(big.Int).SetUint64(max(n, 1)))
 	next.Add(next.Mul(next, r.interval), start)
 	d := Decision{Allowed: next.Cmp(full) <= 0}
-	if d.Allowed {
-		start = next
-		if n > 0 {
-			r.at = next
-		}
-	} else {
+	switch {
+	case !d.Allowed:
 		d.RetryAfter = ceilRat(new(big.Rat).Sub(next, full))
+		d.Over = n - min(n, room())
+	case n > 0:
+		start, r.at = next, next
 	}
-	d.Reset = ceilRat(new(big.Rat).Sub(start, t))
-	left := new(big.Rat).Sub(full, start)
-	left.Quo(left, r.interval)
-	d.Remaining = new(big.Int).Quo(left.Num(), left.Denom()).Uint64()
+	d.Reset, d.Remaining = ceilRat(new(big.Rat).Sub(start, t)), room()
 	return d
 }
 
@@ -88,7 +89,7 @@ func TestDecideAgreesWithRationalNumbers(t *testing.T) {
 				}
 				w := want.decide(now, n)
 				var d Decision
-				at, d = rate.Decide(at, now, n)
+				at, d = rate.Decide(at, now, Take, n)
 				require.Equal(t, w, d, "question %d, %d at %d", i, n, now)
 				switch random.IntN(8) {
 				case 0: // nobody asks for long
@@ -117,7 +118,7 @@ func TestLongRunsDoNotDrift(t *testing.T) {
 		end := start + int64(c.per)*c.pers
 		for now := start; ; now = min(now+1+random.Int64N(int64(c.per)/int64(c.requests)), end) {
 			for d := (Decision{Allowed: true}); d.Allowed; {
-				if at, d = rate.Decide(at, now, 1); d.Allowed {
+				if at, d = rate.Decide(at, now, Take, 1); d.Allowed {
 					allowed++
 				}
 			}
@@ -133,21 +134,21 @@ func TestRefusals(t *testing.T) {
 	now := int64(1_795_000_000_000_000_000)
 	none := NewRate(0, 0, time.Minute)
 	for _, n := range []uint64{0, 1, math.MaxUint64} {
-		_, d := none.Decide(Arrival{}, now, n)
-		assert.Equal(t, Decision{RetryAfter: time.Minute, Reset: time.Minute}, d)
+		_, d := none.Decide(Arrival{}, now, Take, n)
+		assert.Equal(t, Decision{Over: n, RetryAfter: time.Minute, Reset: time.Minute}, d)
 	}
-	_, d := (&Rate{}).Decide(Arrival{}, now, 1)
+	_, d := (&Rate{}).Decide(Arrival{}, now, Take, 1)
 	assert.False(t, d.Allowed)
 
 	few := NewRate(10, 10, time.Second)
-	_, d = few.Decide(Arrival{}, now, 11)
-	assert.Equal(t, Decision{Remaining: 10, RetryAfter: time.Second}, d, "more than ever is allowed at once")
-	at, d := few.Decide(Arrival{}, now, 10)
+	_, d = few.Decide(Arrival{}, now, Take, 11)
+	assert.Equal(t, Decision{Remaining: 10, Over: 1, RetryAfter: time.Second}, d, "more than ever is allowed at once")
+	at, d := few.Decide(Arrival{}, now, Take, 10)
 	assert.Equal(t, Decision{Allowed: true, Reset: time.Second}, d)
-	_, d = few.Decide(at, now, math.MaxUint64)
+	_, d = few.Decide(at, now, Take, math.MaxUint64)
 	assert.False(t, d.Allowed)
-	_, d = few.Decide(at, now, 3)
-	assert.Equal(t, Decision{RetryAfter: 300 * time.Millisecond, Reset: time.Second}, d)
+	_, d = few.Decide(at, now, Take, 3)
+	assert.Equal(t, Decision{Over: 3, RetryAfter: 300 * time.Millisecond, Reset: time.Second}, d)
 }
 
 func TestExtremes(t *testing.T) {
@@ -156,12 +157,12 @@ func TestExtremes(t *testing.T) {
 		for _, burst := range []uint64{0, 1, 1_000_000, math.MaxUint64} {
 			for _, per := range []time.Duration{1, time.Second, day, math.MaxInt64} {
 				rate := NewRate(requests, burst, per)
-				at, d := rate.Decide(Arrival{}, now, rate.burst)
+				at, d := rate.Decide(Arrival{}, now, Take, rate.limit)
 				require.True(t, d.Allowed, "%d per %s, burst %d", requests, per, burst)
-				_, d = rate.Decide(at, now, 1)
+				_, d = rate.Decide(at, now, Take, 1)
 				require.False(t, d.Allowed, "%d per %s, burst %d", requests, per, burst)
 				require.Positive(t, d.RetryAfter)
-				_, d = rate.Decide(at, now+int64(d.RetryAfter), 1)
+				_, d = rate.Decide(at, now+int64(d.RetryAfter), Take, 1)
 				require.True(t, d.Allowed, "%d per %s, burst %d", requests, per, burst)
 			}
 		}
@@ -174,18 +175,18 @@ func TestExtremes(t *testing.T) {
 func TestChangedLimitKeepsWhatWasUsed(t *testing.T) {
 	now := int64(1_795_000_000_000_000_000)
 	slow, fast := NewRate(1000, 1000, day), NewRate(7, 7, time.Second)
-	at, d := slow.Decide(Arrival{}, now, 1000)
+	at, d := slow.Decide(Arrival{}, now, Take, 1000)
 	require.True(t, d.Allowed)
-	at, d = fast.Decide(at, now, 1)
+	at, d = fast.Decide(at, now, Take, 1)
 	assert.False(t, d.Allowed, "used up stays used up")
 	assert.Equal(t, time.Duration(142_857_143), d.RetryAfter, "but a day of waiting does not come along")
-	_, d = fast.Decide(at, now+142_857_143, 1)
+	_, d = fast.Decide(at, now+142_857_143, Take, 1)
 	assert.True(t, d.Allowed)
 
-	at, d = fast.Decide(Arrival{}, now, 5)
+	at, d = fast.Decide(Arrival{}, now, Take, 5)
 	require.True(t, d.Allowed)
 	whole := NewRate(100, 100, time.Second)
-	_, d = whole.Decide(at, now, 1)
+	_, d = whole.Decide(at, now, Take, 1)
 	assert.True(t, d.Allowed)
 }
 
@@ -194,7 +195,7 @@ func BenchmarkDecide(b *testing.B) {
 	now, at, d := int64(1_795_000_000_000_000_000), Arrival{}, Decision{}
 	b.ReportAllocs()
 	for b.Loop() {
-		at, d = rate.Decide(at, now, 1)
+		at, d = rate.Decide(at, now, Take, 1)
 		now += 100
 	}
 	_ = d
@@ -205,14 +206,14 @@ func TestEver(t *testing.T) {
 	for _, n := range []uint64{1, 500, 1_000_000_000} {
 		rate := NewRate(n, n, mesh.Ever)
 		now := time.Date(2026, 11, 30, 18, 0, 0, 0, time.UTC).UnixNano()
-		at, d := rate.Decide(Arrival{}, now, n)
+		at, d := rate.Decide(Arrival{}, now, Take, n)
 		if !d.Allowed || d.Remaining != 0 {
 			t.Errorf("%d at once: %+v", n, d)
 		}
-		if _, d = rate.Decide(at, now, 1); d.Allowed {
+		if _, d = rate.Decide(at, now, Take, 1); d.Allowed {
 			t.Errorf("one more than %d passes", n)
 		}
-		if _, d = rate.Decide(at, now+int64(24*time.Hour), 0); d.Remaining > n/20_000 {
+		if _, d = rate.Decide(at, now+int64(24*time.Hour), Take, 0); d.Remaining > n/20_000 {
 			t.Errorf("after a day %d of %d pass again", d.Remaining, n)
 		}
 	}

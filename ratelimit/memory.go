@@ -77,21 +77,18 @@ func NewMemory(keys int) *Memory {
 // Take implements [Store]. It does not wait for anything but other calls, and gives no error.
 func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 	for i := range hits {
-		hits[i].place = place{hash: maphash.Bytes(m.seed, hits[i].Key)}
+		hits[i].place = place{hash: maphash.Bytes(m.seed, hits[i].Key) ^ uint64(hits[i].Rate.algorithm)<<20}
 	}
 	m.lock(hits)
 	defer m.unlock(hits)
-	ok := true
 	for i := range hits {
-		h := &hits[i]
-		m.take(h, now, hits[:i])
-		ok = ok && (h.Decision.Allowed || h.Shadow)
+		m.take(&hits[i], now, hits[:i])
 	}
-	if ok {
-		m.settle(hits)
-	} else {
-		m.undo(hits)
+	ok := pass(hits)
+	if !ok {
+		m.undo(hits, now)
 	}
+	m.settle(hits)
 	return ok, nil
 }
 
@@ -118,7 +115,7 @@ func (m *Memory) next(hits []Hit, least uint64) (shard uint64, ok bool) {
 	return shard, ok
 }
 
-// take decides one hit and counts it if it is allowed. Earlier hits of the same request are not moved.
+// take decides one hit and counts it as it is decided. Earlier hits of the same request are not moved.
 func (m *Memory) take(h *Hit, now int64, earlier []Hit) {
 	p, s := &h.place, m.shard(h)
 	s.now = max(s.now, now)
@@ -126,14 +123,11 @@ func (m *Memory) take(h *Hit, now int64, earlier []Hit) {
 	if !found {
 		p.choose(s, earlier)
 	}
-	next, d := h.Rate.Decide(p.arrival(), s.now, h.N)
+	next, d := h.Rate.Decide(p.arrival(), s.now, h.Kind, h.N)
 	h.Decision = d
-	switch {
-	case d.Allowed && h.N > 0:
+	if found || next.NS > s.now {
 		p.taken, p.tag, p.was = true, p.bucket.tag[p.way], Arrival{p.bucket.ns[p.way], p.bucket.frac[p.way]}
 		p.write(p.hash, next)
-	case !d.Allowed && found:
-		p.write(p.hash, next) // the same, unless it was another rate's
 	}
 }
 
@@ -141,25 +135,45 @@ func (m *Memory) take(h *Hit, now int64, earlier []Hit) {
 func (m *Memory) settle(hits []Hit) {
 	for i := range hits {
 		p, s := &hits[i].place, m.shard(&hits[i])
-		if p.taken && p.tag != p.hash && p.was.ns > s.now {
+		if p.taken && p.tag != p.hash && p.was.NS > s.now {
 			s.evictions++
 		}
 	}
 }
 
-// undo takes back what was counted, last first.
-func (m *Memory) undo(hits []Hit) {
+// undo takes back what was counted, last first, and then does again what is not taken back.
+func (m *Memory) undo(hits []Hit, now int64) {
 	for i := len(hits) - 1; i >= 0; i-- {
 		if p := &hits[i].place; p.taken {
+			p.taken = false
 			p.write(p.tag, p.was)
 		}
 	}
 	for i := range hits {
-		if h := &hits[i]; h.place.taken {
-			s := m.shard(h)
-			h.place.find(s)
-			_, h.Decision = h.Rate.Decide(h.place.arrival(), s.now, 0)
+		if h := &hits[i]; h.Kind != Take {
+			before := h.Decision
+			m.take(h, now, nil)
+			h.Decision.Allowed, h.Decision.Over, h.Decision.RetryAfter = before.Allowed, before.Over, before.RetryAfter
 		}
+	}
+	for i := range hits {
+		if h := &hits[i]; h.Kind == Take {
+			m.look(h)
+		}
+	}
+}
+
+// look tells how a Take that was not counted leaves the key: as one that only asks, so that what is another rate's
+// is written down as it is.
+func (m *Memory) look(h *Hit) {
+	p, s := &h.place, m.shard(h)
+	found := p.find(s)
+	next, d := h.Rate.Decide(p.arrival(), s.now, Take, 0)
+	if found {
+		p.write(p.hash, next)
+	}
+	if h.Decision.Allowed {
+		h.Decision.Remaining, h.Decision.Reset = d.Remaining, d.Reset
 	}
 }
 
@@ -261,7 +275,7 @@ func (p *place) arrival() Arrival {
 }
 
 func (p *place) write(tag uint64, at Arrival) {
-	p.bucket.tag[p.way], p.bucket.ns[p.way], p.bucket.frac[p.way] = tag, at.ns, at.frac
+	p.bucket.tag[p.way], p.bucket.ns[p.way], p.bucket.frac[p.way] = tag, at.NS, at.Frac
 }
 
 // Stats implements [Store]. It looks at every slot.

@@ -48,8 +48,8 @@ func (s sequential) take(now int64, hits []Hit, rates []simpleRate) (bool, []Dec
 		if !known {
 			at = s[string(h.Key)]
 		}
-		at = max(at, now*unit) + int64(h.N)*r.interval
-		if out[i].Allowed = at <= now*unit+r.burst*r.interval; out[i].Allowed {
+		at = max(at, now*unit) + int64(max(h.N, 1))*r.interval
+		if out[i].Allowed = at <= now*unit+r.burst*r.interval; out[i].Allowed && h.N > 0 {
 			after[string(h.Key)] = at
 		}
 		ok = ok && (out[i].Allowed || h.Shadow)

@@ -8,11 +8,15 @@ import (
 // Store keeps the counters. All its methods may be called from any goroutine.
 type Store interface {
 	// Take decides all hits of one request as one, at now, which is nanoseconds since 1970, and fills in their
-	// decisions. If every hit is allowed or a shadow, each allowed hit is counted, and Take gives true. Else nothing
-	// is counted at all; hits that others brought down then tell what remains without them.
+	// decisions. It gives true, and the request may pass, if
+	//   - every hit is allowed, but for shadows and those of a quota, and
+	//   - of the hits of a quota, if there are any, at least one is allowed or a shadow.
+	// Then each allowed hit of kind [Take] is counted; else none is, and hits that others brought down tell what
+	// remains without them. What a [Charge] or a [Refund] does is done in either case.
 	//
 	// No two calls interleave: the decisions are those of some order of the calls, one after the other. A now that
-	// is earlier than that of a call before is as good as that one. Two hits of one call may share a key.
+	// is earlier than that of a call before is as good as that one. Two hits of one call may share a counter; they
+	// are decided in their order.
 	//
 	// With an error nothing is decided, and the hits may or may not be counted; so it isn't retried. Memory has none.
 	// Take keeps neither hits nor their keys when it returns.
@@ -24,14 +28,31 @@ type Store interface {
 
 // Hit is one limit's part in a request.
 type Hit struct {
-	Key    []byte // of [AppendKey]; equal keys share a counter
+	Key    []byte // of [AppendKey]; hits with equal keys and rates of the same [Algorithm] share a counter
 	Rate   *Rate
-	N      uint64 // how many requests it counts for
-	Shadow bool   // decided and counted, but never a reason to refuse
+	N      uint64 // how many requests it counts for; 0 only asks, see [Kind]
+	Kind   Kind
+	Shadow bool // decided and counted, but never a reason to refuse
+	Quota  bool // a reason to refuse only if all others of a quota are refused too
 
 	Decision Decision // what [Store.Take] found
 
 	place place // scratch of Memory
+}
+
+// pass is whether a request with these decisions may pass.
+func pass(hits []Hit) bool {
+	quota, left := false, false
+	for i := range hits {
+		h := &hits[i]
+		ok := h.Decision.Allowed || h.Shadow
+		if !ok && !h.Quota {
+			return false
+		}
+		quota = quota || h.Quota
+		left = left || h.Quota && ok
+	}
+	return left || !quota
 }
 
 // Stats is how full a store is.
