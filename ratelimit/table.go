@@ -54,13 +54,25 @@ func newTable(limits []*mesh.Limit, old *table) *table {
 }
 
 func newLimit(l mesh.Limit, c *counts) *limit {
-	out := &limit{Limit: l, rate: NewRate(l.Requests, l.Burst, l.Per), markers: true, name: quote(l.ID), counts: c}
+	out := &limit{Limit: l, rate: rateOf(&l), markers: true, name: quote(l.ID), counts: c}
 	for _, by := range l.By {
 		out.markers = out.markers && by.Header != notKey
 	}
 	out.current = &ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: unitOf(l.Per)}
 	out.policy = &corev3.HeaderValue{Key: policyHeader, Value: out.policyItem()}
 	return out
+}
+
+func rateOf(l *mesh.Limit) Rate {
+	switch {
+	case l.Algorithm == "sliding_window":
+		return NewSlidingWindow(l.Requests, l.Per)
+	case l.Algorithm == "fixed_window" && l.Months > 0:
+		return NewCalendarWindow(l.Requests, l.Months)
+	case l.Algorithm == "fixed_window":
+		return NewFixedWindow(l.Requests, l.Per)
+	}
+	return NewRate(l.Requests, l.Burst, l.Per)
 }
 
 func unitOf(per time.Duration) ratelimitsvcv3.RateLimitResponse_RateLimit_Unit {
