@@ -2,11 +2,10 @@ package ratelimit
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // The headers of an answer, on refusals and on what passes. RateLimit and RateLimit-Policy are those of
@@ -21,42 +20,69 @@ const (
 // maxInteger is the largest integer of structured fields: RFC 9651, section 3.3.1.
 const maxInteger = 999_999_999_999_999
 
-// headers tells of the limits that were asked: all of them as policy, and of the tightest where it stands.
-func (q *question) headers(allowed bool) []*corev3.HeaderValue {
-	tightest, policy := q.tightest()
+// appendHeaders tells of the limits that were asked: all of them as policy, and of the tightest where it stands.
+func (q *question) appendHeaders(out []byte, allowed bool) []byte {
+	tightest := q.tightest()
 	if tightest == nil {
-		return nil
+		return out
 	}
 	d := &tightest.hit.Decision
 	wait := d.Reset
-	headers := make([]*corev3.HeaderValue, 0, 3)
 	if !allowed {
 		// The draft wants t to be the same instant as Retry-After where there are both.
-		wait = d.RetryAfter
-		headers = append(headers, &corev3.HeaderValue{Key: retryHeader, Value: strconv.FormatUint(max(seconds(wait), 1), 10)})
-		wait = max(wait, time.Second)
+		wait = max(d.RetryAfter, time.Second)
+		var h header
+		out, h = beginHeader(out, retryHeader)
+		out = h.end(strconv.AppendUint(out, seconds(wait), 10))
 	}
-	return append(headers, &corev3.HeaderValue{Key: limitHeader, Value: limitItem(tightest.limit.name, d.Remaining, wait)}, policy)
+	out, h := beginHeader(out, limitHeader)
+	out = h.end(appendLimitItem(out, tightest.limit.name, d.Remaining, wait))
+	out, h = beginHeader(out, policyHeader)
+	return h.end(q.appendPolicies(out))
+}
+
+// header is one that is being written: where it and its value begin.
+type header struct{ start, value int }
+
+func beginHeader(out []byte, key string) ([]byte, header) {
+	var h header
+	out, h.start = begin(out, headersToAdd)
+	out, key0 := begin(out, headerKey)
+	out, h.value = begin(end(append(out, key...), key0), headerValue)
+	return out, h
+}
+
+func (h header) end(out []byte) []byte { return end(end(out, h.value), h.start) }
+
+// appendPolicies names each limit that was asked, once.
+func (q *question) appendPolicies(out []byte) []byte {
+	start := len(out)
+	for i := range q.asked {
+		l := q.asked[i].limit
+		if l == nil || l.Shadow || slices.ContainsFunc(q.asked[:i], func(a asked) bool { return a.limit == l }) {
+			continue
+		}
+		if len(out) > start {
+			out = append(out, ", "...)
+		}
+		out = append(out, l.policy...)
+	}
+	return out
 }
 
 // tightest is, of the limits that refuse, the one that does so for longest, or if none does, the one with the least
-// remaining; nil if there is none that may refuse. Beside it is what they are.
-func (q *question) tightest() (tightest *asked, policy *corev3.HeaderValue) {
+// remaining; nil if there is none that may refuse.
+func (q *question) tightest() (tightest *asked) {
 	for i := range q.asked {
 		a := &q.asked[i]
 		if a.limit == nil || a.limit.Shadow {
 			continue
 		}
-		if tightest == nil {
-			tightest, policy = a, a.limit.policy
-			continue
-		}
-		policy = &corev3.HeaderValue{Key: policyHeader, Value: policy.Value + ", " + a.limit.policy.Value}
-		if tighter(&a.hit.Decision, &tightest.hit.Decision) {
+		if tightest == nil || tighter(&a.hit.Decision, &tightest.hit.Decision) {
 			tightest = a
 		}
 	}
-	return tightest, policy
+	return tightest
 }
 
 func tighter(a, b *Decision) bool {
@@ -79,13 +105,10 @@ func (l *limit) policyItem() string {
 	return string(b)
 }
 
-func limitItem(name string, remaining uint64, wait time.Duration) string {
-	b := append(make([]byte, 0, len(name)+40), name...)
-	b = append(b, ";r="...)
+func appendLimitItem(b []byte, name string, remaining uint64, wait time.Duration) []byte {
+	b = append(append(b, name...), ";r="...)
 	b = strconv.AppendUint(b, min(remaining, maxInteger), 10)
-	b = append(b, ";t="...)
-	b = strconv.AppendUint(b, seconds(wait), 10)
-	return string(b)
+	return strconv.AppendUint(append(b, ";t="...), seconds(wait), 10)
 }
 
 // seconds rounds up.

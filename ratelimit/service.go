@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/mesh"
 )
@@ -80,26 +80,36 @@ type asked struct {
 // ShouldRateLimit implements the service of Envoy: it refuses if any limit does that is not a shadow, and counts the
 // request at all limits or at none.
 func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest) (*ratelimitsvcv3.RateLimitResponse, error) {
-	start := time.Now()
+	b, err := s.answer(ctx, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := new(ratelimitsvcv3.RateLimitResponse)
+	return out, proto.Unmarshal(b, out)
+}
+
+// answer appends the encoded answer to a question. It keeps nothing of the question.
+func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest, out []byte) ([]byte, error) {
+	start := s.now()
 	q := s.questions.Get().(*question)
 	defer s.questions.Put(q)
 	if err := q.read(r, s.limits.Load()); err != nil {
 		s.metrics.errors.Add(1)
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return out, status.Error(codes.InvalidArgument, err.Error())
 	}
 	allowed := true
 	if len(q.hits) > 0 {
 		var err error
-		if allowed, err = s.store.Take(ctx, s.now(), q.hits); err != nil {
+		if allowed, err = s.store.Take(ctx, start, q.hits); err != nil {
 			s.metrics.errors.Add(1)
 			s.log.Error("ask the store of rate limits", "error", err)
-			return nil, status.Error(codes.Unavailable, "the store of rate limits can't be asked")
+			return out, status.Error(codes.Unavailable, "the store of rate limits can't be asked")
 		}
 	}
 	s.metrics.count(r, q, allowed)
-	answer := q.answer(allowed)
-	s.metrics.duration.Observe(time.Since(start).Seconds())
-	return answer, nil
+	out = q.appendAnswer(out, allowed)
+	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
+	return out, nil
 }
 
 // read finds the limits of a request and makes its hits.
@@ -177,39 +187,4 @@ func hitsOf(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.RateLimitDe
 		return d.GetHitsAddend().GetValue(), nil
 	}
 	return uint64(max(r.GetHitsAddend(), 1)), nil
-}
-
-// answer is what Envoy is told.
-func (q *question) answer(allowed bool) *ratelimitsvcv3.RateLimitResponse {
-	out := &ratelimitsvcv3.RateLimitResponse{
-		OverallCode:          code(allowed),
-		Statuses:             make([]*ratelimitsvcv3.RateLimitResponse_DescriptorStatus, len(q.asked)),
-		ResponseHeadersToAdd: q.headers(allowed),
-	}
-	for i := range q.asked {
-		out.Statuses[i] = q.asked[i].status()
-	}
-	return out
-}
-
-// status tells of one descriptor. An unknown limit and a shadow are nothing that a client could see: from a current
-// limit Envoy would make x-ratelimit headers.
-func (a *asked) status() *ratelimitsvcv3.RateLimitResponse_DescriptorStatus {
-	if a.limit == nil || a.limit.Shadow {
-		return &ratelimitsvcv3.RateLimitResponse_DescriptorStatus{Code: ratelimitsvcv3.RateLimitResponse_OK}
-	}
-	d := &a.hit.Decision
-	return &ratelimitsvcv3.RateLimitResponse_DescriptorStatus{
-		Code:               code(d.Allowed),
-		CurrentLimit:       a.limit.current,
-		LimitRemaining:     narrow(d.Remaining),
-		DurationUntilReset: durationpb.New(d.Reset),
-	}
-}
-
-func code(allowed bool) ratelimitsvcv3.RateLimitResponse_Code {
-	if allowed {
-		return ratelimitsvcv3.RateLimitResponse_OK
-	}
-	return ratelimitsvcv3.RateLimitResponse_OVER_LIMIT
 }

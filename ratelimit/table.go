@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/mesh"
 )
@@ -22,10 +22,10 @@ type table struct {
 type limit struct {
 	mesh.Limit
 	rate    Rate
-	markers bool                                        // entries with the key "not" are marks of xds, not headers
-	current *ratelimitsvcv3.RateLimitResponse_RateLimit // shared by all answers, never changed
-	name    string                                      // as a string of structured fields
-	policy  *corev3.HeaderValue                         // of the limit alone; shared and never changed
+	markers bool   // entries with the key "not" are marks of xds, not headers
+	current []byte // the field of a status that tells of it
+	name    string // as a string of structured fields
+	policy  string // as an item of structured fields
 	counts  *counts
 }
 
@@ -58,8 +58,10 @@ func newLimit(l mesh.Limit, c *counts) *limit {
 	for _, by := range l.By {
 		out.markers = out.markers && by.Header != notKey
 	}
-	out.current = &ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: unitOf(l.Per)}
-	out.policy = &corev3.HeaderValue{Key: policyHeader, Value: out.policyItem()}
+	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: unitOf(l.Per)})
+	field, start := begin(nil, currentLimit)
+	out.current = end(append(field, b...), start)
+	out.policy = out.policyItem()
 	return out
 }
 

@@ -44,11 +44,7 @@ func (u unary) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
 		u.metrics.errors.Add(1)
 		return out, status.Error(codes.InvalidArgument, err.Error())
 	}
-	answer, err := u.ShouldRateLimit(ctx, &m.request)
-	if err != nil {
-		return out, err
-	}
-	return proto.MarshalOptions{}.MarshalAppend(out, answer)
+	return u.answer(ctx, &m.request, out)
 }
 
 var messages = sync.Pool{New: func() any { return new(message) }}

@@ -1,9 +1,12 @@
 package ratelimit
 
 import (
+	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -11,6 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
 )
 
 // TestQuestionsAreReadAsProtobufReadsThem reads random ones into the same memory, one after the other.
@@ -66,4 +72,30 @@ func FuzzQuestion(f *testing.F) {
 			}
 		}
 	})
+}
+
+func BenchmarkAnswer(b *testing.B) {
+	for _, n := range []int{1, 16} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			s := New(slog.New(slog.DiscardHandler), Options{})
+			s.Apply([]*mesh.Limit{{ID: "shop/checkout/0", By: []policy.LimitBy{{Header: "x-user"}}, Requests: 100, Burst: 100, Per: time.Second}})
+			zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, 100_000)
+			questions := make([][]byte, 100_000)
+			for i := range questions {
+				q := &ratelimitsvcv3.RateLimitRequest{Domain: mesh.LimitDomain}
+				for range n {
+					q.Descriptors = append(q.Descriptors, &commonratelimitv3.RateLimitDescriptor{Entries: []*commonratelimitv3.RateLimitDescriptor_Entry{
+						{Key: mesh.LimitKey, Value: "shop/checkout/0"}, {Key: "x-user", Value: "user-" + strconv.FormatUint(zipf.Uint64(), 10)},
+					}})
+				}
+				questions[i], _ = proto.Marshal(q)
+			}
+			var out []byte
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := range b.N {
+				out, _, _ = unary{s}.Answer(questions[i%len(questions)], out[:0])
+			}
+		})
+	}
 }
