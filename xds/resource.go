@@ -37,6 +37,7 @@ type View map[string][]*Resource
 // Snapshot is the whole of what is served at one moment. Immutable.
 type Snapshot struct {
 	views map[mesh.Proxy]View
+	grpc  func() (View, error) // of all gRPC libraries, made when it is first asked for; nil: there is none
 
 	mu     sync.Mutex
 	routes map[[2]**Resource][]*Resource // with their virtual hosts, by what they were made of
@@ -44,6 +45,10 @@ type Snapshot struct {
 
 // View gives what the proxy may have, and whether the mesh knows such a proxy.
 func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
+	if p.Role == mesh.RoleGRPC {
+		v, ok, err := s.Whole(p)
+		return v, ok && err == nil
+	}
 	v, ok := s.views[p]
 	return v, ok
 }
@@ -53,5 +58,5 @@ func NewSnapshot(views map[mesh.Proxy]View) *Snapshot {
 	return &Snapshot{views: views, routes: make(map[[2]**Resource][]*Resource)}
 }
 
-// Views gives all views by proxy. Don't change it.
+// Views gives all views by proxy, without that of gRPC libraries, which most meshes don't need. Don't change it.
 func (s *Snapshot) Views() map[mesh.Proxy]View { return s.views }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
@@ -42,7 +43,9 @@ func Translate(m *mesh.Model, o Options) (*Snapshot, error) {
 	if t.err != nil {
 		return nil, t.err
 	}
-	return NewSnapshot(views), nil
+	s := NewSnapshot(views)
+	s.grpc = sync.OnceValues(func() (View, error) { return grpcView(m, o) })
+	return s, nil
 }
 
 type resourceKey struct{ kind, name string }

@@ -80,8 +80,12 @@ func withVirtualHosts(r *Resource, hosts []*Resource) (*Resource, error) {
 func versionOf(body []byte) string { return strconv.FormatUint(xxhash.Sum64(body), 16) }
 
 // Whole gives what a proxy may have that can't take virtual hosts by themselves, and whether the mesh knows it. Proxies
-// that share their route configurations and virtual hosts share what is made of them.
+// that share their route configurations and virtual hosts share what is made of them. All gRPC libraries share one view.
 func (s *Snapshot) Whole(p mesh.Proxy) (View, bool, error) {
+	if p.Role == mesh.RoleGRPC && s.grpc != nil {
+		v, err := s.grpc()
+		return v, true, err
+	}
 	v, ok := s.views[p]
 	if !ok || len(v[VirtualHostType]) == 0 {
 		return v, ok, nil

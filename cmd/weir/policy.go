@@ -156,4 +156,4 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-var errOneProxy = errors.New("want exactly one of --gateway NAME and --service NAMESPACE/NAME")
+var errOneProxy = errors.New("want exactly one of --gateway NAME and --service NAMESPACE/NAME, or of bootstrap and render --grpc NAME")

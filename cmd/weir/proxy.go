@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -21,19 +22,26 @@ import (
 )
 
 // proxyFlags say which proxy a command is about.
-type proxyFlags struct{ gateway, service string }
+type proxyFlags struct{ gateway, service, grpc string }
 
 func (f *proxyFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.gateway, "gateway", "", "the proxy is this gateway: `[NAMESPACE/]NAME`")
 	cmd.Flags().StringVar(&f.service, "service", "", "the proxy is beside this service: `[NAMESPACE/]NAME`")
 }
 
+// registerGRPC is for commands that know of programs that take part without a proxy.
+func (f *proxyFlags) registerGRPC(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.grpc, "grpc", "", "no proxy, but a program whose gRPC library takes part by itself: `[NAMESPACE/]NAME` as you like")
+}
+
 func (f *proxyFlags) proxy() (mesh.Proxy, error) {
 	switch {
-	case f.gateway != "" && f.service == "":
+	case f.gateway != "" && f.service+f.grpc == "":
 		return proxyOf(mesh.RoleGateway, "--gateway", f.gateway)
-	case f.service != "" && f.gateway == "":
+	case f.service != "" && f.gateway+f.grpc == "":
 		return proxyOf(mesh.RoleService, "--service", f.service)
+	case f.grpc != "" && f.gateway+f.service == "":
+		return proxyOf(mesh.RoleGRPC, "--grpc", f.grpc)
 	}
 	return mesh.Proxy{}, errOneProxy
 }
@@ -53,7 +61,7 @@ func newRender() *cobra.Command {
 		output string
 	)
 	cmd := &cobra.Command{
-		Use:   "render PATH... --gateway NAME | --service NAMESPACE/NAME",
+		Use:   "render PATH... --gateway NAME | --service NAMESPACE/NAME | --grpc NAME",
 		Short: "Print the Envoy resources that a proxy would be served; no server is needed",
 		Args:  somePaths,
 		RunE: func(cmd *cobra.Command, paths []string) error {
@@ -68,6 +76,7 @@ func newRender() *cobra.Command {
 		},
 	}
 	which.register(cmd)
+	which.registerGRPC(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", outputYAML, "yaml or json")
 	return cmd
 }
@@ -101,15 +110,19 @@ type bootstrapOptions struct {
 func newBootstrap() *cobra.Command {
 	var o bootstrapOptions
 	cmd := &cobra.Command{
-		Use:   "bootstrap --gateway NAME | --service NAMESPACE/NAME",
-		Short: "Print the bootstrap of an Envoy that takes its configuration from Weir",
+		Use:   "bootstrap --gateway NAME | --service NAMESPACE/NAME | --grpc NAME",
+		Short: "Print the bootstrap of an Envoy, or of a gRPC library, that takes its configuration from Weir",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			proxy, err := o.which.proxy()
 			if err != nil {
 				return err
 			}
-			text, err := bootstrap(proxy, o)
+			write := bootstrap
+			if proxy.Role == mesh.RoleGRPC {
+				write = bootstrapGRPC
+			}
+			text, err := write(proxy, o)
 			if err != nil {
 				return err
 			}
@@ -118,6 +131,7 @@ func newBootstrap() *cobra.Command {
 		},
 	}
 	o.which.register(cmd)
+	o.which.registerGRPC(cmd)
 	cmd.Flags().StringVar(&o.zone, "zone", "", "the zone that the proxy runs in")
 	cmd.Flags().StringVar(&o.cluster, "cluster", "", "the cluster that the proxy runs in")
 	cmd.Flags().StringVar(&o.xdsAddr, "xds", defaultXDSAddress, "`HOST:PORT` of weir serve's xDS address, as the proxy reaches it")
@@ -178,6 +192,27 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 		b["admin"] = object{"address": admin}
 	}
 	return yaml.Marshal(b)
+}
+
+// bootstrapGRPC writes what a gRPC library reads from the file that GRPC_XDS_BOOTSTRAP names.
+func bootstrapGRPC(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
+	if _, err := socketAddress(o.xdsAddr); err != nil {
+		return nil, fmt.Errorf("--xds %w", err)
+	}
+	if o.admin != "" {
+		return nil, errors.New("--admin is Envoy's: a gRPC library has none")
+	}
+	node, err := bootstrapNode(proxy, o)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(object{
+		"xds_servers": []any{object{
+			"server_uri": o.xdsAddr, "channel_creds": []any{object{"type": "insecure"}}, "server_features": []string{"xds_v3"},
+		}},
+		"node": node,
+	}, "", "  ")
+	return append(text, '\n'), err
 }
 
 const (

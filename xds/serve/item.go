@@ -78,6 +78,14 @@ type audience struct {
 	whole bool // virtual hosts inside their route configurations
 }
 
+// audienceOf: gRPC libraries get the same whatever they are called.
+func audienceOf(p mesh.Proxy, whole bool) audience {
+	if p.Role == mesh.RoleGRPC {
+		return audience{Proxy: mesh.Proxy{Role: mesh.RoleGRPC}, whole: true}
+	}
+	return audience{Proxy: p, whole: whole}
+}
+
 func (a audience) lineage(kind, name string) lineage {
 	return lineage{a.Role, kind, name, a.whole && kind == xds.RouteType}
 }

@@ -16,7 +16,7 @@ func NodeID(p mesh.Proxy, instance string) string {
 	return string(p.Role) + "~" + p.Ref.String() + "~" + instance
 }
 
-var errNode = errors.New("want a node id of the form gateway~NAME~INSTANCE or service~NAMESPACE/NAME~INSTANCE, or metadata weir: {role, name}; `weir bootstrap` writes both")
+var errNode = errors.New("want a node id of the form gateway~NAME~INSTANCE, service~NAMESPACE/NAME~INSTANCE or grpc~NAME~INSTANCE, or metadata weir: {role, name}; `weir bootstrap` writes both")
 
 // ParseNode says which proxy a node is, by its metadata weir: {role, name} or else by its id. Both must agree where
 // both speak.
@@ -48,5 +48,5 @@ func parseID(id string) (mesh.Proxy, bool) {
 }
 
 func wellFormed(p mesh.Proxy) bool {
-	return p.Ref.Name != "" && (p.Role == mesh.RoleGateway || p.Role == mesh.RoleService)
+	return p.Ref.Name != "" && (p.Role == mesh.RoleGateway || p.Role == mesh.RoleService || p.Role == mesh.RoleGRPC)
 }

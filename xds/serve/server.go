@@ -96,7 +96,7 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.applied = time.Now()
 	var sum uint64
 	for line, i := range s.latest {
-		if !line.whole { // a replica that nobody asks for them has the same version
+		if !line.whole && line.role != mesh.RoleGRPC { // a replica that nobody asks for them has the same version
 			sum += i.hash
 		}
 	}
@@ -105,7 +105,7 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.wakeLocked(before)
 }
 
-// wholeLocked makes the view of those who take route configurations whole.
+// wholeLocked makes the view of those who take route configurations whole, which only some meshes have.
 func (s *Server) wholeLocked(a audience, prev *view) {
 	raw, ok, err := s.current.Whole(a.Proxy)
 	switch {

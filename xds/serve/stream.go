@@ -146,7 +146,7 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 	}
 	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
 	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
-	to := audience{Proxy: proxy, whole: st.protocol == sotw || !takesVirtualHosts(n)}
+	to := audienceOf(proxy, st.protocol == sotw || !takesVirtualHosts(n))
 	st.server.welcome(to)
 	st.proxy.Store(&to)
 	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
@@ -167,10 +167,11 @@ func takesVirtualHosts(n *corev3.Node) bool {
 	return v.GetMajorNumber() > 1 || v.GetMajorNumber() == 1 && v.GetMinorNumber() >= 37
 }
 
+// envoyVersion: those that are no Envoy say what they are.
 func envoyVersion(n *corev3.Node) string {
 	v := n.GetUserAgentBuildVersion().GetVersion()
 	if v == nil {
-		return ""
+		return strings.TrimSpace(n.GetUserAgentName() + " " + n.GetUserAgentVersion())
 	}
 	return strconv.Itoa(int(v.GetMajorNumber())) + "." + strconv.Itoa(int(v.GetMinorNumber())) + "." + strconv.Itoa(int(v.GetPatch()))
 }
