@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,7 @@ func main() {
 		rounds   = flag.Int("rounds", 5, "how often a change is made; the median round is told")
 		planes   = flag.String("planes", "weir,linear,snapshot", "control planes")
 		steps    = flag.String("steps", "first,storm,route,flap,percent,all,stuck", "what is measured, in this order")
+		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane")
 		patience = flag.Duration("patience", 2*time.Minute, "how long a step may take")
 	)
 	flag.Parse()
@@ -42,7 +44,7 @@ func main() {
 	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
 	failed := false
 	for _, plane := range strings.Split(*planes, ",") {
-		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience}
+		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience, profiles: *profiles}
 		if err := b.run(strings.Split(*steps, ",")); err != nil {
 			fmt.Printf("%-9s %v\n", plane, err)
 			failed = true
@@ -59,6 +61,7 @@ type bench struct {
 	services, proxies int
 	rounds            int
 	patience          time.Duration
+	profiles          string // folder; "" is none
 
 	server *server
 	fleet  *fleet
@@ -85,11 +88,24 @@ func (b *bench) run(steps []string) (err error) {
 	b.newFleet()
 	defer func() { b.cancel(); b.fleet.ended.Wait() }()
 	for _, step := range steps {
+		if err := b.profile("-"); err != nil {
+			return err
+		}
 		if err := b.step(step); err != nil {
 			return fmt.Errorf("%s: %w", step, err)
 		}
+		if err := b.profile(filepath.Join(b.profiles, b.plane+"-"+step)); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func (b *bench) profile(path string) error {
+	if b.profiles == "" {
+		return nil
+	}
+	return b.server.tell("profile %s", path)
 }
 
 func (b *bench) newFleet() {

@@ -2,12 +2,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +46,7 @@ type control interface {
 //	route FIRST N SECONDS       the routes of N services have another timeout
 //	endpoint I PORT             a service's first endpoint has another port
 //	collect                     what is not used is given back to the system
+//	profile PATH                PATH.cpu is what was done since the start or the last profile, PATH.heap what is held
 func runServer(kind string, services, proxies int) error {
 	set, problems := policy.Load([]policy.File{{Name: "bench.yaml", Data: documents(services)}}, nil)
 	if len(problems) > 0 {
@@ -69,15 +74,40 @@ func runServer(kind string, services, proxies int) error {
 	}
 	go func() { _ = g.Serve(l) }()
 	fmt.Println(l.Addr())
+	var cpu profiler
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		if in.Text() == "collect" { // so that resident memory is what is used
 			debug.FreeOSMemory()
+		} else if path, ok := strings.CutPrefix(in.Text(), "profile "); ok {
+			if err := cpu.write(path); err != nil {
+				return err
+			}
 		} else if err := c.apply(edit(set, strings.Fields(in.Text()))); err != nil {
 			return err
 		}
 		fmt.Println("done")
 	}
 	return nil
+}
+
+// profiler writes pprof's profiles.
+type profiler struct{ cpu bytes.Buffer }
+
+// write gives what came since it was last called, and begins anew; path "-" only begins.
+func (p *profiler) write(path string) error {
+	pprof.StopCPUProfile()
+	if path != "-" {
+		runtime.GC()
+		var heap bytes.Buffer
+		if err := pprof.Lookup("heap").WriteTo(&heap, 0); err != nil {
+			return err
+		}
+		if err := errors.Join(os.WriteFile(path+".cpu", p.cpu.Bytes(), 0o600), os.WriteFile(path+".heap", heap.Bytes(), 0o600)); err != nil {
+			return err
+		}
+	}
+	p.cpu.Reset()
+	return pprof.StartCPUProfile(&p.cpu)
 }
 
 // documents is services, each with a Route and two endpoints.

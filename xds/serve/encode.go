@@ -1,6 +1,9 @@
 package serve
 
 import (
+	"slices"
+	"sync"
+
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that takes everything else
@@ -16,9 +19,57 @@ import (
 // wireResource is a resource as part of a response: encoded once, and its parts go into the responses of all proxies as
 // they are. A response may say its repeated fields in any order.
 type wireResource struct {
-	delta mem.SliceBuffer // what comes before the body in a DeltaDiscoveryResponse
-	sotw  mem.SliceBuffer // and in a DiscoveryResponse
-	body  mem.SliceBuffer
+	delta mem.Buffer // what comes before the body in a DeltaDiscoveryResponse
+	sotw  mem.Buffer // and in a DiscoveryResponse
+	body  mem.Buffer
+}
+
+// run is items that many proxies are sent together, as one piece. Making a response of a thousand pieces costs each
+// proxy more than anything else that is done for it.
+type run struct {
+	items       []*item
+	delta, sotw onceBuffer
+}
+
+type onceBuffer struct {
+	once   sync.Once
+	buffer mem.Buffer
+}
+
+// join gives the resources of items as one piece, made by the first that asks.
+func (o *onceBuffer) join(items []*item, head func(*wireResource) mem.Buffer) mem.Buffer {
+	o.once.Do(func() {
+		n := 0
+		for _, i := range items {
+			n += head(i.wire).Len() + i.wire.body.Len()
+		}
+		all := make([]byte, 0, n)
+		for _, i := range items {
+			all = append(append(all, head(i.wire).ReadOnlyData()...), i.wire.body.ReadOnlyData()...)
+		}
+		o.buffer = mem.SliceBuffer(all)
+	})
+	return o.buffer
+}
+
+func deltaHead(w *wireResource) mem.Buffer { return w.delta }
+func sotwHead(w *wireResource) mem.Buffer  { return w.sotw }
+
+// fewest is how many items make a run worth its memory, which is theirs once more.
+const fewest = 8
+
+// pieces appends the resources of a response.
+func (r *response) pieces(f frame, head func(*wireResource) mem.Buffer, of func(*run) *onceBuffer) frame {
+	for _, one := range r.runs {
+		if len(one.items) >= fewest && slices.Equal(one.items, r.changed) {
+			return append(f, of(one).join(one.items, head))
+		}
+	}
+	f = slices.Grow(f, 2*len(r.changed))
+	for _, i := range r.changed {
+		f = append(f, head(i.wire), i.wire.body)
+	}
+	return f
 }
 
 // The fields that a resource is in, each the last of its message that is written.
@@ -40,9 +91,9 @@ func encodeResource(r *xds.Resource) *wireResource {
 	inResource = appendHead(inResource, resourceAny, len(inAny)+len(r.Body))
 	inResource = append(inResource, inAny...)
 	return &wireResource{
-		delta: append(appendHead(nil, deltaResources, len(inResource)+len(r.Body)), inResource...),
-		sotw:  append(appendHead(nil, sotwResources, len(inAny)+len(r.Body)), inAny...),
-		body:  r.Body,
+		delta: mem.SliceBuffer(append(appendHead(nil, deltaResources, len(inResource)+len(r.Body)), inResource...)),
+		sotw:  mem.SliceBuffer(append(appendHead(nil, sotwResources, len(inAny)+len(r.Body)), inAny...)),
+		body:  mem.SliceBuffer(r.Body),
 	}
 }
 

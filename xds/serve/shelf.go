@@ -27,6 +27,7 @@ type shelf struct {
 
 	before  uint64   // id of the shelf that it replaces; 0: none
 	changed []string // the names in which it differs from that, sorted
+	runs    []*run   // all of it, and what it has of changed
 }
 
 var shelfIDs atomic.Uint64
@@ -60,12 +61,18 @@ func newShelfLocked(kind string, prev *shelf, wanted []*item) *shelf {
 		}
 		s.before = prev.id
 	}
+	s.runs = []*run{{items: s.list}, {}}
 	if prev != nil && slices.EqualFunc(prev.list, s.list, func(a, b *item) bool { return a.name == b.name }) {
 		s.place = prev.place
 	} else {
 		s.place = make(map[string]int32, len(s.list))
 		for at, i := range s.list {
 			s.place[i.name] = int32(at)
+		}
+	}
+	for _, name := range s.changed {
+		if i := s.item(name); i != nil {
+			s.runs[1].items = append(s.runs[1].items, i)
 		}
 	}
 	return s

@@ -338,7 +338,7 @@ func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now t
 	}
 	st.nonces++
 	sub.sent(strconv.FormatUint(st.nonces, 16), now, changed, removed, again)
-	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out}
+	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out, runs: s.runs}
 	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
 	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))
 	// The lock is let go, so that a proxy which does not read cannot hold up the status.

@@ -569,8 +569,21 @@ func (sub *subscription) removed(names []string) {
 	}
 }
 
+// compact lets go of maps that were used once: a map never shrinks.
+func (sub *subscription) compact() {
+	for _, m := range []*map[string]bool{&sub.due, &sub.but, &sub.extra, &sub.alone, &sub.doubted} {
+		if len(*m) == 0 {
+			*m = nil
+		}
+	}
+	if len(sub.diff) == 0 {
+		sub.diff = nil
+	}
+}
+
 // accepted ends a flight.
 func (sub *subscription) accepted(f *flight) {
+	defer sub.compact()
 	if f.whole != nil && f.whole.taken.Load() && len(sub.alone) == 0 {
 		return
 	}

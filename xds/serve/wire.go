@@ -28,6 +28,7 @@ type response struct {
 	kind    string
 	nonce   string
 	changed []*item
+	runs    []*run // what changed may be, already encoded
 	removed []string
 	whole   string // the version of all that the proxy then has of the type
 }
@@ -69,11 +70,7 @@ func (w deltaWire) send(r *response) error {
 	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DeltaDiscoveryResponse{
 		TypeUrl: r.kind, Nonce: r.nonce, RemovedResources: r.removed, SystemVersionInfo: r.whole,
 	}))}
-	f = slices.Grow(f, 2*len(r.changed))
-	for _, i := range r.changed {
-		f = append(f, i.wire.delta, i.wire.body)
-	}
-	return w.stream.SendMsg(f)
+	return w.stream.SendMsg(r.pieces(f, deltaHead, func(one *run) *onceBuffer { return &one.delta }))
 }
 
 type sotwWire struct {
@@ -117,9 +114,5 @@ func (w *sotwWire) receive() (*request, error) {
 
 func (w *sotwWire) send(r *response) error {
 	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, VersionInfo: r.whole}))}
-	f = slices.Grow(f, 2*len(r.changed))
-	for _, i := range r.changed {
-		f = append(f, i.wire.sotw, i.wire.body)
-	}
-	return w.stream.SendMsg(f)
+	return w.stream.SendMsg(r.pieces(f, sotwHead, func(one *run) *onceBuffer { return &one.sotw }))
 }
