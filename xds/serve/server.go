@@ -22,7 +22,6 @@ func GRPCOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
 		// Thousands of proxies that have nothing to say cost little.
 		grpc.ReadBufferSize(1 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.MaxRecvMsgSize(64 << 20), // a first request names all that the proxy has
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
