@@ -185,6 +185,9 @@ func (b *bench) step(step string) error {
 		if b.server, err = startServer(b.plane, b.services, b.proxies); err != nil {
 			return err
 		}
+		if err := b.profile("-"); err != nil {
+			return err
+		}
 		b.newFleet()
 		return b.measure(step, 1, map[string]int{routes: 1}, func(int) error {
 			b.connect()

@@ -39,7 +39,7 @@ func unsure(kind, name string) *item { return &item{kind: kind, name: name} }
 
 // claimed stands for a version that a proxy says it has and that is not served.
 func claimed(kind, name, version string) *item {
-	return &item{kind: kind, name: name, version: version, hash: hashOf(name, version)}
+	return &item{kind: kind, name: name, version: strings.Clone(version), hash: hashOf(name, version)}
 }
 
 func newItem(r *xds.Resource) *item {

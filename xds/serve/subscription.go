@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/machinenativeops/weir/xds"
@@ -339,6 +340,7 @@ func (sub *subscription) resume(r *request) {
 	}
 	for name, version := range r.initial {
 		if sub.base.item(name) == nil || !sub.covers(name) {
+			name = strings.Clone(name) // and not all that the request said with it
 			sub.set(name, claimed(sub.kind, name, version))
 			put(&sub.due, name, true)
 		}
