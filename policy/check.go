@@ -9,14 +9,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // checker reports mistakes by path, at the place where the path, or what is nearest above it, was written.
 type checker struct {
 	*decoder
-	root  *yaml.Node
+	root  Place
 	known []Problem // of decoding: what they are about is not complained of again
 }
 
@@ -26,13 +24,13 @@ func (c *checker) problem(path, suggestion, format string, args ...any) {
 			return
 		}
 	}
-	c.decoder.problem(c.place(path), path, suggestion, format, args...)
+	c.problemAt(c.place(path), path, suggestion, format, args...)
 }
 
 // parent is the path of what a field or an item is in.
 func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
-func (c *checker) place(path string) *yaml.Node {
+func (c *checker) place(path string) Place {
 	for {
 		if n, ok := c.places[path]; ok {
 			return n

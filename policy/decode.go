@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -15,20 +16,17 @@ type decoder struct {
 	file     string
 	document Key
 	problems []Problem
-	places   map[string]*yaml.Node
+	places   map[string]Place
 	zeros    map[string]bool // paths at which a value was written that is 0
 }
 
-// whereabouts are the places by path, without the text that they were read from.
-func (d *decoder) whereabouts() *map[string]Place {
-	all := make(map[string]Place, len(d.places))
-	for path, n := range d.places {
-		all[path] = Place{Line: n.Line, Column: n.Column}
-	}
-	return &all
-}
+func placeOf(n *yaml.Node) Place { return Place{Line: n.Line, Column: n.Column} }
 
 func (d *decoder) problem(n *yaml.Node, path, suggestion, format string, args ...any) {
+	d.problemAt(placeOf(n), path, suggestion, format, args...)
+}
+
+func (d *decoder) problemAt(n Place, path, suggestion, format string, args ...any) {
 	d.problems = append(d.problems, Problem{
 		File: d.file, Line: n.Line, Column: n.Column, Document: d.document, Path: path,
 		Message: fmt.Sprintf(format, args...), DidYouMean: suggestion,
@@ -42,7 +40,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	d.places[path] = n
+	d.places[path] = placeOf(n)
 	if v.Kind() == reflect.Pointer {
 		if n.Tag == "!!null" && v.Type().Elem().Kind() == reflect.Struct {
 			d.problem(n, path, "", "want a mapping of fields, got nothing: write {} for the defaults")
@@ -86,12 +84,12 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 	fields := fieldsOf(v.Type())
 	d.pairs(n, path, func(key, value *yaml.Node) {
 		at := join(path, key.Value)
-		if what, later := laterFields[generic(d.document.Kind, at)]; later {
-			d.problem(key, at, "", "%s", what)
-			return
-		}
 		index, ok := fields[key.Value]
 		if !ok {
+			if what, later := laterFields[generic(d.document.Kind, at)]; later {
+				d.problem(key, at, "", "%s", what)
+				return
+			}
 			d.problem(key, at, closest(key.Value, fields), "unknown field")
 			return
 		}
@@ -212,6 +210,9 @@ func FieldName(f reflect.StructField) (name string, inline bool) {
 
 // fieldsOf gives the fields of a struct by their names in YAML, those of inlined structs among them.
 func fieldsOf(t reflect.Type) map[string][]int {
+	if known, ok := fieldsOfTypes.Load(t); ok {
+		return known.(map[string][]int)
+	}
 	fields := make(map[string][]int)
 	for _, f := range reflect.VisibleFields(t) {
 		name, _ := FieldName(f)
@@ -219,8 +220,11 @@ func fieldsOf(t reflect.Type) map[string][]int {
 			fields[name] = f.Index
 		}
 	}
+	fieldsOfTypes.Store(t, fields)
 	return fields
 }
+
+var fieldsOfTypes sync.Map // what fieldsOf gave, by type
 
 func join(path, field string) string {
 	if path == "" {

@@ -1,19 +1,10 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
-	"io"
-	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/cespare/xxhash/v2"
-	"go.yaml.in/yaml/v3"
 )
 
 // spec is what every kind's Spec type can do.
@@ -44,14 +35,16 @@ func Kinds() []string {
 // single are the kinds of which a set has one.
 var single = map[string]bool{"Mesh": true, "Sampling": true, "Retention": true}
 
-// document is a document of any kind.
+// document is a document of any kind. It is immutable, and many sets share it.
 type document struct {
 	key      Key
 	metadata Metadata
 	origin   Origin
 	spec     spec
-	checker  *checker // nil for a last good version
-	refused  bool
+	column   int       // where it begins, on the origin's line
+	wrong    bool      // it has problems by itself
+	known    []Problem // of decoding: what they are about is not complained of again
+	public   any       // as it is in sets: the *Document of its kind
 }
 
 // table is the documents in force, by key.
@@ -79,9 +72,10 @@ func (r reference) key() Key {
 //
 // After Load, every reference to a service is NAMESPACE/NAME, or NAME where it has no namespace.
 func Load(files []File, last *Set) (*Set, []Problem) {
-	l := loader{before: last.table(), read: make(table), held: make(map[Key]bool)}
-	for _, f := range files {
-		l.readFile(f)
+	l := loader{before: last.table(), read: make(table, len(files)), held: make(map[Key]bool), refused: make(map[*document]bool)}
+	read, byName := parseFiles(files, last)
+	for _, p := range read {
+		l.add(p)
 	}
 	l.admit()
 	l.settle()
@@ -89,7 +83,9 @@ func Load(files []File, last *Set) (*Set, []Problem) {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message))
 	})
-	return l.inForce.set(), l.problems
+	set := l.inForce.set()
+	set.read = byName
+	return set, l.problems
 }
 
 type loader struct {
@@ -97,138 +93,26 @@ type loader struct {
 	documents  []*document // as read, in order
 	unreadable []string    // files
 	read       table       // the first document read of each key
+	refused    map[*document]bool
 	held       map[Key]bool
 	inForce    table
 	problems   []Problem
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
-
-// readFile decodes one file.
-func (l *loader) readFile(f File) {
-	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
-	texts := documentTexts(f.Data)
-	for {
-		var n yaml.Node
-		err := dec.Decode(&n)
-		if errors.Is(err, io.EOF) {
-			return
+func (l *loader) add(p *parsed) {
+	for i := range p.pieces {
+		one := &p.pieces[i]
+		l.problems = append(l.problems, one.problems...)
+		if one.unreadable {
+			l.unreadable = append(l.unreadable, p.name)
 		}
-		if err != nil {
-			l.notYAML(f.Name, err)
-			return
-		}
-		if len(n.Content) > 0 && n.Content[0].Tag != "!!null" {
-			l.decode(f.Name, n.Content[0], texts)
-		}
-	}
-}
-
-// notYAML reports a file that is no YAML. What stood behind the mistake can't be known.
-func (l *loader) notYAML(file string, err error) {
-	p := Problem{File: file, Line: 1, Column: 1, Message: "not YAML: " + err.Error()}
-	if bomb, ok := errors.AsType[*aliasError](err); ok {
-		p.Line, p.Column, p.Message = bomb.at.Line, bomb.at.Column, bomb.Error()
-	} else if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		if line, e := strconv.Atoi(m[1]); e == nil {
-			p.Line = line
-		}
-		p.Message = "not YAML: " + m[2]
-	}
-	l.problems = append(l.problems, p)
-	l.unreadable = append(l.unreadable, file)
-}
-
-func (l *loader) decode(file string, n *yaml.Node, texts texts) {
-	if err := checkAliases(n); err != nil {
-		l.notYAML(file, err)
-		return
-	}
-	dec := &decoder{file: file, places: make(map[string]*yaml.Node), zeros: make(map[string]bool)}
-	d := &document{origin: Origin{File: file, Line: n.Line, text: texts.at(n.Line)}}
-	d.origin.Hash, d.origin.layout = hashNode(n)
-	var specNode, metaNode *yaml.Node
-	dec.pairs(n, "", func(key, value *yaml.Node) {
-		dec.places[key.Value] = value
-		switch key.Value {
-		case "apiVersion":
-			if value.Value != APIVersion {
-				dec.problem(value, "apiVersion", APIVersion, "unknown apiVersion %q", value.Value)
+		if one.document != nil {
+			l.documents = append(l.documents, one.document)
+			if one.document.wrong {
+				l.refused[one.document] = true
 			}
-		case "kind":
-			d.key.Kind = value.Value
-		case "metadata":
-			metaNode = value
-		case "spec":
-			specNode = value
-		default:
-			dec.problem(key, key.Value, closest(key.Value, documentFields), "unknown field")
-		}
-	})
-	if metaNode != nil {
-		dec.value(metaNode, reflect.ValueOf(&d.metadata).Elem(), "metadata")
-	}
-	d.key.Namespace, d.key.Name = d.metadata.Namespace, d.metadata.Name
-	dec.document = d.key
-	for i := range dec.problems {
-		dec.problems[i].Document = d.key
-	}
-	d.checker = &checker{decoder: dec, root: n}
-	l.decodeSpec(d, specNode)
-	d.origin.places = dec.whereabouts()
-	d.refused = len(dec.problems) > 0
-	l.problems = append(l.problems, dec.problems...)
-	dec.problems = nil
-	l.documents = append(l.documents, d)
-}
-
-var documentFields = map[string]bool{"apiVersion": true, "kind": true, "metadata": true, "spec": true}
-
-func (l *loader) decodeSpec(d *document, n *yaml.Node) {
-	c := d.checker
-	build, ok := newSpec[d.key.Kind]
-	switch {
-	case laterKinds[d.key.Kind]:
-		c.problem("kind", "", "this version of Weir does not support the kind %s yet: remove the document", d.key.Kind)
-		return
-	case d.key.Kind == "":
-		c.problem("kind", "", "the kind is missing: want one of %s", strings.Join(Kinds(), ", "))
-		return
-	case !ok:
-		c.problem("kind", closest(d.key.Kind, newSpec), "unknown kind %q: want one of %s", d.key.Kind, strings.Join(Kinds(), ", "))
-		return
-	}
-	c.name("metadata.name", d.metadata.Name)
-	if d.metadata.Namespace != "" {
-		c.name("metadata.namespace", d.metadata.Namespace)
-	}
-	d.spec = build()
-	if n != nil {
-		c.value(n, reflect.ValueOf(d.spec).Elem(), "spec")
-	}
-	if len(c.problems) > 0 {
-		c.known = c.problems
-		d.spec.check(c)
-		d.spec.defaults(d.metadata) // its references are looked up all the same
-		return
-	}
-	d.spec.defaults(d.metadata)
-	d.spec.check(c)
-}
-
-// hashNode hashes what a node says, not how it is laid out, and that apart.
-func hashNode(n *yaml.Node) (says, layout uint64) {
-	h, at := xxhash.New(), xxhash.New()
-	var walk func(n *yaml.Node)
-	walk = func(n *yaml.Node) {
-		fmt.Fprintf(h, "%d %s %q %d", n.Kind, n.Tag, n.Value, len(n.Content))
-		fmt.Fprintf(at, "%d %d ", n.Line, n.Column)
-		for _, c := range n.Content {
-			walk(c)
 		}
 	}
-	walk(n)
-	return h.Sum64(), at.Sum64()
 }
 
 // admit refuses what has another's name, and holds what an unreadable file had.
@@ -243,6 +127,9 @@ func (l *loader) admit() {
 		}
 		l.read[d.key] = d
 	}
+	if len(l.unreadable) == 0 {
+		return
+	}
 	for key, d := range l.before {
 		if _, anew := l.read[key]; !anew && slices.Contains(l.unreadable, d.origin.File) {
 			l.held[key] = true
@@ -253,15 +140,44 @@ func (l *loader) admit() {
 func (d *document) place() string { return fmt.Sprintf("%s:%d", d.origin.File, d.origin.Line) }
 
 func (l *loader) refuse(d *document, path, format string, args ...any) {
-	d.checker.problem(path, "", format, args...)
-	l.take(d)
+	c := d.checker()
+	c.problem(path, "", format, args...)
+	l.take(d, c)
 }
 
-// take refuses a document with problems, and makes them the loader's.
-func (l *loader) take(d *document) {
-	d.refused = true
-	l.problems = append(l.problems, d.checker.problems...)
-	d.checker.problems = nil
+// checker is for mistakes that show only beside other documents.
+func (d *document) checker() *checker {
+	return &checker{
+		decoder: &decoder{file: d.origin.File, document: d.key, places: *d.origin.places},
+		root:    Place{Line: d.origin.Line, Column: d.column}, known: d.known,
+	}
+}
+
+// take refuses a document if there are problems, and makes them the loader's.
+func (l *loader) take(d *document, c *checker) (refused bool) {
+	if len(c.problems) == 0 {
+		return false
+	}
+	l.refused[d] = true
+	l.problems = append(l.problems, c.problems...)
+	return true
+}
+
+// isLast says whether a document in force is there as a last good version, and not because it was read.
+func (l *loader) isLast(d *document) bool {
+	return l.held[d.key] || l.refused[d] || l.read[d.key] != d
+}
+
+// lasts gives the last good versions in force.
+func (l *loader) lasts(yield func(*document) bool) {
+	if len(l.held)+len(l.refused) == 0 { // nothing but what was read
+		return
+	}
+	for _, d := range l.inForce {
+		if l.isLast(d) && !yield(d) {
+			return
+		}
+	}
 }
 
 // settle decides what is in force. Each round refuses documents that were read, or holds last good versions, and the
@@ -279,7 +195,7 @@ func (l *loader) settle() {
 func (l *loader) choose() table {
 	t := make(table, len(l.read))
 	for key, d := range l.read {
-		if !d.refused && !l.held[key] {
+		if !l.refused[d] && !l.held[key] {
 			t[key] = d
 		} else if old, ok := l.before[key]; ok {
 			t[key] = old
@@ -294,7 +210,7 @@ func (l *loader) choose() table {
 // news gives the documents in force that were read, in order.
 func (l *loader) news(yield func(*document) bool) {
 	for _, d := range l.documents {
-		if l.inForce[d.key] == d && !d.refused && !yield(d) {
+		if l.inForce[d.key] == d && !l.isLast(d) && !yield(d) {
 			return
 		}
 	}
@@ -328,19 +244,17 @@ func (l *loader) refuseClashes() (changed bool) {
 			owners[c.id] = d
 		}
 	}
-	for _, d := range l.inForce {
-		if d.checker == nil {
-			own(d)
-		}
+	for d := range l.lasts {
+		own(d)
 	}
 	for d := range l.news {
-		for _, c := range claims(d) {
-			if owner, taken := owners[c.id]; taken {
-				d.checker.problem(c.path, "", "%s %s", c.complaint, owner)
+		c := d.checker()
+		for _, claimed := range claims(d) {
+			if owner, taken := owners[claimed.id]; taken {
+				c.problem(claimed.path, "", "%s %s", claimed.complaint, l.describe(owner))
 			}
 		}
-		if len(d.checker.problems) > 0 {
-			l.take(d)
+		if l.take(d, c) {
 			changed = true
 			continue
 		}
@@ -349,9 +263,9 @@ func (l *loader) refuseClashes() (changed bool) {
 	return changed
 }
 
-// String gives what and where it is, for complaints about others.
-func (d *document) String() string {
-	if d.checker == nil {
+// describe gives what and where a document is, for complaints about others.
+func (l *loader) describe(d *document) string {
+	if l.isLast(d) {
 		return fmt.Sprintf("%s, whose last good version is in force", d.key)
 	}
 	return fmt.Sprintf("%s at %s", d.key, d.place())
@@ -360,11 +274,11 @@ func (d *document) String() string {
 // refuseDangling refuses documents that refer to what is not in force.
 func (l *loader) refuseDangling() (changed bool) {
 	for d := range l.news {
+		c := d.checker()
 		for _, r := range d.spec.references() {
-			l.dangling(d.checker, r)
+			l.dangling(c, r)
 		}
-		if len(d.checker.problems) > 0 {
-			l.take(d)
+		if l.take(d, c) {
 			changed = true
 		}
 	}
@@ -375,24 +289,22 @@ func (l *loader) refuseDangling() (changed bool) {
 // authors see all mistakes at once.
 func (l *loader) referRefused() {
 	for _, d := range l.documents {
-		if !d.refused || d.spec == nil {
+		if !l.refused[d] || d.spec == nil {
 			continue
 		}
+		c := d.checker()
 		for _, r := range d.spec.references() {
-			if target, ok := l.read[r.key()]; !ok || !target.refused {
-				l.dangling(d.checker, r)
+			if target, ok := l.read[r.key()]; !ok || !l.refused[target] {
+				l.dangling(c, r)
 			}
 		}
-		l.take(d)
+		l.take(d, c)
 	}
 }
 
 // hold holds the last good versions of what last good versions in force need and miss.
 func (l *loader) hold() (changed bool) {
-	for _, d := range l.inForce {
-		if d.checker != nil {
-			continue
-		}
+	for d := range l.lasts {
 		for _, r := range d.spec.references() {
 			key := r.key()
 			if _, ok := l.before[key]; ok && !l.held[key] && !l.resolves(r) {
@@ -424,14 +336,14 @@ func (l *loader) dangling(c *checker, r reference) {
 	written := l.read[r.key()]
 	names := make(map[string]bool)
 	switch {
-	case ok && target.checker == nil:
+	case ok && l.isLast(target):
 		c.problem(r.path+".version", "", "the service %q has no version %q: its last good version is in force", r.service, r.version)
 	case ok:
 		for _, v := range target.spec.(*ServiceSpec).Versions {
 			names[v.Name] = true
 		}
 		c.problem(r.path+".version", closest(r.version, names), "the service %q has no version %q", r.service, r.version)
-	case written != nil && written.refused:
+	case written != nil && l.refused[written]:
 		c.problem(r.path+".service", "", "the service %q is refused itself", r.service)
 	default:
 		for key := range l.inForce {
@@ -445,10 +357,13 @@ func (l *loader) dangling(c *checker, r reference) {
 
 // table is the set by key; of nil, an empty one.
 func (s *Set) table() table {
-	t := make(table)
 	if s == nil {
-		return t
+		return table{}
 	}
+	if s.inForce != nil {
+		return s.inForce
+	}
+	t := make(table)
 	fill(t, "Mesh", []*Document[MeshSpec]{s.Mesh}, func(d *MeshSpec) spec { return d })
 	fill(t, "Gateway", s.Gateways, func(d *GatewaySpec) spec { return d })
 	fill(t, "Service", s.Services, func(d *ServiceSpec) spec { return d })
@@ -465,12 +380,13 @@ func fill[S any](t table, kind string, documents []*Document[S], asSpec func(*S)
 			continue
 		}
 		key := Key{Kind: kind, Namespace: d.Metadata.Namespace, Name: d.Metadata.Name}
-		t[key] = &document{key: key, metadata: d.Metadata, origin: d.Origin, spec: asSpec(&d.Spec)}
+		t[key] = &document{key: key, metadata: d.Metadata, origin: d.Origin, spec: asSpec(&d.Spec), public: d}
 	}
 }
 
 func (t table) set() *Set {
 	return &Set{
+		inForce:    t,
 		Mesh:       oneOf[MeshSpec](t, "Mesh"),
 		Gateways:   allOf[GatewaySpec](t, "Gateway"),
 		Services:   allOf[ServiceSpec](t, "Service"),
@@ -485,8 +401,7 @@ func allOf[S any](t table, kind string) []*Document[S] {
 	var all []*Document[S]
 	for key, d := range t {
 		if key.Kind == kind {
-			s := any(d.spec).(*S)
-			all = append(all, &Document[S]{Metadata: d.metadata, Origin: d.origin, Spec: *s})
+			all = append(all, d.public.(*Document[S]))
 		}
 	}
 	slices.SortFunc(all, func(a, b *Document[S]) int { return compareRefs(a.Ref(), b.Ref()) })

@@ -3,7 +3,8 @@
 //
 // [Load] turns the bytes of files into a [Set]: immutable, defaulted, every reference inside it good. What is
 // wrong is refused document by document, with every [Problem] reported at once; the last good version of a
-// refused document stays in the set. The package reads no files and starts no goroutines.
+// refused document stays in the set. The package reads no files, and goroutines that it starts have ended when Load
+// returns.
 package policy
 
 import (
@@ -99,6 +100,9 @@ type Set struct {
 	// Sampling and Retention hold at least a default document.
 	Sampling  *Document[SamplingSpec]
 	Retention *Document[RetentionSpec]
+
+	inForce table              // the same documents by key; nil in sets that Load did not make
+	read    map[string]*parsed // the files that it was made of, for the next Load
 }
 
 // Service gives the named service, or nil.
@@ -114,7 +118,7 @@ func (s *Set) Service(ref Ref) *Document[ServiceSpec] {
 func (s *Set) Same(o *Set) bool {
 	return maps.EqualFunc(s.table(), o.table(), func(a, b *document) bool {
 		x, y := a.origin, b.origin
-		return x.File == y.File && x.Line == y.Line && x.Hash == y.Hash && x.layout == y.layout
+		return a == b || x.File == y.File && x.Line == y.Line && x.Hash == y.Hash && x.layout == y.layout
 	})
 }
 
