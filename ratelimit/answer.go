@@ -1,6 +1,8 @@
 package ratelimit
 
 import (
+	"math"
+
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -35,11 +37,15 @@ func (q *question) appendAnswer(out []byte, allowed bool) []byte {
 // appendStatus tells of one descriptor. An unknown limit and a shadow are nothing that a client could see: from a
 // current limit Envoy would make x-ratelimit headers.
 func (a *asked) appendStatus(out []byte) []byte {
-	if a.limit == nil || a.limit.Shadow {
-		return appendVarint(out, statusCode, uint64(ratelimitsvcv3.RateLimitResponse_OK))
+	if a.hit == nil || a.limit.Shadow && !a.limit.compat {
+		out = appendVarint(out, statusCode, uint64(ratelimitsvcv3.RateLimitResponse_OK))
+		if a.limit != nil && a.limit.unlimited {
+			out = appendVarint(out, remaining, math.MaxUint32)
+		}
+		return out
 	}
 	d := &a.hit.Decision
-	out = appendVarint(out, statusCode, uint64(code(d.Allowed)))
+	out = appendVarint(out, statusCode, uint64(code(d.Allowed || a.limit.Shadow)))
 	out = append(out, a.limit.current...)
 	if d.Remaining > 0 {
 		out = appendVarint(out, remaining, uint64(narrow(d.Remaining)))

@@ -59,7 +59,7 @@ func (q *question) appendPolicies(out []byte) []byte {
 	start := len(out)
 	for i := range q.asked {
 		l := q.asked[i].limit
-		if l == nil || l.Shadow || slices.ContainsFunc(q.asked[:i], func(a asked) bool { return a.limit == l }) {
+		if l == nil || l.Shadow || l.compat || slices.ContainsFunc(q.asked[:i], func(a asked) bool { return a.limit == l }) {
 			continue
 		}
 		if len(out) > start {
@@ -75,7 +75,7 @@ func (q *question) appendPolicies(out []byte) []byte {
 func (q *question) tightest() (tightest *asked) {
 	for i := range q.asked {
 		a := &q.asked[i]
-		if a.limit == nil || a.limit.Shadow {
+		if a.limit == nil || a.limit.Shadow || a.limit.compat {
 			continue
 		}
 		if tightest == nil || tighter(&a.hit.Decision, &tightest.hit.Decision) {

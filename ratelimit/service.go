@@ -2,7 +2,9 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +28,9 @@ type Service struct {
 	started time.Time // with its monotonic part: now does not jump when the wall clock is set
 	metrics *metrics
 
-	applying  sync.Mutex // of one Apply with another
+	applying  sync.Mutex // guards what is configured, of which limits is made
+	policy    []*mesh.Limit
+	domains   []*Domain
 	limits    atomic.Pointer[table]
 	questions sync.Pool // of *question
 }
@@ -43,7 +47,7 @@ func New(log *slog.Logger, o Options) *Service {
 	if s.store == nil {
 		s.store = NewMemory(o.Keys)
 	}
-	s.limits.Store(newTable(nil, new(table)))
+	s.limits.Store(newTable(nil, nil, new(table)))
 	s.questions.New = func() any { return new(question) }
 	return s
 }
@@ -58,7 +62,21 @@ func (s *Service) Register(server *grpc.Server) {
 func (s *Service) Apply(limits []*mesh.Limit) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	t := newTable(limits, s.limits.Load())
+	s.policy = limits
+	s.apply()
+}
+
+// ApplyDomains puts domains in force, beside the limits of [Service.Apply], as that does; none may have the name
+// [mesh.LimitDomain].
+func (s *Service) ApplyDomains(domains []*Domain) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	s.domains = domains
+	s.apply()
+}
+
+func (s *Service) apply() {
+	t := newTable(s.policy, s.domains, s.limits.Load())
 	s.limits.Store(t)
 	s.log.Debug("rate limits in force", "limits", len(t.sorted))
 }
@@ -69,12 +87,16 @@ func (s *Service) now() int64 { return s.started.UnixNano() + int64(time.Since(s
 type question struct {
 	asked []asked // one for each descriptor
 	hits  []Hit   // one for each descriptor with a limit; their keys' memory is reused as well
+
+	scratch  []byte // a key
+	noDomain bool   // the domain is not known
 }
 
-// asked is one descriptor. Both are nil if its limit isn't known.
+// asked is one descriptor. All are nil if its limit isn't known.
 type asked struct {
-	limit *limit
-	hit   *Hit
+	limit  *limit
+	hit    *Hit // nil: the limit is unlimited
+	counts *counts
 }
 
 // ShouldRateLimit implements the service of Envoy: it refuses if any limit does that is not a shadow, and counts the
@@ -106,57 +128,119 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 			return out, status.Error(codes.Unavailable, "the store of rate limits can't be asked")
 		}
 	}
-	s.metrics.count(r, q, allowed)
+	s.metrics.count(q, allowed)
 	out = q.appendAnswer(out, allowed)
 	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
 	return out, nil
 }
 
+var (
+	errNoDomain      = errors.New("the question has no domain")
+	errNoDescriptors = errors.New("the question has no descriptors")
+)
+
 // read finds the limits of a request and makes its hits.
 func (q *question) read(r *ratelimitsvcv3.RateLimitRequest, t *table) error {
-	q.asked, q.hits = q.asked[:0], q.hits[:0]
-	known := r.GetDomain() == mesh.LimitDomain
-	for _, d := range r.GetDescriptors() {
-		var l *limit
-		if known {
-			l = t.limit(d)
+	q.asked, q.hits, q.noDomain = q.asked[:0], q.hits[:0], false
+	switch {
+	case r.GetDomain() == "":
+		return errNoDomain
+	case len(r.GetDescriptors()) == 0:
+		return errNoDescriptors
+	case r.GetDomain() == mesh.LimitDomain:
+		for _, d := range r.GetDescriptors() {
+			q.ask(r, d, t.limit(d))
 		}
-		if l != nil {
-			n, err := hitsOf(r, d)
-			if err != nil {
-				return err
-			}
-			q.add(l, d, n)
+	default:
+		if d := t.domains[r.GetDomain()]; d != nil {
+			q.readDomain(r, d, t)
+		} else {
+			q.noDomain = true
+			q.asked = append(q.asked, make([]asked, len(r.GetDescriptors()))...)
 		}
-		q.asked = append(q.asked, asked{limit: l})
 	}
 	next := 0
 	for i := range q.asked {
-		if q.asked[i].limit != nil {
-			q.asked[i].hit = &q.hits[next]
+		if a := &q.asked[i]; a.limit != nil && !a.limit.unlimited {
+			a.hit = &q.hits[next]
 			next++
 		}
 	}
 	return nil
 }
 
-// add appends a hit, in the memory of an earlier question's.
-func (q *question) add(l *limit, d *commonratelimitv3.RateLimitDescriptor, n uint64) {
+// ask asks one of the limits that policy documents have.
+func (q *question) ask(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.RateLimitDescriptor, l *limit) {
+	if l == nil {
+		q.asked = append(q.asked, asked{})
+		return
+	}
+	q.asked = append(q.asked, asked{limit: l, counts: l.counts})
+	h := q.hit(r, d, l)
+	h.Key = l.appendKey(h.Key, d.GetEntries()[1:])
+	if d.GetEntries()[0].GetKey() == mesh.ChargeKey && h.Kind == Take {
+		h.Kind = Charge
+	}
+}
+
+// readDomain asks the limits of a domain, but for those that others replace.
+func (q *question) readDomain(r *ratelimitsvcv3.RateLimitRequest, in *domain, t *table) {
+	var replaced []string
+	for _, d := range r.GetDescriptors() {
+		if n, _ := in.find(q.scratch[:0], d); n != nil && d.GetLimit() == nil {
+			replaced = append(replaced, n.limit.replaces...)
+		}
+	}
+	for _, d := range r.GetDescriptors() {
+		var a asked
+		if d.GetLimit() != nil {
+			a.limit, q.scratch = in.own(q.scratch[:0], d)
+			a.counts = a.limit.counts
+		} else {
+			var n *node
+			if n, q.scratch = in.find(q.scratch[:0], d); n != nil && (n.limit.replaceable == "" || !slices.Contains(replaced, n.limit.replaceable)) {
+				a.limit, a.counts = n.limit, n.limit.counts
+				if n.detailed {
+					a.counts = t.details.of(n.limit, d)
+				}
+			}
+		}
+		q.asked = append(q.asked, a)
+		if a.limit != nil && !a.limit.unlimited {
+			h := q.hit(r, d, a.limit)
+			h.Key = append(h.Key, q.scratch...)
+		}
+	}
+}
+
+// hit appends one, in the memory of an earlier question's.
+func (q *question) hit(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.RateLimitDescriptor, l *limit) *Hit {
 	if len(q.hits) < cap(q.hits) {
 		q.hits = q.hits[:len(q.hits)+1]
 	} else {
 		q.hits = append(q.hits, Hit{})
 	}
 	h := &q.hits[len(q.hits)-1]
-	*h = Hit{Key: l.appendKey(h.Key[:0], d.GetEntries()[1:]), Rate: &l.rate, N: n, Shadow: l.Shadow}
+	*h = Hit{Key: h.Key[:0], Rate: &l.rate, N: hitsOf(r, d), Shadow: l.Shadow, Quota: l.quota}
+	if d.GetIsNegativeHits() {
+		h.Kind = Refund
+	}
+	return h
 }
 
-// limit is the one a descriptor asks about, or nil.
+// limit is the one a descriptor asks about, or nil. One that the question brings with it counts by the same algorithm.
 func (t *table) limit(d *commonratelimitv3.RateLimitDescriptor) *limit {
-	if e := d.GetEntries(); len(e) > 0 && e[0].GetKey() == mesh.LimitKey {
-		return t.byID[e[0].GetValue()]
+	e := d.GetEntries()
+	if len(e) == 0 || e[0].GetKey() != mesh.LimitKey && e[0].GetKey() != mesh.ChargeKey {
+		return nil
 	}
-	return nil
+	l := t.byID[e[0].GetValue()]
+	if l == nil || l.compat || d.GetLimit() == nil {
+		return l
+	}
+	m := windowOf(d.GetLimit().GetRequestsPerUnit(), ratelimitsvcv3.RateLimitResponse_RateLimit_Unit(d.GetLimit().GetUnit()))
+	m.ID, m.Source, m.By, m.Algorithm, m.Burst, m.Shadow = l.ID, l.Source, l.By, l.Algorithm, m.Requests, l.Shadow
+	return newLimit(m, l.counts)
 }
 
 // appendKey appends the key of the limit's counter for the values that a request has.
@@ -171,20 +255,10 @@ func (l *limit) appendKey(key []byte, entries []*commonratelimitv3.RateLimitDesc
 	return key
 }
 
-// unsupported is what Envoy can ask for and Weir's routes never do.
-type unsupported string
-
-func (u unsupported) Error() string { return string(u) + " is not supported" }
-
 // hitsOf is how many requests a descriptor stands for; its own number comes before the request's, and none is 1.
-func hitsOf(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.RateLimitDescriptor) (uint64, error) {
-	switch {
-	case d.GetIsNegativeHits():
-		return 0, unsupported("is_negative_hits")
-	case d.GetLimit() != nil:
-		return 0, unsupported("a limit override")
-	case d.GetHitsAddend() != nil:
-		return d.GetHitsAddend().GetValue(), nil
+func hitsOf(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.RateLimitDescriptor) uint64 {
+	if d.GetHitsAddend() != nil {
+		return d.GetHitsAddend().GetValue()
 	}
-	return uint64(max(r.GetHitsAddend(), 1)), nil
+	return uint64(max(r.GetHitsAddend(), 1))
 }

@@ -17,6 +17,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
@@ -186,8 +187,6 @@ func TestUnknownLimitsRefuseNobody(t *testing.T) {
 		{Domain: "else", Descriptors: []*commonratelimitv3.RateLimitDescriptor{descriptor("none")}},
 		request(&commonratelimitv3.RateLimitDescriptor{}),
 		request(&commonratelimitv3.RateLimitDescriptor{Entries: []*commonratelimitv3.RateLimitDescriptor_Entry{{Key: "none", Value: "none"}}}),
-		request(),
-		{},
 	} {
 		out := ask(t, s, r)
 		assert.Equal(t, ok, out.GetOverallCode(), "%v", r)
@@ -264,16 +263,27 @@ func TestHits(t *testing.T) {
 	assert.Equal(t, 0, remaining(r))
 }
 
-func TestUnsupportedIsSaid(t *testing.T) {
-	s := service(&mesh.Limit{ID: "a", Requests: 10, Per: 24 * time.Hour, Burst: 10})
-	negative, override := descriptor("a"), descriptor("a")
-	negative.IsNegativeHits = true
-	override.Limit = &commonratelimitv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1}
-	for _, d := range []*commonratelimitv3.RateLimitDescriptor{negative, override} {
-		_, err := s.ShouldRateLimit(t.Context(), request(descriptor("a"), d))
+func TestQuestionsOfNothingAreRefused(t *testing.T) {
+	s := service()
+	for _, r := range []*ratelimitsvcv3.RateLimitRequest{{}, request(), {Descriptors: request(descriptor("a")).Descriptors}} {
+		_, err := s.ShouldRateLimit(t.Context(), r)
 		assert.Equal(t, codes.InvalidArgument, status.Code(err))
 	}
-	assert.EqualValues(t, 9, ask(t, s, request(descriptor("a"))).GetStatuses()[0].GetLimitRemaining(), "nothing was counted")
+}
+
+func TestOverrideAndRefund(t *testing.T) {
+	s := service(&mesh.Limit{ID: "a", Requests: 10, Per: 24 * time.Hour, Burst: 10})
+	left := func(d *commonratelimitv3.RateLimitDescriptor) int {
+		return int(ask(t, s, request(d)).GetStatuses()[0].GetLimitRemaining())
+	}
+	negative, override := descriptor("a"), descriptor("a")
+	negative.IsNegativeHits = true
+	override.Limit = &commonratelimitv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 1, Unit: typev3.RateLimitUnit_DAY}
+	require.Equal(t, 9, left(descriptor("a")))
+	require.Equal(t, 8, left(descriptor("a")))
+	require.Equal(t, 9, left(negative), "given back")
+	require.Equal(t, over, ask(t, s, request(override)).GetOverallCode(), "one was used of the one that the question allows")
+	require.Equal(t, 1, int(ask(t, s, request(override)).GetStatuses()[0].GetCurrentLimit().GetRequestsPerUnit()))
 }
 
 func TestApplyKeepsWhatWasUsed(t *testing.T) {

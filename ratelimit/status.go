@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -80,19 +79,24 @@ func newMetrics() *metrics {
 }
 
 // count counts refusals always, and what was allowed only where the request passed: else it has used nothing.
-func (m *metrics) count(r *ratelimitsvcv3.RateLimitRequest, q *question, allowed bool) {
+func (m *metrics) count(q *question, allowed bool) {
 	for i := range q.asked {
 		switch a := &q.asked[i]; {
-		case a.limit == nil && r.GetDomain() != mesh.LimitDomain:
+		case a.limit == nil && q.noDomain:
 			m.unknownDomains.Add(1)
 		case a.limit == nil:
 			m.unknownLimits.Add(1)
+		case a.hit == nil: // unlimited
+			a.counts.allowed.Add(1)
 		case a.hit.Decision.Allowed && allowed:
-			a.limit.counts.allowed.Add(1)
+			a.counts.allowed.Add(1)
+			if a.limit.compat && float64(a.hit.Decision.Remaining) < (1-nearRatio)*float64(a.limit.Requests) {
+				a.counts.near.Add(1)
+			}
 		case !a.hit.Decision.Allowed && a.limit.Shadow:
-			a.limit.counts.shadowRefused.Add(1)
+			a.counts.shadowRefused.Add(1)
 		case !a.hit.Decision.Allowed:
-			a.limit.counts.refused.Add(1)
+			a.counts.refused.Add(1)
 		}
 	}
 }
@@ -100,6 +104,7 @@ func (m *metrics) count(r *ratelimitsvcv3.RateLimitRequest, q *question, allowed
 var (
 	decisionsDesc = prometheus.NewDesc("weir_ratelimit_decisions_total",
 		"Requests at each limit: allowed, refused, or shadow_refused (let through). Those that another limit refused are left out.", []string{"limit", "result"}, nil)
+	nearDesc      = prometheus.NewDesc("weir_ratelimit_near_limit_total", "Requests that were allowed with more than 80 % of a limit of envoyproxy/ratelimit's configuration used.", []string{"limit"}, nil)
 	unknownDesc   = prometheus.NewDesc("weir_ratelimit_unknown_total", "Descriptors of no limit in force, all let through, by what isn't known.", []string{"what"}, nil)
 	errorsDesc    = prometheus.NewDesc("weir_ratelimit_errors_total", "Requests that could not be decided; Envoy does as the policy's onError says.", nil, nil)
 	limitsDesc    = prometheus.NewDesc("weir_ratelimit_limits", "Limits in force.", nil, nil)
@@ -110,7 +115,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (s *Service) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{decisionsDesc, unknownDesc, errorsDesc, limitsDesc, keysDesc, capacityDesc, evictionsDesc} {
+	for _, d := range []*prometheus.Desc{decisionsDesc, nearDesc, unknownDesc, errorsDesc, limitsDesc, keysDesc, capacityDesc, evictionsDesc} {
 		out <- d
 	}
 	s.metrics.duration.Describe(out)
@@ -125,11 +130,23 @@ func (s *Service) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
 	}
 	t := s.limits.Load()
-	for _, l := range t.sorted {
-		count(decisionsDesc, l.counts.allowed.Load(), l.ID, "allowed")
-		count(decisionsDesc, l.counts.refused.Load(), l.ID, "refused")
-		count(decisionsDesc, l.counts.shadowRefused.Load(), l.ID, "shadow_refused")
+	decisions := func(id string, c *counts) {
+		count(decisionsDesc, c.allowed.Load(), id, "allowed")
+		count(decisionsDesc, c.refused.Load(), id, "refused")
+		count(decisionsDesc, c.shadowRefused.Load(), id, "shadow_refused")
 	}
+	for _, l := range t.sorted {
+		decisions(l.ID, l.counts)
+		if l.compat {
+			count(nearDesc, l.counts.near.Load(), l.ID)
+		}
+	}
+	t.details.mu.RLock()
+	for id, c := range t.details.counts {
+		decisions(id, c)
+		count(nearDesc, c.near.Load(), id)
+	}
+	t.details.mu.RUnlock()
 	count(unknownDesc, s.metrics.unknownLimits.Load(), "limit")
 	count(unknownDesc, s.metrics.unknownDomains.Load(), "domain")
 	count(errorsDesc, s.metrics.errors.Load())

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -14,8 +15,10 @@ import (
 
 // table is the limits in force. It is immutable but for what is counted, which the next table takes over.
 type table struct {
-	byID   map[string]*limit
-	sorted []*limit // by ID
+	byID    map[string]*limit
+	sorted  []*limit           // by ID
+	domains map[string]*domain // beside Weir's own
+	details *details
 }
 
 // limit is a [mesh.Limit] with everything made that its answers need.
@@ -27,30 +30,55 @@ type limit struct {
 	name    string // as a string of structured fields
 	policy  string // as an item of structured fields
 	counts  *counts
+
+	// Of what is configured as for envoyproxy/ratelimit.
+	compat      bool // its answers are like its: a shadow shows, and no headers are added
+	unlimited   bool
+	quota       bool
+	window      []byte // ends the key of its counters, so that those of other windows are others
+	replaceable string // the name by which others replace it
+	replaces    []string
 }
 
 // counts is what became of requests at a limit. A request that another limit refused counts only where it was refused.
 type counts struct {
 	allowed, refused, shadowRefused atomic.Uint64
+	near                            atomic.Uint64 // of those allowed, the ones with which more than nearRatio was used
 }
+
+// nearRatio is envoyproxy/ratelimit's.
+const nearRatio = 0.8
 
 // notKey is the key of an entry that xds only uses to keep requests out.
 const notKey = "not"
 
-func newTable(limits []*mesh.Limit, old *table) *table {
-	t := &table{byID: make(map[string]*limit, len(limits))}
+func newTable(limits []*mesh.Limit, domains []*Domain, old *table) *table {
+	t := &table{byID: make(map[string]*limit, len(limits)), domains: make(map[string]*domain, len(domains)), details: old.details}
+	if t.details == nil {
+		t.details = &details{counts: map[string]*counts{}}
+	}
 	for _, l := range limits {
-		c := new(counts)
-		if before := old.byID[l.ID]; before != nil {
-			c = before.counts
-		}
-		t.byID[l.ID] = newLimit(*l, c)
+		t.add(*l, old)
+	}
+	for _, d := range domains {
+		t.domains[d.Name] = newDomain(d, t, old)
 	}
 	for _, l := range t.byID {
 		t.sorted = append(t.sorted, l)
 	}
 	slices.SortFunc(t.sorted, func(a, b *limit) int { return cmp.Compare(a.ID, b.ID) })
 	return t
+}
+
+// add puts a limit into the table, with the counts it had in the old one.
+func (t *table) add(l mesh.Limit, old *table) *limit {
+	c := new(counts)
+	if before := old.byID[l.ID]; before != nil {
+		c = before.counts
+	}
+	out := newLimit(l, c)
+	t.byID[l.ID] = out
+	return out
 }
 
 func newLimit(l mesh.Limit, c *counts) *limit {
@@ -62,6 +90,7 @@ func newLimit(l mesh.Limit, c *counts) *limit {
 	field, start := begin(nil, currentLimit)
 	out.current = end(append(field, b...), start)
 	out.policy = out.policyItem()
+	out.window = binary.AppendUvarint(nil, uint64(l.Per/time.Second))
 	return out
 }
 

@@ -207,13 +207,13 @@ func TestExamplesAreValid(t *testing.T) {
 
 // TestSettings: each flag of each command is the same setting in the environment and in the file, and the nearer wins.
 func TestSettings(t *testing.T) {
-	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "stringArray": {"near", "far"}, "bool": {"true", "true"}}
+	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "stringArray": {"near", "far"}, "bool": {"true", "true"}, "int": {"1", "2"}}
 	for _, command := range newRoot().Commands() {
 		if len(command.Commands()) > 0 || command.Name() == "help" {
 			continue
 		}
 		command.Flags().VisitAll(func(f *pflag.Flag) {
-			if f.Name == helpFlag {
+			if f.Name == helpFlag || f.Name == configFlag && ownConfig(command) {
 				return
 			}
 			sample, ok := samples[f.Value.Type()]
@@ -255,6 +255,11 @@ func setting(t *testing.T, command, flag, env, value string, args ...string) str
 	cmd, _, err := root.Find([]string{command})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "--config=") }); i >= 0 && ownConfig(cmd) {
+		t.Setenv("WEIR_CONFIG", strings.TrimPrefix(args[i], "--config="))
+		defer func() { _ = os.Unsetenv("WEIR_CONFIG") }()
+		args = slices.Delete(slices.Clone(args), i, i+1)
 	}
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

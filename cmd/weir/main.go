@@ -78,7 +78,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
-	root.AddCommand(newServe(), newValidate(), newDiff(), newBootstrap(), newRender(), newExplain(), newStatus(), newImport())
+	root.AddCommand(newServe(), newValidate(), newDiff(), newBootstrap(), newRender(), newExplain(), newStatus(), newImport(), newRateLimit())
 	return root
 }
 

@@ -183,30 +183,6 @@ func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
 	return s.Serve(l)
 }
 
-// serveLimits serves until ctx is done, and then answers what it was asked before.
-func serveLimits(ctx context.Context, s *ratelimit.Service, l net.Listener) error {
-	g := grpc.NewServer(ratelimit.GRPCOptions()...)
-	s.Register(g)
-	server := s.Server(g)
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-		defer cancel()
-		_ = server.Shutdown(last)
-	})
-	err := server.Serve(l)
-	if stop() {
-		server.Close()
-		return err
-	}
-	<-stopped
-	return ctx.Err()
-}
-
-// drainTimeout is how long clients may take to leave.
-const drainTimeout = 5 * time.Second
-
 func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()

@@ -18,28 +18,42 @@ import (
 // The file and the environment are for all commands: what is another one's is passed over.
 func applySettings(cmd *cobra.Command, env func(string) (string, bool)) error {
 	flags := cmd.Flags()
-	if err := setFromEnv(flags, env); err != nil {
+	if err := setFromEnv(flags, env, ownConfig(cmd)); err != nil {
 		return err
 	}
-	file, err := flags.GetString("config")
+	var file string
+	var err error
+	if ownConfig(cmd) {
+		file, _ = env("WEIR_CONFIG")
+	} else {
+		file, err = flags.GetString(configFlag)
+	}
 	if err != nil || file == "" {
 		return err
 	}
 	known := make(map[string]bool)
 	for _, command := range cmd.Root().Commands() {
-		command.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { known[f.Name] = f.Name != helpFlag })
+		command.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) { known[f.Name] = f.Name != helpFlag && f.Name != configFlag })
 	}
 	return setFromFile(flags, file, known)
 }
 
-const helpFlag = "help" // asks for something and sets nothing
+const (
+	helpFlag   = "help" // asks for something and sets nothing
+	configFlag = "config"
+)
 
-func setFromEnv(flags *pflag.FlagSet, env func(string) (string, bool)) error {
+// ownConfig says of a command that its --config is not the file of settings, which only WEIR_CONFIG names there.
+func ownConfig(cmd *cobra.Command) bool {
+	return cmd.LocalNonPersistentFlags().Lookup(configFlag) != nil
+}
+
+func setFromEnv(flags *pflag.FlagSet, env func(string) (string, bool), ownConfig bool) error {
 	var err error
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := "WEIR_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, ok := env(name)
-		if !ok || f.Changed || f.Name == helpFlag || err != nil {
+		if !ok || f.Changed || f.Name == helpFlag || f.Name == configFlag && ownConfig || err != nil {
 			return
 		}
 		if e := flags.Set(f.Name, value); e != nil {

@@ -1,0 +1,239 @@
+package ratelimit
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/machinenativeops/weir/mesh"
+)
+
+// Domain is limits that are found by the entries of a descriptor, as the configuration of envoyproxy/ratelimit has
+// them. Package compat reads it.
+type Domain struct {
+	Name        string
+	Descriptors []*Descriptor
+}
+
+// Descriptor is what one entry is compared with. Of those beside each other, one with the same value comes before one
+// whose value is a prefix, and that before one that takes any value.
+type Descriptor struct {
+	Key         string
+	Value       string           // "": any; with * at its end: a prefix
+	Limit       *DescriptorLimit // of descriptors that end with this entry; nil: none
+	Descriptors []*Descriptor    // of the entry that comes next
+
+	Shadow         bool // counted, never refused
+	Quota          bool // refuses only if all others of a quota do
+	DetailedMetric bool // counts apart for each value that comes
+	ShareThreshold bool // all values that match the prefix share one counter
+}
+
+// DescriptorLimit is so many requests in each window of the clock.
+type DescriptorLimit struct {
+	Name      string // by which another limit may replace it
+	Requests  uint32
+	Unit      ratelimitsvcv3.RateLimitResponse_RateLimit_Unit
+	Unlimited bool     // everything passes, and nothing is counted
+	Replaces  []string // names of limits that don't count where this one does
+}
+
+// node is a level of descriptors, ready to be searched.
+type node struct {
+	limit     *limit // nil: none
+	pattern   string // that stands for the value in the counter's key; "": the value itself
+	detailed  bool
+	exact     map[entry]*node
+	any       map[string]*node // by key
+	wildcards []wildcard
+}
+
+type entry struct{ key, value string }
+
+type wildcard struct {
+	key, prefix string
+	*node
+}
+
+// match says whether an entry matches. A key alone that ends in * is compared with key and value, joined by an
+// underscore.
+func (w *wildcard) match(e *commonratelimitv3.RateLimitDescriptor_Entry) bool {
+	if w.key != "" {
+		return e.GetKey() == w.key && strings.HasPrefix(e.GetValue(), w.prefix)
+	}
+	rest, ok := strings.CutPrefix(w.prefix, e.GetKey())
+	if !ok {
+		return strings.HasPrefix(e.GetKey(), w.prefix)
+	}
+	return rest == "" || rest[0] == '_' && strings.HasPrefix(e.GetValue(), rest[1:])
+}
+
+func (n *node) next(e *commonratelimitv3.RateLimitDescriptor_Entry) *node {
+	if c := n.exact[entry{e.GetKey(), e.GetValue()}]; c != nil {
+		return c
+	}
+	for i := range n.wildcards {
+		if n.wildcards[i].match(e) {
+			return n.wildcards[i].node
+		}
+	}
+	return n.any[e.GetKey()]
+}
+
+// domain is a [Domain] in force.
+type domain struct {
+	*node
+	name     string
+	override *limit // has the counts of limits that questions bring with them
+}
+
+func newDomain(d *Domain, t, old *table) *domain {
+	out := &domain{name: d.Name, override: t.add(mesh.Limit{ID: d.Name + ".(override)", Algorithm: "fixed_window", Requests: 1, Per: time.Second}, old)}
+	out.node = newNode(d.Descriptors, d.Name, t, old)
+	return out
+}
+
+func newNode(descriptors []*Descriptor, path string, t, old *table) *node {
+	n := &node{exact: map[entry]*node{}, any: map[string]*node{}}
+	for _, d := range descriptors {
+		id := path + "." + d.Key
+		if d.Value != "" {
+			id += "_" + d.Value
+		}
+		child := newNode(d.Descriptors, id, t, old)
+		child.detailed = d.DetailedMetric
+		if d.Limit != nil {
+			child.limit = newDescriptorLimit(d, id, t, old)
+		}
+		switch {
+		case strings.HasSuffix(d.Value, "*"):
+			if d.ShareThreshold {
+				child.pattern = d.Value
+			}
+			n.wildcards = append(n.wildcards, wildcard{d.Key, strings.TrimSuffix(d.Value, "*"), child})
+		case d.Value != "":
+			n.exact[entry{d.Key, d.Value}] = child
+		case strings.HasSuffix(d.Key, "*"):
+			n.wildcards = append(n.wildcards, wildcard{"", strings.TrimSuffix(d.Key, "*"), child})
+		default:
+			n.any[d.Key] = child
+		}
+	}
+	return n
+}
+
+func newDescriptorLimit(d *Descriptor, id string, t, old *table) *limit {
+	m := windowOf(d.Limit.Requests, d.Limit.Unit)
+	m.ID, m.Shadow = id, d.Shadow
+	l := t.add(m, old)
+	l.compat, l.quota, l.replaces = true, d.Quota, d.Limit.Replaces
+	l.as(d.Limit.Requests, d.Limit.Unit)
+	l.replaceable = d.Limit.Name
+	if d.Limit.Unlimited {
+		l.rate, l.unlimited = NewUnlimited(), true
+	}
+	return l
+}
+
+var unitLengths = map[ratelimitsvcv3.RateLimitResponse_RateLimit_Unit]time.Duration{
+	ratelimitsvcv3.RateLimitResponse_RateLimit_SECOND: time.Second,
+	ratelimitsvcv3.RateLimitResponse_RateLimit_MINUTE: time.Minute,
+	ratelimitsvcv3.RateLimitResponse_RateLimit_HOUR:   time.Hour,
+	ratelimitsvcv3.RateLimitResponse_RateLimit_DAY:    24 * time.Hour,
+	ratelimitsvcv3.RateLimitResponse_RateLimit_WEEK:   7 * 24 * time.Hour,
+	// envoyproxy/ratelimit's are of so many days too, from 1970 on.
+	ratelimitsvcv3.RateLimitResponse_RateLimit_MONTH: 30 * 24 * time.Hour,
+	ratelimitsvcv3.RateLimitResponse_RateLimit_YEAR:  365 * 24 * time.Hour,
+}
+
+// windowOf is a limit of a fixed window; a unit that nobody knows is a second.
+func windowOf(requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_Unit) mesh.Limit {
+	per, ok := unitLengths[unit]
+	if !ok {
+		per = time.Second
+	}
+	return mesh.Limit{Algorithm: "fixed_window", Requests: uint64(requests), Per: per}
+}
+
+// as sets what statuses tell of the limit.
+func (l *limit) as(requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_Unit) {
+	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{RequestsPerUnit: requests, Unit: unit})
+	field, start := begin(nil, currentLimit)
+	l.current = end(append(field, b...), start)
+}
+
+// find gives the limit of a descriptor and appends the key of its counter. Each entry must have been found, and the
+// last one have a limit.
+func (d *domain) find(key []byte, q *commonratelimitv3.RateLimitDescriptor) (*node, []byte) {
+	key = AppendKey(key, d.name)
+	n := d.node
+	for _, e := range q.GetEntries() {
+		if n = n.next(e); n == nil {
+			return nil, key
+		}
+		value := e.GetValue()
+		if n.pattern != "" {
+			value = n.pattern
+		}
+		key = AppendKey(AppendKey(key, e.GetKey()), value)
+	}
+	if n.limit == nil {
+		return nil, key
+	}
+	return n, append(key, n.limit.window...)
+}
+
+// own gives a limit that a question brings with it, and appends the key of its counter.
+func (d *domain) own(key []byte, q *commonratelimitv3.RateLimitDescriptor) (*limit, []byte) {
+	key = AppendKey(key, d.name)
+	for _, e := range q.GetEntries() {
+		key = AppendKey(AppendKey(key, e.GetKey()), e.GetValue())
+	}
+	o := q.GetLimit()
+	unit := ratelimitsvcv3.RateLimitResponse_RateLimit_Unit(o.GetUnit())
+	m := windowOf(o.GetRequestsPerUnit(), unit)
+	m.ID = d.override.ID
+	l := newLimit(m, d.override.counts)
+	l.compat = true
+	l.as(o.GetRequestsPerUnit(), unit)
+	return l, append(key, l.window...)
+}
+
+// details are counts of single values, of which there are so many at most: the values are the clients'.
+type details struct {
+	mu     sync.RWMutex
+	counts map[string]*counts
+}
+
+const maxDetails = 10_000
+
+// of gives the counts of a descriptor's values, or the limit's where there are too many already.
+func (d *details) of(l *limit, q *commonratelimitv3.RateLimitDescriptor) *counts {
+	var b strings.Builder
+	b.WriteString(l.ID)
+	for _, e := range q.GetEntries() {
+		b.WriteString("|" + e.GetKey() + "=" + e.GetValue())
+	}
+	name := b.String()
+	d.mu.RLock()
+	c := d.counts[name]
+	d.mu.RUnlock()
+	if c != nil {
+		return c
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.counts[name]; c != nil {
+		return c
+	}
+	if len(d.counts) >= maxDetails {
+		return l.counts
+	}
+	c = new(counts)
+	d.counts[name] = c
+	return c
+}
