@@ -72,6 +72,6 @@ func (b *builder) loadTest(r *Rule) {
 	}
 	n := uint64(r.LoadTest.Requests)
 	limit := &Limit{ID: "loadtest/" + r.Source.Ref().String() + "/" + r.Name, Source: r.Source, Requests: n, Per: Ever, Burst: n}
-	b.model.Limits = append(b.model.Limits, limit)
+	b.limitsOf = append(b.limitsOf, limit)
 	r.Global = append(r.Global, GlobalLimit{Limit: limit, DenyOnError: true})
 }

@@ -115,20 +115,81 @@ func Unit(per string) time.Duration { return units[per] }
 func Build(set *policy.Set) *Model { return At(set, time.Time{}) }
 
 // At resolves a set as it holds at a time: without the rules of load tests that are over then.
-func At(set *policy.Set, now time.Time) *Model {
+func At(set *policy.Set, now time.Time) *Model { return new(Resolver).At(set, now) }
+
+// Resolver resolves one set after another as [At] does, and leaves services as they are that depend on nothing that has
+// changed: they are the same [Service] then, and cost nothing. It is for one goroutine.
+type Resolver struct {
+	made map[*policy.Document[policy.ServiceSpec]]*made
+}
+
+// made is a service and all that it was made of.
+type made struct {
+	service *Service
+	limits  []*Limit
+	route   *policy.Document[policy.RouteSpec]
+	shared  []*policy.Document[policy.RateLimitSpec]
+	others  []other
+	timed   bool // it is another one at another time
+}
+
+// other is a service that rules send requests to.
+type other struct {
+	ref      policy.Ref
+	document *policy.Document[policy.ServiceSpec] // nil: there is none
+}
+
+// At resolves a set as [At] does.
+func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
+	next := make(map[*policy.Document[policy.ServiceSpec]]*made, len(set.Services))
 	b := builder{set: set, now: now, model: &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
 	}}
 	b.index()
 	for _, d := range set.Services {
-		b.model.Services = append(b.model.Services, b.service(d))
+		m := r.made[d]
+		if m == nil || !b.holds(m) {
+			m = b.make(d)
+		}
+		next[d] = m
+		b.model.Services = append(b.model.Services, m.service)
+		b.model.Limits = append(b.model.Limits, m.limits...)
 	}
+	r.made = next
 	for _, d := range set.Gateways {
 		b.model.Gateways = append(b.model.Gateways, b.gateway(d))
 	}
 	slices.SortFunc(b.model.Limits, func(a, c *Limit) int { return cmp.Compare(a.ID, c.ID) })
 	return b.model
+}
+
+// holds says whether a service would be made of the same again.
+func (b *builder) holds(m *made) bool {
+	ref := m.service.Ref.String()
+	return !m.timed && m.route == b.routes[ref] && slices.Equal(m.shared, b.limits[ref]) &&
+		!slices.ContainsFunc(m.others, func(o other) bool { return b.set.Service(o.ref) != o.document })
+}
+
+// make makes a service, and notes of what.
+func (b *builder) make(d *policy.Document[policy.ServiceSpec]) *made {
+	ref := d.Ref()
+	m := &made{route: b.routes[ref.String()], shared: b.limits[ref.String()]}
+	if m.route != nil {
+		for _, r := range m.route.Spec.Rules {
+			m.timed = m.timed || r.LoadTest != nil && !r.LoadTest.Ends().IsZero()
+			for _, to := range r.To {
+				o := other{ref: policy.ParseRef(to.Service, "")}
+				if o.document = b.set.Service(o.ref); o.ref != ref && !slices.Contains(m.others, o) {
+					m.others = append(m.others, o)
+				}
+			}
+		}
+	}
+	b.limitsOf = nil
+	m.service = b.service(d)
+	m.limits = b.limitsOf
+	return m
 }
 
 type builder struct {
@@ -137,6 +198,8 @@ type builder struct {
 	model  *Model
 	routes map[string]*policy.Document[policy.RouteSpec]       // by service
 	limits map[string][]*policy.Document[policy.RateLimitSpec] // by service, in order
+
+	limitsOf []*Limit // the global ones of the service that is made
 }
 
 func (b *builder) index() {
@@ -279,7 +342,7 @@ func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
 		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: rate})
 		return
 	}
-	b.model.Limits = append(b.model.Limits, limit)
+	b.limitsOf = append(b.limitsOf, limit)
 	r.Global = append(r.Global, GlobalLimit{Limit: limit})
 }
 
@@ -296,7 +359,7 @@ func (b *builder) limit(s *Service) {
 				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except})
 				continue
 			}
-			b.model.Limits = append(b.model.Limits, limit)
+			b.limitsOf = append(b.limitsOf, limit)
 			for _, r := range s.Rules {
 				if r.Answers() != "" { // Envoy asks none there
 					continue

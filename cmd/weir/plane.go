@@ -27,7 +27,9 @@ type plane struct {
 	streams *serve.Server
 	options xds.Options
 	started time.Time
-	policy  atomic.Pointer[policyStatus] // nil until the first set is in force
+	// resolver is run's.
+	resolver mesh.Resolver
+	policy   atomic.Pointer[policyStatus] // nil until the first set is in force
 
 	problems  prometheus.Gauge
 	warnings  *prometheus.GaugeVec
@@ -103,7 +105,7 @@ func (p *plane) tell(problems []policy.Problem) {
 
 // apply puts an update in force as it holds at now.
 func (p *plane) apply(u source.Update, now time.Time) {
-	model := mesh.At(u.Set, now)
+	model := p.resolver.At(u.Set, now)
 	snapshot, err := xds.Translate(model, p.options)
 	if err != nil {
 		// Nothing a user writes should lead here; what is in force stays.
