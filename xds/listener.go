@@ -31,7 +31,7 @@ const (
 // listener takes HTTP and routes it by its route configuration.
 func (t *translator) listener(d door) *Resource {
 	sources := append(slices.Clone(d.sources), t.model.Source)
-	return t.resource(ListenerType, d.name, sources, func() proto.Message {
+	return t.resource(ListenerType, d.name, t.listenerInputs(d), sources, func() proto.Message {
 		return &listenerv3.Listener{
 			Name:                          d.name,
 			Address:                       socketAddress(d.address, d.port),
@@ -40,6 +40,10 @@ func (t *translator) listener(d door) *Resource {
 			FilterChains:                  []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: t.only(t.connectionManager(d))})},
 		}
 	})
+}
+
+func (t *translator) listenerInputs(d door) inputs {
+	return inputs{service: d.service, source: t.model.Source, tracing: t.model.Tracing, log: t.model.AccessLog}
 }
 
 // only has a filter chain do nothing but HTTP.

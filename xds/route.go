@@ -19,7 +19,7 @@ import (
 
 // routes is the route configuration of a listener. Its virtual hosts are resources of their own.
 func (t *translator) routes(d door) *Resource {
-	return t.resource(RouteType, d.routes, d.sources, func() proto.Message {
+	return t.resource(RouteType, d.routes, inputs{}, d.sources, func() proto.Message {
 		c := &routev3.RouteConfiguration{
 			Name: d.routes, ValidateClusters: wrapperspb.Bool(false),
 			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
@@ -46,7 +46,11 @@ func (t *translator) routes(d door) *Resource {
 // the service's, which has no dot in its parts.
 func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 	name := d.routes + "/" + strings.Replace(s.Ref.String(), "/", ".", 1)
-	return t.resource(VirtualHostType, name, sourcesOf(s), func() proto.Message {
+	of := inputs{service: s, tls: d.tls != nil}
+	if r := t.kept(VirtualHostType, name, of); r != nil {
+		return r
+	}
+	return t.resource(VirtualHostType, name, of, sourcesOf(s), func() proto.Message {
 		perFilter := make(map[string]*anypb.Any)
 		t.localLimits(localService, s.Local, perFilter)
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}

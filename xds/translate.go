@@ -30,11 +30,26 @@ type Options struct {
 
 // Translate makes everything that proxies are served. Its errors are defects of this package: what validates
 // translates.
-func Translate(m *mesh.Model, o Options) (*Snapshot, error) {
+func Translate(m *mesh.Model, o Options) (*Snapshot, error) { return NewTranslator(o).Translate(m) }
+
+// Translator translates one model after another as [Translate] does, and makes no resource again whose service is the
+// same, as a [mesh.Resolver] leaves it: it is the same [Resource] then. It is for one goroutine.
+type Translator struct {
+	options Options
+	made    map[resourceKey]made // of the last model
+}
+
+// NewTranslator gives a translator that has nothing made yet.
+func NewTranslator(o Options) *Translator {
 	if o.RateLimitAddress == "" {
 		o.RateLimitAddress = DefaultRateLimitAddress
 	}
-	t := &translator{model: m, options: o, made: make(map[resourceKey]*Resource)}
+	return &Translator{options: o}
+}
+
+// Translate translates a model as the function of that name does.
+func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
+	t := &translator{model: m, options: k.options, before: k.made, made: make(map[resourceKey]made, len(k.made))}
 	views := make(map[mesh.Proxy]View)
 	for _, g := range m.Gateways {
 		views[mesh.Proxy{Role: mesh.RoleGateway, Ref: g.Ref}] = t.gateway(g)
@@ -43,8 +58,9 @@ func Translate(m *mesh.Model, o Options) (*Snapshot, error) {
 	if t.err != nil {
 		return nil, t.err
 	}
+	k.made = t.made
 	s := NewSnapshot(views)
-	s.grpc = sync.OnceValues(func() (View, error) { return grpcView(m, o) })
+	s.grpc = sync.OnceValues(func() (View, error) { return grpcView(m, k.options) })
 	return s, nil
 }
 
@@ -54,15 +70,42 @@ type resourceKey struct{ kind, name string }
 type translator struct {
 	model   *mesh.Model
 	options Options
-	made    map[resourceKey]*Resource
-	chain   []*hcmv3.HttpFilter // of every listener; nil until the first
+	made    map[resourceKey]made
+	before  map[resourceKey]made // by the translation before; nil: there was none
+	chain   []*hcmv3.HttpFilter  // of every listener; nil until the first
 	err     error
 }
 
-// resource gives the named resource, building it the first time.
-func (t *translator) resource(kind, name string, sources []policy.Key, build func() proto.Message) *Resource {
+// inputs are what a resource was made of, beside its name and the options. Of equal ones it would be the same.
+type inputs struct {
+	service *mesh.Service // nil: nobody knows what it was made of
+	tls     bool
+	source  policy.Key
+	tracing *policy.Tracing
+	log     *policy.AccessLog
+}
+
+type made struct {
+	*Resource
+	of inputs
+}
+
+// kept gives the named resource if it is made, or was and would be the same; nil otherwise.
+func (t *translator) kept(kind, name string, of inputs) *Resource {
 	key := resourceKey{kind, name}
 	if r, ok := t.made[key]; ok {
+		return r.Resource
+	}
+	if r := t.before[key]; of.service != nil && r.of == of {
+		t.made[key] = r
+		return r.Resource
+	}
+	return nil
+}
+
+// resource gives the named resource, building it the first time.
+func (t *translator) resource(kind, name string, of inputs, sources []policy.Key, build func() proto.Message) *Resource {
+	if r := t.kept(kind, name, of); r != nil {
 		return r
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(build())
@@ -73,7 +116,11 @@ func (t *translator) resource(kind, name string, sources []policy.Key, build fun
 		Type: kind, Name: name, Body: body, Sources: sortedKeys(sources),
 		Version: versionOf(body),
 	}
-	t.made[key] = r
+	key := resourceKey{kind, name}
+	if old := t.before[key]; old.Resource != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
+		r = old.Resource // whoever has it needs no other
+	}
+	t.made[key] = made{r, of}
 	return r
 }
 
@@ -88,8 +135,9 @@ func sortedKeys(keys []policy.Key) []policy.Key {
 
 // door is a listener and the services behind it.
 type door struct {
-	name     string // of the listener
-	routes   string // its route configuration
+	name     string        // of the listener
+	service  *mesh.Service // beside which it is; nil at the edge
+	routes   string        // its route configuration
 	address  string
 	port     int
 	edge     bool // strangers come in here
@@ -123,7 +171,7 @@ func (t *translator) sidecars(views map[mesh.Proxy]View) {
 	var shared View
 	for i, s := range t.model.Services {
 		d := door{
-			name: "outbound/" + s.Ref.String(), routes: "outbound", address: OutboundAddress, port: OutboundPort,
+			service: s, name: "outbound/" + s.Ref.String(), routes: "outbound", address: OutboundAddress, port: OutboundPort,
 			owner: s.Ref, services: t.model.Services,
 		}
 		if i == 0 {

@@ -25,11 +25,11 @@ type plane struct {
 	log     *slog.Logger
 	limits  *ratelimit.Service
 	streams *serve.Server
-	options xds.Options
 	started time.Time
-	// resolver is run's.
-	resolver mesh.Resolver
-	policy   atomic.Pointer[policyStatus] // nil until the first set is in force
+	// Both are run's.
+	resolver   mesh.Resolver
+	translator *xds.Translator
+	policy     atomic.Pointer[policyStatus] // nil until the first set is in force
 
 	problems  prometheus.Gauge
 	warnings  *prometheus.GaugeVec
@@ -49,7 +49,7 @@ type policyStatus struct {
 
 func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimit.Service, streams *serve.Server, o xds.Options) *plane {
 	p := &plane{
-		log: log, limits: limits, streams: streams, options: o, started: time.Now(),
+		log: log, limits: limits, streams: streams, translator: xds.NewTranslator(o), started: time.Now(),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_policy_problems", Help: "Mistakes in the documents as they are now; their documents are refused.",
 		}),
@@ -106,7 +106,7 @@ func (p *plane) tell(problems []policy.Problem) {
 // apply puts an update in force as it holds at now.
 func (p *plane) apply(u source.Update, now time.Time) {
 	model := p.resolver.At(u.Set, now)
-	snapshot, err := xds.Translate(model, p.options)
+	snapshot, err := p.translator.Translate(model)
 	if err != nil {
 		// Nothing a user writes should lead here; what is in force stays.
 		p.log.Error("translate policy", "error", err)
