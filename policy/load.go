@@ -44,7 +44,9 @@ type document struct {
 	column   int       // where it begins, on the origin's line
 	wrong    bool      // it has problems by itself
 	known    []Problem // of decoding: what they are about is not complained of again
-	public   any       // as it is in sets: the *Document of its kind
+	claims   []claim
+	needs    []reference
+	public   any // as it is in sets: the *Document of its kind
 }
 
 // table is the documents in force, by key.
@@ -135,6 +137,14 @@ func (l *loader) admit() {
 			l.held[key] = true
 		}
 	}
+}
+
+// index notes what the document claims and needs of others.
+func (d *document) index() *document {
+	if d.spec != nil {
+		d.claims, d.needs = claims(d), d.spec.references()
+	}
+	return d
 }
 
 func (d *document) place() string { return fmt.Sprintf("%s:%d", d.origin.File, d.origin.Line) }
@@ -240,7 +250,7 @@ func claims(d *document) []claim {
 func (l *loader) refuseClashes() (changed bool) {
 	owners := make(map[string]*document)
 	own := func(d *document) {
-		for _, c := range claims(d) {
+		for _, c := range d.claims {
 			owners[c.id] = d
 		}
 	}
@@ -249,7 +259,7 @@ func (l *loader) refuseClashes() (changed bool) {
 	}
 	for d := range l.news {
 		c := d.checker()
-		for _, claimed := range claims(d) {
+		for _, claimed := range d.claims {
 			if owner, taken := owners[claimed.id]; taken {
 				c.problem(claimed.path, "", "%s %s", claimed.complaint, l.describe(owner))
 			}
@@ -275,7 +285,7 @@ func (l *loader) describe(d *document) string {
 func (l *loader) refuseDangling() (changed bool) {
 	for d := range l.news {
 		c := d.checker()
-		for _, r := range d.spec.references() {
+		for _, r := range d.needs {
 			l.dangling(c, r)
 		}
 		if l.take(d, c) {
@@ -293,7 +303,7 @@ func (l *loader) referRefused() {
 			continue
 		}
 		c := d.checker()
-		for _, r := range d.spec.references() {
+		for _, r := range d.needs {
 			if target, ok := l.read[r.key()]; !ok || !l.refused[target] {
 				l.dangling(c, r)
 			}
@@ -305,7 +315,7 @@ func (l *loader) referRefused() {
 // hold holds the last good versions of what last good versions in force need and miss.
 func (l *loader) hold() (changed bool) {
 	for d := range l.lasts {
-		for _, r := range d.spec.references() {
+		for _, r := range d.needs {
 			key := r.key()
 			if _, ok := l.before[key]; ok && !l.held[key] && !l.resolves(r) {
 				l.held[key], changed = true, true
@@ -380,7 +390,8 @@ func fill[S any](t table, kind string, documents []*Document[S], asSpec func(*S)
 			continue
 		}
 		key := Key{Kind: kind, Namespace: d.Metadata.Namespace, Name: d.Metadata.Name}
-		t[key] = &document{key: key, metadata: d.Metadata, origin: d.Origin, spec: asSpec(&d.Spec), public: d}
+		one := &document{key: key, metadata: d.Metadata, origin: d.Origin, spec: asSpec(&d.Spec), public: d}
+		t[key] = one.index()
 	}
 }
 

@@ -186,7 +186,7 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 	if publish := publishers[d.key.Kind]; publish != nil && d.spec != nil {
 		d.public = publish(d)
 	}
-	return piece{document: d, problems: dec.problems}
+	return piece{document: d.index(), problems: dec.problems}
 }
 
 // publishers give documents as they are in sets.
