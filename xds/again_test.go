@@ -106,6 +106,27 @@ func fleet(n int) []policy.File {
 	return append(files, entry(8080))
 }
 
+// TestEditsLeaveNothingBehind: what is kept for the next edit is of the documents as they are, not as they were.
+func TestEditsLeaveNothingBehind(t *testing.T) {
+	files, p := fleet(50), newPipeline()
+	heap := func() uint64 {
+		for round := range 300 {
+			files[round%50] = file(round%50, 1+round%250, 1+round)
+			p.snapshot(t, files)
+		}
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	if after := heap(); after > before+before/4 {
+		t.Errorf("300 edits more leave %d bytes where there were %d", after, before)
+	}
+	runtime.KeepAlive(p)
+}
+
 // BenchmarkBuild: 10,000 services with a Route each, from bytes to what proxies are served: the first time, and after
 // one edit. What is to move the first: YAML. What is to move the others: work that grows with all services.
 func BenchmarkBuild(b *testing.B) {
