@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"regexp"
@@ -537,6 +538,38 @@ func (s *SamplingSpec) check(c *checker) {
 			c.problem(path+".operation", "", "want a span's name, with * as wildcard")
 		}
 		c.percent(path+".percent", o.Percent)
+	}
+	if a := s.Adaptive; a != nil {
+		a.check(c)
+	}
+}
+
+func (a *Adaptive) check(c *checker) {
+	const path = "spec.adaptive"
+	c.budget(path+".spansPerSecond", a.SpansPerSecond)
+	for class, n := range a.Classes {
+		c.budget(path+".classes."+class, n)
+	}
+	for service, n := range a.Services {
+		c.budget(path+".services."+service, n)
+		if namespace, name, ok := strings.Cut(service, "/"); !ok || namespace == "" || name == "" {
+			c.problem(path+".services."+service, "", "want NAMESPACE/NAME")
+		}
+	}
+	c.optionalPercent(path+".min", a.Min)
+	c.optionalPercent(path+".max", a.Max)
+	if a.Min != nil && a.Max != nil && *a.Min > *a.Max {
+		c.problem(path+".min", "", "want at most max, which is %v", *a.Max)
+	}
+	if w := time.Duration(a.Window); a.Window != 0 && (w < time.Second || w > 10*time.Minute) {
+		c.problem(path+".window", "", "want 1s to 10m, got %s", a.Window)
+	}
+}
+
+// budget checks spans a second.
+func (c *checker) budget(path string, n float64) {
+	if !(n > 0) || math.IsInf(n, 0) {
+		c.problem(path, "", "want spans a second, more than 0")
 	}
 }
 

@@ -208,7 +208,16 @@ func (s *SamplingSpec) defaults(Metadata) {
 			o.Service = ParseRef(o.Service, "").String()
 		}
 	}
+	if a := s.Adaptive; a != nil {
+		most := 100.0
+		or(&a.Max, &most)
+		least := min(defaultMinPercent, *a.Max)
+		or(&a.Min, &least)
+		or(&a.Window, Duration(10*time.Second))
+	}
 }
+
+const defaultMinPercent = 0.1
 
 func (s *RetentionSpec) defaults(Metadata) {
 	classes := make(map[string]Duration, len(defaultRetentionDays)+len(s.Classes))

@@ -246,6 +246,18 @@ type SamplingSpec struct {
 	// main 20, api 30, background 5, health 1, executions 50, cache 20, default 20.
 	Classes    map[string]float64 `yaml:"classes,omitempty"`
 	Operations []OperationRate    `yaml:"operations,omitempty"` // the first that matches wins over the class
+	Adaptive   *Adaptive          `yaml:"adaptive,omitempty"`   // nil: rates stay as they are written
+}
+
+// Adaptive is a budget of kept spans. Classes are where rates begin; Operations stay as they are, within it.
+type Adaptive struct {
+	SpansPerSecond float64  `yaml:"spansPerSecond"`   // of all services together
+	Min            *float64 `yaml:"min,omitempty"`    // per cent that every operation keeps at least, also beyond the budget; default 0.1
+	Max            *float64 `yaml:"max,omitempty"`    // per cent that any keeps at most; default 100
+	Window         Duration `yaml:"window,omitempty"` // how long what has come is remembered; default 10s
+
+	Classes  map[string]float64 `yaml:"classes,omitempty"`  // spans a second, of a class
+	Services map[string]float64 `yaml:"services,omitempty"` // spans a second, of NAMESPACE/NAME
 }
 
 // OperationRate is an operation's own rate.

@@ -18,9 +18,11 @@ type Rates struct {
 	thresholds map[string]Threshold
 	known      map[string]bool // classes that documents name
 	operations []operation
+	adaptive   *adaptive // nil: rates stay as the documents have them
 
 	mu       sync.RWMutex
 	services map[serviceKey]*Service // at most maxServices
+	others   map[string]*Service     // by class, of all beyond, where rates are adaptive
 }
 
 type serviceKey struct {
@@ -34,8 +36,9 @@ type operation struct {
 	threshold Threshold
 }
 
-// NewRates compiles the rates of the documents.
-func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.ServiceSpec]) *Rates {
+// NewRates compiles the rates of the documents. With a budget, each of so many replicas has its share of it, and what was
+// learnt under the documents before, which may be nil, stays.
+func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.ServiceSpec], replicas int, before *Rates) *Rates {
 	r := &Rates{
 		classes:    NewClasses(services),
 		thresholds: make(map[string]Threshold, len(spec.Classes)),
@@ -55,6 +58,13 @@ func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.Serv
 			service = "*"
 		}
 		r.operations = append(r.operations, operation{compilePattern(service), compilePattern(o.Operation), FromPercent(o.Percent)})
+	}
+	if spec.Adaptive != nil {
+		r.adaptive = &adaptive{spec: *spec.Adaptive, replicas: float64(max(replicas, 1))}
+		r.others = map[string]*Service{}
+		if before != nil && before.adaptive != nil {
+			r.adopt(before)
+		}
 	}
 	return r
 }
@@ -86,14 +96,23 @@ func (r *Rates) Service(service policy.Ref, attribute string) *Service {
 	s = r.compile(service, attribute)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if known := r.services[key]; known != nil {
+		return known
+	}
 	if len(r.services) < maxServices {
 		r.services[key] = s
+	} else if r.adaptive != nil {
+		if r.others[s.Class] == nil {
+			s.ref = policy.Ref{}
+			r.others[s.Class] = s
+		}
+		s = r.others[s.Class]
 	}
 	return s
 }
 
 func (r *Rates) compile(ref policy.Ref, attribute string) *Service {
-	s := &Service{Class: r.classes.Of(ref, attribute)}
+	s := &Service{rates: r, ref: ref, attribute: attribute, Class: r.classes.Of(ref, attribute)}
 	if !r.known[s.Class] {
 		s.Class = DefaultClass
 	}
@@ -125,11 +144,15 @@ type Service struct {
 	// judged, so that callers may count by class without bounds of their own.
 	Class string
 
+	rates      *Rates
+	ref        policy.Ref
+	attribute  string
 	threshold  Threshold   // of the class
 	operations []operation // those that are about this service, in order
 
-	mu   sync.RWMutex
-	seen map[string]Threshold // by operation; at most maxOperations
+	mu     sync.RWMutex
+	seen   map[string]Threshold  // by operation; at most maxOperations
+	learnt map[string]*Operation // the same, where rates are adaptive
 }
 
 // Threshold gives the rate of an operation, a span's name: that of the first pattern which matches it, or else
@@ -150,12 +173,18 @@ func (s *Service) Threshold(operation string) Threshold {
 }
 
 func (s *Service) match(operation string) Threshold {
+	t, _ := s.matched(operation)
+	return t
+}
+
+// matched gives the rate of the documents, and whether it is the operation's own.
+func (s *Service) matched(operation string) (Threshold, bool) {
 	for _, o := range s.operations {
 		if o.name.match(operation) {
-			return o.threshold
+			return o.threshold, true
 		}
 	}
-	return s.threshold
+	return s.threshold, false
 }
 
 func (s *Service) remember(operation string, t Threshold) {

@@ -330,7 +330,7 @@ func testRates() *Rates {
 			{Operation: "GET /healthz*", Percent: 1},
 			{Operation: "GET /secret", Percent: 0},
 		},
-	}, services())
+	}, services(), 1, nil)
 }
 
 func services() []*policy.Document[policy.ServiceSpec] {

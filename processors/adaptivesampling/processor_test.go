@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
@@ -48,7 +49,7 @@ func TestConfig(t *testing.T) {
 	if err := (&Config{}).Validate(); err == nil {
 		t.Error("a configuration without documents is taken")
 	}
-	if err := (&Config{Policy: []string{"x"}}).Validate(); err != nil {
+	if err := (&Config{Policy: []string{"x"}, Replicas: 1}).Validate(); err != nil {
 		t.Error(err)
 	}
 }
@@ -235,4 +236,42 @@ func traceID(randomness uint64) (id pcommon.TraceID) {
 	id[0] = 1
 	binary.BigEndian.PutUint64(id[8:], randomness)
 	return id
+}
+
+// TestBudget sends far more than the budget until the rate gives way, and is told as a metric.
+func TestBudget(t *testing.T) {
+	telemetry := componenttest.NewTelemetry()
+	set := processortest.NewNopSettings(Type)
+	set.TelemetrySettings = telemetry.NewTelemetrySettings()
+	cfg := config(t, rates+"  adaptive: {spansPerSecond: 100, window: 1s}\n")
+	p, err := NewFactory().CreateTraces(t.Context(), set, cfg, consumertest.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(t.Context(), componenttest.NewNopHost()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Shutdown(context.WithoutCancel(t.Context())) }()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		td := ptrace.NewTraces()
+		spans := resource(td, "checkout", "")
+		for range 1000 {
+			s := spans.AppendEmpty()
+			s.SetName("GET /cart")
+			s.SetTraceID(traceID(rand.Uint64() >> 8))
+		}
+		if err := p.ConsumeTraces(t.Context(), td); err != nil {
+			t.Fatal(err)
+		}
+		m, err := telemetry.GetMetric("weir_sampling_rate")
+		if err != nil {
+			continue
+		}
+		for _, point := range m.Data.(metricdata.Gauge[float64]).DataPoints {
+			if operation, _ := point.Attributes.Value("operation"); operation.AsString() == "GET /cart" && point.Value < 0.05 {
+				return
+			}
+		}
+	}
+	t.Error("the rate of a flood stays")
 }

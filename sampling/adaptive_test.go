@@ -1,0 +1,215 @@
+package sampling
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+func budget(spans float64, more func(*policy.Adaptive)) *Rates {
+	least, most := 0.1, 100.0
+	a := &policy.Adaptive{SpansPerSecond: spans, Min: &least, Max: &most, Window: policy.Duration(10 * time.Second)}
+	if more != nil {
+		more(a)
+	}
+	return NewRates(&policy.SamplingSpec{Adaptive: a, Classes: map[string]float64{"default": 20, "api": 30}, Operations: []policy.OperationRate{
+		{Service: "shop/checkout", Operation: "POST /pay", Percent: 100},
+	}}, services(), 1, nil)
+}
+
+// load has operations of one service come at so many spans a second for a time, in steps of tick, and gives how many were
+// kept of each.
+type load struct {
+	rates  *Rates
+	random *rand.Rand
+	now    int64
+}
+
+func newLoad(r *Rates) *load {
+	return &load{r, rand.New(rand.NewPCG(1, 2)), 1e18}
+}
+
+func (l *load) run(during, tick time.Duration, spans map[string]float64) map[string]float64 {
+	kept := make(map[string]float64)
+	service := l.rates.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	for end := l.now + int64(during); l.now < end; {
+		l.now += int64(tick)
+		var all int64
+		for name, rate := range spans {
+			o := service.Operation(name)
+			p := o.Threshold().Probability()
+			for range poisson(l.random, rate*tick.Seconds()) {
+				keep := l.random.Float64() < p
+				o.Seen(1, keep)
+				if keep {
+					kept[name]++
+					all++
+				}
+			}
+		}
+		l.rates.Kept(all, l.now)
+	}
+	return kept
+}
+
+// poisson draws from its distribution, by the normal one where that is close.
+func poisson(r *rand.Rand, mean float64) int {
+	if mean > 50 {
+		return max(0, int(math.Round(mean+math.Sqrt(mean)*r.NormFloat64())))
+	}
+	n, p := 0, r.Float64()
+	for limit := math.Exp(-mean); p > limit; n++ {
+		p *= r.Float64()
+	}
+	return n
+}
+
+func sum(m map[string]float64) (total float64) {
+	for _, v := range m {
+		total += v
+	}
+	return total
+}
+
+// TestBudgetIsShared: the rare ones keep all they have, and floods share what is left.
+func TestBudgetIsShared(t *testing.T) {
+	l := newLoad(budget(1000, nil))
+	spans := map[string]float64{"flood": 20_000, "busy": 2000, "some": 100, "rare": 1}
+	if first := l.run(50*time.Millisecond, 10*time.Millisecond, map[string]float64{"new": 1000}); first["new"] == 0 {
+		t.Error("nothing is kept of what is new")
+	}
+	l.run(time.Minute, 100*time.Millisecond, spans)
+	kept := l.run(time.Minute, 100*time.Millisecond, spans)
+	if total := sum(kept) / 60; math.Abs(total-1000) > 20 {
+		t.Errorf("%.0f spans a second are kept, want 1000", total)
+	}
+	for name, want := range map[string]float64{"flood": 450, "busy": 450, "some": 100, "rare": 1} {
+		if got := kept[name] / 60; math.Abs(got-want) > 0.05*want+0.5 {
+			t.Errorf("%s: %.1f a second, want %.0f", name, got, want)
+		}
+	}
+}
+
+// TestRatesOfDocumentsStay within the budget, which the others have the rest of.
+func TestRatesOfDocumentsStay(t *testing.T) {
+	l := newLoad(budget(1000, nil))
+	spans := map[string]float64{"POST /pay": 300, "flood": 20_000}
+	l.run(time.Minute, 100*time.Millisecond, spans)
+	kept := l.run(time.Minute, 100*time.Millisecond, spans)
+	if pay, flood := kept["POST /pay"]/60, kept["flood"]/60; math.Abs(pay-300) > 10 || math.Abs(flood-700) > 35 {
+		t.Errorf("pay %.0f, flood %.0f", pay, flood)
+	}
+}
+
+func TestBudgetsNest(t *testing.T) {
+	for name, set := range map[string]func(*policy.Adaptive){
+		"class":   func(a *policy.Adaptive) { a.Classes = map[string]float64{"api": 200} },
+		"service": func(a *policy.Adaptive) { a.Services = map[string]float64{"shop/checkout": 200} },
+	} {
+		l := newLoad(budget(1000, set))
+		spans := map[string]float64{"a": 5000, "b": 50}
+		l.run(time.Minute, 100*time.Millisecond, spans)
+		kept := l.run(time.Minute, 100*time.Millisecond, spans)
+		if total, b := sum(kept)/60, kept["b"]/60; math.Abs(total-200) > 10 || math.Abs(b-50) > 5 {
+			t.Errorf("%s: %.0f spans a second, %.0f of them the rare ones", name, total, b)
+		}
+	}
+}
+
+func TestNobodyStarves(t *testing.T) {
+	l := newLoad(budget(1, nil))
+	spans := map[string]float64{"a": 20_000, "b": 10_000}
+	l.run(20*time.Second, 100*time.Millisecond, spans)
+	kept := l.run(time.Minute, 100*time.Millisecond, spans)
+	for name, want := range map[string]float64{"a": 20, "b": 10} {
+		if got := kept[name] / 60; math.Abs(got-want) > 0.2*want {
+			t.Errorf("%s: %.1f a second, want %.0f, the least there is", name, got, want)
+		}
+	}
+}
+
+// TestDayWithBursts replays one: whatever comes, each minute keeps within 5 % of the budget, if there is as much.
+func TestDayWithBursts(t *testing.T) {
+	const want = 500.0
+	l := newLoad(budget(want, nil))
+	r := rand.New(rand.NewPCG(3, 4))
+	worst := 0.0
+	for minute := range 24 * 60 {
+		day := 1 + 0.9*math.Sin(2*math.Pi*float64(minute)/(24*60))
+		spans := make(map[string]float64)
+		for i := range 40 {
+			spans[fmt.Sprintf("op-%d", i)] = day * 600 / float64(i+1)
+		}
+		var kept float64
+		if minute > 0 && r.IntN(60) == 0 { // a hundred times as much of one, within a moment
+			burst := make(map[string]float64)
+			for name, rate := range spans {
+				burst[name] = rate
+			}
+			burst[fmt.Sprintf("op-%d", r.IntN(40))] = 50_000
+			kept += sum(l.run(2*time.Second, 5*time.Millisecond, burst))
+			kept += sum(l.run(58*time.Second, 250*time.Millisecond, spans))
+		} else {
+			kept += sum(l.run(time.Minute, 250*time.Millisecond, spans))
+		}
+		if demand := sum(spans); demand < 1.2*want || minute < 2 {
+			continue
+		}
+		off := kept/60/want - 1
+		if math.Abs(off) > math.Abs(worst) {
+			worst = off
+		}
+		if math.Abs(off) > 0.05 {
+			t.Errorf("minute %d: %.1f %% off the budget", minute, 100*off)
+		}
+	}
+	t.Logf("the worst minute is %.1f %% off", 100*worst)
+}
+
+// TestRatesOutliveDocuments: an edit elsewhere changes no rate.
+func TestRatesOutliveDocuments(t *testing.T) {
+	r := budget(100, nil)
+	l := newLoad(r)
+	l.run(time.Minute, 100*time.Millisecond, map[string]float64{"a": 5000})
+	ref := policy.Ref{Namespace: "shop", Name: "checkout"}
+	before := r.Service(ref, "").Operation("a").Threshold()
+	a := r.adaptive.spec
+	edited := NewRates(&policy.SamplingSpec{Adaptive: &a}, services(), 1, r)
+	if after := edited.Service(ref, "").Operation("a").Threshold(); after != before {
+		t.Errorf("%s became %s", before, after)
+	}
+	l.rates = edited
+	if kept := sum(l.run(time.Minute, 100*time.Millisecond, map[string]float64{"a": 5000})) / 60; math.Abs(kept-100) > 5 {
+		t.Errorf("%.0f spans a second, want 100", kept)
+	}
+}
+
+// TestInventedNames: they are bounded, and share what is left to them.
+func TestInventedNames(t *testing.T) {
+	r := budget(100, nil)
+	for i := range 10_000 {
+		for range 3 {
+			r.Service(policy.Ref{Name: fmt.Sprint(i)}, "").Operation("x").Seen(1, false)
+		}
+	}
+	for i := range 10_000 {
+		r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "").Operation(fmt.Sprint(i)).Seen(1, false)
+	}
+	if n := len(r.InForce(1 << 20)); n > maxServices+maxOperations+2 {
+		t.Errorf("%d operations are remembered", n)
+	}
+}
+
+func BenchmarkAdaptive(b *testing.B) {
+	r := budget(1000, nil)
+	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	b.ReportAllocs()
+	for i := range b.N {
+		o := s.Operation("GET /cart")
+		o.Seen(1, o.Threshold().Keep(Randomness(i)))
+	}
+}
