@@ -104,7 +104,7 @@ type adaptive struct {
 }
 
 // Kept tells how many spans of a batch were kept, and makes a step where one is due: now is nanoseconds since 1970.
-func (r *Rates) Kept(spans int64, now int64) {
+func (r *Rates) Kept(spans, now int64) {
 	a := r.adaptive
 	if a == nil {
 		return

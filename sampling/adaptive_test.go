@@ -2,6 +2,7 @@ package sampling
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -141,20 +142,17 @@ func TestDayWithBursts(t *testing.T) {
 	for minute := range 24 * 60 {
 		day := 1 + 0.9*math.Sin(2*math.Pi*float64(minute)/(24*60))
 		spans := make(map[string]float64)
-		for i := range 40 {
-			spans[fmt.Sprintf("op-%d", i)] = day * 600 / float64(i+1)
+		for i := range 20 {
+			spans[fmt.Sprintf("op-%d", i)] = day * 700 / float64(i+1)
 		}
 		var kept float64
 		if minute > 0 && r.IntN(60) == 0 { // a hundred times as much of one, within a moment
-			burst := make(map[string]float64)
-			for name, rate := range spans {
-				burst[name] = rate
-			}
-			burst[fmt.Sprintf("op-%d", r.IntN(40))] = 50_000
+			burst := maps.Clone(spans)
+			burst[fmt.Sprintf("op-%d", r.IntN(20))] = 50_000
 			kept += sum(l.run(2*time.Second, 5*time.Millisecond, burst))
-			kept += sum(l.run(58*time.Second, 250*time.Millisecond, spans))
+			kept += sum(l.run(58*time.Second, 500*time.Millisecond, spans))
 		} else {
-			kept += sum(l.run(time.Minute, 250*time.Millisecond, spans))
+			kept += sum(l.run(time.Minute, 500*time.Millisecond, spans))
 		}
 		if demand := sum(spans); demand < 1.2*want || minute < 2 {
 			continue

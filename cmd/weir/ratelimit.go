@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,7 @@ type rateLimitOptions struct {
 	address, httpAddr  string
 	config, policy     []string
 	cert, key, ca      string
+	manager            compat.Client
 	keys               int
 	logLevel, logStyle string
 }
@@ -53,15 +55,26 @@ func newRateLimit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(o.config) == 0 && len(o.policy) == 0 {
-				return errors.New("there is nothing to limit by: name envoyproxy/ratelimit's files with --config PATH, or policy documents with --policy PATH")
+			switch {
+			case len(o.config) == 0 && len(o.policy) == 0 && o.manager.Address == "":
+				return errors.New("there is nothing to limit by: name envoyproxy/ratelimit's files with --config PATH, its management server with --config-xds HOST:PORT, or policy documents with --policy PATH")
+			case len(o.config) > 0 && o.manager.Address != "":
+				return errors.New("--config and --config-xds exclude each other: give one")
+			case o.manager.Address != "" && o.manager.CA == "":
+				if err := checkLoopback(o.manager.Address); err != nil {
+					return fmt.Errorf("--config-xds %s: without --config-xds-ca, TLS, the server must be on loopback", o.manager.Address)
+				}
 			}
+			o.manager.Log = log
 			return runRateLimit(cmd.Context(), o, log)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.address, "address", defaultRateLimitAddress, "where Envoys ask (gRPC)")
 	f.StringSliceVar(&o.config, "config", nil, "a file or directory of envoyproxy/ratelimit's configuration; may be repeated")
+	f.StringVar(&o.manager.Address, "config-xds", "", "the `HOST:PORT` of a management server that serves envoyproxy/ratelimit's configuration over xDS")
+	f.StringVar(&o.manager.Node, "config-xds-node", "weir-ratelimit", "the id by which it knows this service")
+	f.StringVar(&o.manager.CA, "config-xds-ca", "", "the authorities in PEM of its certificate; without them it must be on loopback")
 	f.StringSliceVar(&o.policy, "policy", nil, "a file or directory of policy documents; may be repeated")
 	f.StringVar(&o.httpAddr, "http-address", defaultHTTPAddress, "/json, /metrics, /healthz, /readyz and /api/v1/status")
 	f.StringVar(&o.cert, "tls-cert", "", "a certificate in PEM, with which --address may be any; read again when it changes")
@@ -100,20 +113,33 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 		limits.ApplyDomains(domains)
 		tasks.Go(func() error { return files.Run(ctx, limits.ApplyDomains) })
 	}
-	var ready atomic.Bool
-	ready.Store(len(o.policy) == 0)
+	var awaited atomic.Int32 // of what is to come before the service is ready
 	if len(o.policy) > 0 {
+		awaited.Add(1)
+	}
+	if o.manager.Address != "" {
+		awaited.Add(1)
+		var once sync.Once
+		tasks.Go(func() error {
+			return o.manager.Run(ctx, func(domains []*ratelimit.Domain) {
+				limits.ApplyDomains(domains)
+				once.Do(func() { awaited.Add(-1) })
+			})
+		})
+	}
+	if len(o.policy) > 0 {
+		var once sync.Once
 		tasks.Go(func() error {
 			return source.New(o.policy, log).Run(ctx, func(u source.Update) {
 				for _, problem := range u.Problems {
 					log.Error("policy refused", "problem", problem.String())
 				}
 				limits.Apply(mesh.Build(u.Set).Limits)
-				ready.Store(true)
+				once.Do(func() { awaited.Add(-1) })
 			})
 		})
 	}
-	httpServer := &http.Server{Handler: rateLimitHandler(limits, registry, &ready), ReadHeaderTimeout: 10 * time.Second}
+	httpServer := &http.Server{Handler: rateLimitHandler(limits, registry, func() bool { return awaited.Load() == 0 }), ReadHeaderTimeout: 10 * time.Second}
 	log.Info("weir limits", "address", limitAddress.Addr().String(), "http", httpAddress.Addr().String(), "tls", settings != nil, "version", version())
 	tasks.Go(func() error { return serveLimits(ctx, limits, limitAddress) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, httpAddress) })
@@ -174,12 +200,12 @@ func serverTLS(cert, key, ca string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return load() }}, nil
 }
 
-func rateLimitHandler(limits *ratelimit.Service, metrics prometheus.Gatherer, ready *atomic.Bool) http.Handler {
+func rateLimitHandler(limits *ratelimit.Service, metrics prometheus.Gatherer, ready func() bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready.Load() {
-			writeText(w, http.StatusServiceUnavailable, "no policy is in force yet\n")
+		if !ready() {
+			writeText(w, http.StatusServiceUnavailable, "no configuration is in force yet\n")
 			return
 		}
 		writeText(w, http.StatusOK, "ready\n")
