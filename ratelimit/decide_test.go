@@ -45,7 +45,6 @@ func (r *reference) decide(now int64, n uint64) Decision {
 	switch {
 	case !d.Allowed:
 		d.RetryAfter = ceilRat(new(big.Rat).Sub(next, full))
-		d.Over = n - min(n, room())
 	case n > 0:
 		start, r.at = next, next
 	}
@@ -135,20 +134,20 @@ func TestRefusals(t *testing.T) {
 	none := NewRate(0, 0, time.Minute)
 	for _, n := range []uint64{0, 1, math.MaxUint64} {
 		_, d := none.Decide(Arrival{}, now, Take, n)
-		assert.Equal(t, Decision{Over: n, RetryAfter: time.Minute, Reset: time.Minute}, d)
+		assert.Equal(t, Decision{RetryAfter: time.Minute, Reset: time.Minute}, d)
 	}
 	_, d := (&Rate{}).Decide(Arrival{}, now, Take, 1)
 	assert.False(t, d.Allowed)
 
 	few := NewRate(10, 10, time.Second)
 	_, d = few.Decide(Arrival{}, now, Take, 11)
-	assert.Equal(t, Decision{Remaining: 10, Over: 1, RetryAfter: time.Second}, d, "more than ever is allowed at once")
+	assert.Equal(t, Decision{Remaining: 10, RetryAfter: time.Second}, d, "more than ever is allowed at once")
 	at, d := few.Decide(Arrival{}, now, Take, 10)
 	assert.Equal(t, Decision{Allowed: true, Reset: time.Second}, d)
 	_, d = few.Decide(at, now, Take, math.MaxUint64)
 	assert.False(t, d.Allowed)
 	_, d = few.Decide(at, now, Take, 3)
-	assert.Equal(t, Decision{Over: 3, RetryAfter: 300 * time.Millisecond, Reset: time.Second}, d)
+	assert.Equal(t, Decision{RetryAfter: 300 * time.Millisecond, Reset: time.Second}, d)
 }
 
 func TestExtremes(t *testing.T) {

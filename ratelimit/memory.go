@@ -85,7 +85,7 @@ func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 		m.take(&hits[i], now, hits[:i])
 	}
 	ok := pass(hits)
-	if !ok {
+	if !ok && len(hits) > 1 { // what one hit alone does is as it was decided
 		m.undo(hits, now)
 	}
 	m.settle(hits)
@@ -153,7 +153,7 @@ func (m *Memory) undo(hits []Hit, now int64) {
 		if h := &hits[i]; h.Kind != Take {
 			before := h.Decision
 			m.take(h, now, nil)
-			h.Decision.Allowed, h.Decision.Over, h.Decision.RetryAfter = before.Allowed, before.Over, before.RetryAfter
+			h.Decision.Allowed, h.Decision.RetryAfter = before.Allowed, before.RetryAfter
 		}
 	}
 	for i := range hits {
