@@ -1,0 +1,5 @@
+//go:build race
+
+package sampling
+
+const raceDetector = true // which makes everything many times as slow
