@@ -9,7 +9,7 @@ import (
 // Algorithm is how a [Rate] counts.
 type Algorithm uint8
 
-// The algorithms. What each promises, and where they differ, is in docs/rate-limits.md.
+// The algorithms.
 const (
 	GCRA          Algorithm = iota // a burst and an even rate
 	SlidingWindow                  // the window before counts for the part of it that the last Per still reaches into
@@ -30,15 +30,17 @@ const (
 // the share of the window that lies within Per before now, rounded up to a whole request.
 type Rate struct {
 	algorithm Algorithm
-	months    uint32        // a window of the calendar; else 0
-	limit     uint64        // how many may pass at once
-	per       time.Duration // of windows a whole number of seconds; of those of a calendar the longest
+	months    uint16 // a window of the calendar; else 0
 
 	// The interval between two requests of a GCRA is num/den nanoseconds, in lowest terms: 7 a second are never rounded.
-	num, den uint64  // den <= maxDen, and 0 refuses everything
-	interval Arrival // num/den
-	window   Arrival // limit times num/den, at most maxWindow
-}
+	den uint32 // <= maxDen, and 0 refuses everything
+	num uint64
+
+	limit    uint64        // how many may pass at once
+	per      time.Duration // of windows a whole number of seconds; of those of a calendar the longest
+	interval Arrival       // num/den
+	window   Arrival       // limit times num/den, at most maxWindow
+} // one cache line: all cores read the rate of a hot key
 
 const (
 	maxWindow = 1 << 61        // 73 years: so much can be added to any now twice
@@ -64,9 +66,10 @@ func NewRate(requests, burst uint64, per time.Duration) Rate {
 	}
 	per = min(per, maxWindow)
 	r := Rate{limit: max(burst, 1), per: per}
-	r.num, r.den = fraction(uint64(per), requests)
-	if hi, lo := bits.Mul64(r.limit, r.num); hi >= r.den || quotient(hi, lo, r.den) >= maxWindow {
-		hi, lo = bits.Mul64(maxWindow, r.den)
+	num, den := fraction(uint64(per), requests)
+	r.num, r.den = num, uint32(den)
+	if hi, lo := bits.Mul64(r.limit, r.num); hi >= den || quotient(hi, lo, den) >= maxWindow {
+		hi, lo = bits.Mul64(maxWindow, den)
 		r.limit = quotient(hi, lo, r.num)
 	}
 	r.interval, r.window = r.times(1), r.times(r.limit)
@@ -83,7 +86,7 @@ func NewFixedWindow(requests uint64, per time.Duration) Rate {
 // year, and 1200 the most there may be.
 func NewCalendarWindow(requests uint64, months int) Rate {
 	r := NewFixedWindow(requests, 0)
-	r.months = uint32(min(max(months, 1), maxMonths))
+	r.months = uint16(min(max(months, 1), maxMonths))
 	r.per = time.Duration(r.months) * 31 * 24 * time.Hour
 	return r
 }
@@ -111,7 +114,7 @@ func (r *Rate) Limit() uint64 { return r.limit }
 func (r *Rate) Per() time.Duration { return r.per }
 
 // Interval is what a GCRA leaves between two requests, num/den nanoseconds; a den of 0 refuses everything.
-func (r *Rate) Interval() (num, den uint64) { return r.num, r.den }
+func (r *Rate) Interval() (num, den uint64) { return r.num, uint64(r.den) }
 
 // Window is the one that now lies in, from start until just before end.
 func (r *Rate) Window(now int64) (start, end int64) {
@@ -245,12 +248,10 @@ func (r *Rate) gcra(at Arrival, now int64, kind Kind, n uint64) (Arrival, Decisi
 }
 
 func (r *Rate) charge(start, full Arrival, now int64, n uint64) (Arrival, Decision) {
-	next := Arrival{NS: now + 2*maxWindow}
-	if hi, lo := bits.Mul64(n, r.num); hi < r.den {
-		if ns, frac := bits.Div64(hi, lo, r.den); ns < 2*maxWindow {
-			if sum := r.add(start, Arrival{int64(ns), uint32(frac)}); sum.before(next) {
-				next = sum
-			}
+	next := Arrival{NS: now + 2*maxWindow} // no debt goes further
+	if hi, lo := bits.Mul64(n, r.num); hi < uint64(r.den) {
+		if ns, frac := bits.Div64(hi, lo, uint64(r.den)); int64(min(ns, 2*maxWindow)) < next.NS-start.NS {
+			next = r.add(start, Arrival{int64(ns), uint32(frac)})
 		}
 	}
 	d := Decision{Allowed: !full.before(next), Remaining: r.room(next, full), Reset: ceil(next, now)}
@@ -262,8 +263,8 @@ func (r *Rate) charge(start, full Arrival, now int64, n uint64) (Arrival, Decisi
 
 func (r *Rate) refund(start, full Arrival, now int64, n uint64) (Arrival, Decision) {
 	next := Arrival{NS: now}
-	if hi, lo := bits.Mul64(n, r.num); hi < r.den {
-		ns, frac := bits.Div64(hi, lo, r.den)
+	if hi, lo := bits.Mul64(n, r.num); hi < uint64(r.den) {
+		ns, frac := bits.Div64(hi, lo, uint64(r.den))
 		if used := r.sub(start, next); ns < maxWindow*2 && !used.before(Arrival{int64(ns), uint32(frac)}) {
 			next = r.sub(start, Arrival{int64(ns), uint32(frac)})
 		}
@@ -277,7 +278,7 @@ func (r *Rate) start(at Arrival, now int64, full Arrival) Arrival {
 		return Arrival{NS: now}
 	}
 	charged := at.Frac&owed != 0
-	if at.Frac &^= owed; uint64(at.Frac) >= r.den {
+	if at.Frac &^= owed; at.Frac >= r.den {
 		at = Arrival{NS: min(at.NS, now+2*maxWindow) + 1}
 	}
 	if !full.before(at) {
@@ -301,14 +302,14 @@ func (r *Rate) stands(a, full Arrival) Arrival {
 // times is n intervals; n <= limit.
 func (r *Rate) times(n uint64) Arrival {
 	hi, lo := bits.Mul64(n, r.num)
-	ns, frac := bits.Div64(hi, lo, r.den)
+	ns, frac := bits.Div64(hi, lo, uint64(r.den))
 	return Arrival{int64(ns), uint32(frac)}
 }
 
 func (r *Rate) add(a, b Arrival) Arrival {
 	ns, frac := a.NS+b.NS, uint64(a.Frac)+uint64(b.Frac)
-	if frac >= r.den {
-		ns, frac = ns+1, frac-r.den
+	if frac >= uint64(r.den) {
+		ns, frac = ns+1, frac-uint64(r.den)
 	}
 	return Arrival{ns, uint32(frac)}
 }
@@ -317,7 +318,7 @@ func (r *Rate) add(a, b Arrival) Arrival {
 func (r *Rate) sub(a, b Arrival) Arrival {
 	ns, frac := a.NS-b.NS, uint64(a.Frac)
 	if a.Frac < b.Frac {
-		ns, frac = ns-1, frac+r.den
+		ns, frac = ns-1, frac+uint64(r.den)
 	}
 	return Arrival{ns, uint32(frac - uint64(b.Frac))}
 }
@@ -328,7 +329,7 @@ func (r *Rate) room(at, full Arrival) uint64 {
 		return 0
 	}
 	left := r.sub(full, at)
-	hi, lo := bits.Mul64(uint64(left.NS), r.den)
+	hi, lo := bits.Mul64(uint64(left.NS), uint64(r.den))
 	lo, carry := bits.Add64(lo, uint64(left.Frac), 0)
 	return quotient(hi+carry, lo, r.num)
 }
