@@ -1,8 +1,8 @@
 // Package ratelimit is the service that Envoys ask whether a request may pass: envoy.service.ratelimit.v3 over the
 // limits of the policy, shared by all replicas that ask it.
 //
-// A limit lets Burst requests pass at once and then Requests per Per, evenly; there are no windows whose borders
-// could be played. [Rate.Decide] is the whole of the arithmetic, exact and without a clock. A [Store] keeps one
+// A limit of the policy lets Burst requests pass at once and then Requests per Per, evenly; there are no windows whose
+// borders could be played. A [Rate] can count in windows too, fixed or sliding. [Rate.Decide] is the whole of the arithmetic, exact and without a clock. A [Store] keeps one
 // counter a key, and [Memory] is the one there is: bounded, and lost with the process. [Service] speaks gRPC.
 //
 // Guaranteed: never one request more than a limit allows, and none fewer, however many ask at once, as long as the
