@@ -2,7 +2,6 @@ package sampling
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 )
@@ -90,7 +89,7 @@ func TestUUIDs(t *testing.T) {
 		}
 		p := threshold.Probability()
 		if off := kept - p*spans; off*off > 10.83*spans*p*(1-p) { // chi-square, one degree of freedom, p = 0.001
-			t.Error(fmt.Sprintf("%v per cent: %.0f of %d are kept", percent, kept, spans))
+			t.Errorf("%v per cent: %.0f of %d are kept", percent, kept, spans)
 		}
 	}
 }
