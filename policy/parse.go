@@ -180,7 +180,9 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 	for i := range dec.problems {
 		dec.problems[i].Document = d.key
 	}
-	d.decodeSpec(&checker{decoder: dec, root: placeOf(n)}, specNode)
+	if n.Kind == yaml.MappingNode { // else that is all there is to say
+		d.decodeSpec(&checker{decoder: dec, root: placeOf(n)}, specNode)
+	}
 	d.origin.places = &dec.places
 	d.wrong = len(dec.problems) > 0
 	if publish := publishers[d.key.Kind]; publish != nil && d.spec != nil {

@@ -23,7 +23,12 @@ type Key struct {
 }
 
 // String gives KIND NAMESPACE/NAME, or KIND NAME without a namespace.
-func (k Key) String() string { return k.Kind + " " + k.Ref().String() }
+func (k Key) String() string {
+	if k.Kind == "" {
+		return k.Ref().String()
+	}
+	return k.Kind + " " + k.Ref().String()
+}
 
 // Ref is the key without its kind.
 func (k Key) Ref() Ref { return Ref{Namespace: k.Namespace, Name: k.Name} }
