@@ -1,0 +1,117 @@
+// Package whole judges traces as a whole: it holds what has come of each until enough is known, and says once whether
+// the trace is kept, by which rule and at which threshold.
+//
+// Rules look at what a trace did (it failed, it was slow, its operation is rare) and never at its randomness, and they
+// are asked before the rate is. A trace that a rule keeps would have been kept whatever its randomness was, so it stands
+// for itself alone (threshold 0); any other is kept at its rate and stands for what was dropped. Sums of adjusted counts
+// therefore stay unbiased. Late spans follow the decision of their trace at the same threshold, for the same reason.
+//
+// The package holds no clock and starts no goroutines: now is nanoseconds since 1970, and whoever owns a [Table] calls
+// Sweep. Spans are opaque to it.
+package whole
+
+import (
+	"time"
+
+	"github.com/machinenativeops/weir/sampling"
+)
+
+// Rule is what kept or dropped a trace.
+type Rule uint8
+
+// In the order in which they are asked.
+const (
+	None    Rule = iota // nothing is decided
+	Marked              // somebody asked for this trace
+	Errors              // a span failed
+	Slow                // a span, or the trace from its first start to its last end, took too long
+	Slowest             // the root took longer than nearly all of its operation did
+	Rare                // nothing of its operation was kept for long
+	Rate                // its rate decided
+)
+
+func (r Rule) String() string {
+	return [...]string{"none", "marked", "error", "slow", "slowest", "rare", "rate"}[r]
+}
+
+// Rules are what is kept beside the share that rates give. The zero value keeps nothing more.
+type Rules struct {
+	Errors         bool
+	SlowerThan     time.Duration // 0: however slow
+	SlowestPercent float64       // of an operation's roots; 0: none
+	RarerThan      time.Duration // each operation is kept at least once in so long; 0: it need not be
+	Wait           time.Duration // from a trace's first span until it is judged at the latest
+}
+
+// Seen is what is known of a trace, or of the spans of it that came together.
+type Seen struct {
+	Spans, Bytes int
+	Start, End   int64 // the first and the last, nanoseconds since 1970; both 0 where nothing is known
+	Longest      time.Duration
+	Failed       bool
+	Marked       bool
+
+	// Rooted says that the root is among the spans. Then Operation, Threshold and Took are the root's; otherwise
+	// Threshold is the lowest among the spans, and Operation that span's. Operation may be nil.
+	Rooted    bool
+	Operation *Operation
+	Threshold sampling.Threshold
+	Took      time.Duration
+
+	Randomness sampling.Randomness
+}
+
+// Merge adds what came later. The randomness stays what it was.
+func (s *Seen) Merge(later *Seen) {
+	if later.Start != 0 || later.End != 0 {
+		if s.Start == 0 && s.End == 0 {
+			s.Start, s.End = later.Start, later.End
+		}
+		s.Start, s.End = min(s.Start, later.Start), max(s.End, later.End)
+	}
+	s.Spans += later.Spans
+	s.Bytes += later.Bytes
+	s.Longest = max(s.Longest, later.Longest)
+	s.Failed = s.Failed || later.Failed
+	s.Marked = s.Marked || later.Marked
+	if s.Rooted {
+		return
+	}
+	if later.Rooted || later.Threshold < s.Threshold {
+		s.Rooted, s.Operation, s.Threshold, s.Took = later.Rooted, later.Operation, later.Threshold, later.Took
+	}
+}
+
+// Verdict is what becomes of a trace. Rule is None as long as there is none.
+type Verdict struct {
+	Keep      bool
+	Rule      Rule
+	Threshold sampling.Threshold
+}
+
+// early says what is certain before the wait is over: that a rule keeps the trace. A root is taken note of by its
+// operation, so it must be shown once.
+func (r *Rules) early(s, arrived *Seen, now int64) Verdict {
+	slowest := arrived.Rooted && arrived.Operation.slowest(arrived.Took, r.SlowestPercent, now)
+	switch {
+	case s.Marked:
+		return Verdict{true, Marked, sampling.Always}
+	case r.Errors && s.Failed:
+		return Verdict{true, Errors, sampling.Always}
+	case r.SlowerThan > 0 && (s.Longest > r.SlowerThan || time.Duration(s.End-s.Start) > r.SlowerThan):
+		return Verdict{true, Slow, sampling.Always}
+	case slowest:
+		return Verdict{true, Slowest, sampling.Always}
+	case arrived.Rooted && s.Operation.rare(r.RarerThan, now):
+		return Verdict{true, Rare, sampling.Always}
+	}
+	return Verdict{}
+}
+
+// final judges by what there is. No rule that needs no waiting holds for the trace: early would have said so.
+func (r *Rules) final(s *Seen, now int64) Verdict {
+	if !s.Rooted && s.Operation.rare(r.RarerThan, now) {
+		return Verdict{true, Rare, sampling.Always}
+	}
+	return Verdict{s.Threshold.Keep(s.Randomness), Rate, s.Threshold}
+}

@@ -1,0 +1,412 @@
+package whole
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/sampling"
+)
+
+const second = int64(time.Second)
+
+var (
+	half = sampling.FromPercent(50)
+	all  = Rules{Errors: true, SlowerThan: time.Second, SlowestPercent: 1, RarerThan: time.Minute, Wait: 5 * time.Second}
+	wide = Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: 1 << 20}
+)
+
+// traceID gives an id with that randomness; n tells it from others with the same.
+func traceID(n uint64, r sampling.Randomness) (id ID) {
+	binary.BigEndian.PutUint64(id[:], n)
+	binary.BigEndian.PutUint64(id[8:], uint64(r))
+	return id
+}
+
+// one is a span of a trace that nothing is known against, at half the rate.
+func one(r sampling.Randomness) Seen {
+	return Seen{Spans: 1, Bytes: 100, Threshold: half, Randomness: r}
+}
+
+func TestEarly(t *testing.T) {
+	history := NewOperations(10)
+	old := history.Of(policy.Ref{Name: "a"}, "old", 1)
+	old.keep(second)
+	for _, tt := range []struct {
+		name string
+		seen func(*Seen)
+		want Rule
+	}{
+		{"nothing", func(*Seen) {}, None},
+		{"failed", func(s *Seen) { s.Failed = true }, Errors},
+		{"marked before failed", func(s *Seen) { s.Failed, s.Marked = true, true }, Marked},
+		{"a slow span", func(s *Seen) { s.Longest = time.Second + 1 }, Slow},
+		{"at the bound", func(s *Seen) { s.Longest = time.Second }, None},
+		{"slow from first to last", func(s *Seen) { s.Start, s.End = 1, second+2 }, Slow},
+		{"a rare root", func(s *Seen) { s.Rooted, s.Operation = true, history.Of(policy.Ref{Name: "a"}, "new", 1) }, Rare},
+		{"a root that is not", func(s *Seen) { s.Rooted, s.Operation = true, old }, None},
+		{"a root without history", func(s *Seen) { s.Rooted = true }, None},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			seen := one(0)
+			tt.seen(&seen)
+			table := NewTable[int](wide)
+			got := table.Add(nil, &all, ID{}, seen, 7, 2*second)
+			if tt.want == None {
+				if len(got) != 0 || table.Held() != 1 {
+					t.Fatalf("it is judged before its time: %+v", got)
+				}
+				got = table.Sweep(nil, &all, 7*second-1)
+				if len(got) != 0 {
+					t.Fatal("it is judged before the wait is over")
+				}
+				got = table.Sweep(nil, &all, 7*second)
+				if len(got) != 1 || got[0].Verdict != (Verdict{false, Rate, half}) {
+					t.Errorf("after the wait: %+v", got)
+				}
+				return
+			}
+			if len(got) != 1 || got[0].Verdict != (Verdict{true, tt.want, sampling.Always}) || !slices.Equal(got[0].Parts, []int{7}) {
+				t.Errorf("got %+v, want it kept by %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestNoRuleKeepsMore(t *testing.T) {
+	seen := one(0)
+	seen.Failed, seen.Longest, seen.Rooted, seen.Operation = true, time.Hour, true, new(Operation)
+	if got := NewTable[int](wide).Add(nil, &Rules{}, ID{}, seen, 0, 1); len(got) != 0 {
+		t.Errorf("without rules it is kept by %v", got[0].Verdict.Rule)
+	}
+}
+
+func TestRootOverRates(t *testing.T) {
+	low, high := sampling.FromPercent(10), sampling.FromPercent(90)
+	for _, tt := range []struct {
+		name  string
+		spans []Seen
+		want  sampling.Threshold
+	}{
+		{"the highest rate", []Seen{{Threshold: low}, {Threshold: high}, {Threshold: half}}, high},
+		{"the root's", []Seen{{Threshold: high}, {Threshold: low, Rooted: true}, {Threshold: high}}, low},
+		{"the first root's", []Seen{{Threshold: half, Rooted: true}, {Threshold: high, Rooted: true}}, half},
+	} {
+		s := tt.spans[0]
+		for _, later := range tt.spans[1:] {
+			s.Merge(&later)
+		}
+		if s.Threshold != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, s.Threshold, tt.want)
+		}
+	}
+}
+
+func TestLateSpansFollow(t *testing.T) {
+	table := NewTable[int](Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: Shards}) // one for each shard
+	dropped, kept := traceID(1, 0), traceID(2, 0)
+	table.Add(nil, &all, dropped, one(0), 1, 1)
+	table.Sweep(nil, &all, 10*second)
+	failed := one(0)
+	failed.Failed = true
+	if got := table.Add(nil, &all, dropped, failed, 2, 11*second); len(got) != 1 || !got[0].Late || got[0].Verdict.Keep {
+		t.Errorf("an error after the decision: %+v", got)
+	}
+	table.Add(nil, &all, kept, failed, 3, 11*second) // the same shard: the first decision is forgotten
+	if got := table.Add(nil, &all, kept, one(0), 4, 12*second); len(got) != 1 || got[0].Verdict != (Verdict{true, Errors, sampling.Always}) || !slices.Equal(got[0].Parts, []int{4}) {
+		t.Errorf("after an error: %+v", got)
+	}
+	if got := table.Add(nil, &all, dropped, one(0), 5, 12*second); len(got) != 0 {
+		t.Errorf("a forgotten decision is followed: %+v", got)
+	}
+}
+
+func TestRulesChangeWhileTracesAreHeld(t *testing.T) {
+	table := NewTable[int](wide)
+	table.Add(nil, &all, ID{}, one(0), 1, 1)
+	sooner := all
+	sooner.Wait = time.Second
+	if got := table.Sweep(nil, &sooner, second+1); len(got) != 1 {
+		t.Error("a shorter wait does not hold for what is held")
+	}
+}
+
+func TestShedOldestFirst(t *testing.T) {
+	for name, limits := range map[string]Limits{
+		"spans": {Spans: 2 * Shards, Bytes: 1 << 30, Decisions: 1 << 10},
+		"bytes": {Spans: 1 << 20, Bytes: 200 * Shards, Decisions: 1 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := NewTable[int](limits)
+			var got []Released[int]
+			for i := range 3 {
+				got = table.Add(got, &all, traceID(uint64(i), 0), one(0), i, int64(i))
+			}
+			if len(got) != 1 || !got[0].Shed || got[0].Parts[0] != 0 {
+				t.Errorf("got %+v, want the first one shed", got)
+			}
+			huge := one(0)
+			huge.Spans, huge.Bytes = 1000, 100_000
+			if got = table.Add(nil, &all, traceID(9, 0), huge, 9, 9); len(got) != 3 || table.Held() != 0 {
+				t.Errorf("more than there is room for: %d judged, %d held", len(got), table.Held())
+			}
+		})
+	}
+}
+
+// TestNothingIsLost holds, of any order of events: every part is released exactly once, a trace's parts in their order
+// and by one decision while it is remembered, every failed and every slow trace is kept, and the limits hold.
+func TestNothingIsLost(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		limits := Limits{Spans: Shards * (1 + r.IntN(20)), Bytes: Shards * (100 + r.IntN(2000)), Decisions: 1 << 20}
+		table, operations := NewTable[int](limits), NewOperations(3)
+		var added, now int64
+		got := map[ID][]int{}
+		verdicts := map[ID]Verdict{}
+		sent := map[ID][]int{}
+		take := func(released []Released[int]) {
+			for _, x := range released {
+				got[x.ID] = append(got[x.ID], x.Parts...)
+				if v, ok := verdicts[x.ID]; ok && v != x.Verdict {
+					t.Fatalf("seed %d: %+v after %+v", seed, x.Verdict, v)
+				} else if ok != x.Late {
+					t.Fatalf("seed %d: late %v, decided before %v", seed, x.Late, ok)
+				}
+				verdicts[x.ID] = x.Verdict
+				if s := x.Seen; !x.Late && (s.Failed || s.Longest > all.SlowerThan) && !x.Verdict.Keep {
+					t.Fatalf("seed %d: what failed or was slow is dropped: %+v", seed, x)
+				}
+			}
+		}
+		for range 500 {
+			now += r.Int64N(second / 2)
+			randomness := sampling.Randomness(r.Uint64N(8)<<53 | 5*Shards + r.Uint64N(2)) // of two shards
+			seen := Seen{Spans: 1 + r.IntN(4), Bytes: r.IntN(300), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
+				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0, Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now)}
+			id := traceID(r.Uint64N(40), randomness)
+			added++
+			sent[id] = append(sent[id], int(added))
+			take(table.Add(nil, &all, id, seen, int(added), now))
+			if r.IntN(5) == 0 {
+				take(table.Sweep(nil, &all, now))
+			}
+			for i := range table.shards {
+				if s := &table.shards[i]; s.spans > limits.Spans/Shards || s.bytes > limits.Bytes/Shards {
+					t.Fatalf("seed %d: a shard holds %d spans, %d bytes of %+v", seed, s.spans, s.bytes, limits)
+				}
+			}
+		}
+		take(table.Flush(nil, &all, now))
+		for id, parts := range sent {
+			if !slices.Equal(parts, got[id]) {
+				t.Fatalf("seed %d: sent %v, got %v", seed, parts, got[id])
+			}
+		}
+		for i := range table.shards {
+			if s := &table.shards[i]; s.spans != 0 || s.bytes != 0 || len(s.traces) != 0 || s.oldest != nil || s.newest != nil {
+				t.Fatalf("seed %d: after a flush a shard holds %d spans, %d bytes", seed, s.spans, s.bytes)
+			}
+		}
+	}
+}
+
+// TestUnbiased holds the adjusted counts of what all rules together keep, late spans and shedding included, against
+// the truth by a chi-square test over 50 operations at p = 0.001.
+func TestUnbiased(t *testing.T) {
+	const n, critical = 50, 86.66
+	r := rand.New(rand.NewPCG(3, 4))
+	table, operations := NewTable[struct{}](Limits{Spans: 20_000, Bytes: 1 << 30, Decisions: 1 << 20}), NewOperations(n)
+	zipf := rand.NewZipf(r, 1.05, 2, n-1)
+	var truth, sum, variance [n]float64
+	var thresholds [n]sampling.Threshold
+	for i := range thresholds {
+		thresholds[i] = sampling.FromPercent(5 + 90*r.Float64())
+	}
+	of := map[ID]uint64{}
+	shed, byRule := 0, map[Rule]int{}
+	take := func(released []Released[struct{}]) {
+		for _, x := range released {
+			i := of[x.ID]
+			if x.Shed {
+				shed++
+			}
+			byRule[x.Verdict.Rule]++
+			if x.Verdict.Keep {
+				sum[i] += float64(x.Seen.Spans) * x.Verdict.Threshold.AdjustedCount()
+			}
+			if x.Verdict.Rule == Rate && !x.Late { // with its late span, which follows
+				variance[i] += 4 * (x.Verdict.Threshold.AdjustedCount() - 1)
+			}
+		}
+	}
+	var now int64
+	for k := range uint64(300_000) {
+		now += second / 5000
+		i := zipf.Uint64()
+		randomness := sampling.Randomness(r.Uint64() >> 8)
+		id := traceID(k, randomness)
+		of[id] = i
+		took := time.Duration(r.ExpFloat64() * 2e8)
+		seen := Seen{Spans: 1, Bytes: 100, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
+			Rooted: true, Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now), Took: took, Longest: took}
+		truth[i] += 2
+		take(table.Add(nil, &all, id, seen, struct{}{}, now))
+		if k%1000 == 0 {
+			take(table.Sweep(nil, &all, now))
+		}
+	}
+	take(table.Flush(nil, &all, now))
+	for id, i := range of { // a second span of each, late
+		take(table.Add(nil, &all, id, Seen{Spans: 1, Threshold: thresholds[i]}, struct{}{}, now))
+	}
+	square := 0.0
+	for i := range truth {
+		if variance[i] > 0 {
+			square += (sum[i] - truth[i]) * (sum[i] - truth[i]) / variance[i]
+		} else if sum[i] != truth[i] {
+			t.Errorf("operation %d: %v, want %v exactly", i, sum[i], truth[i])
+		}
+	}
+	t.Logf("chi-square %.1f (critical %.1f), %d shed, %v", square, critical, shed, byRule)
+	if square > critical {
+		t.Errorf("chi-square is %.1f, want at most %.1f", square, critical)
+	}
+	for _, rule := range []Rule{Errors, Slow, Slowest, Rare, Rate} {
+		if byRule[rule] == 0 {
+			t.Errorf("nothing was judged by %v: the test says nothing of it", rule)
+		}
+	}
+	if shed == 0 {
+		t.Error("nothing was shed: the test says nothing of it")
+	}
+}
+
+func TestSlowest(t *testing.T) {
+	o, r := new(Operation), rand.New(rand.NewPCG(1, 2))
+	slow := 0
+	const n = 200_000
+	for range n {
+		if o.slowest(time.Duration(r.ExpFloat64()*float64(50*time.Millisecond)), 2, 1) {
+			slow++
+		}
+	}
+	if share := 100 * float64(slow) / n; share < 1 || share > 2.2 {
+		t.Errorf("of the slowest 2 %%, %.2f %% are kept", share)
+	}
+	for range 3 * memory { // it has become ten times as slow
+		o.slowest(time.Duration(r.ExpFloat64()*float64(500*time.Millisecond)), 2, 1)
+	}
+	slow = 0
+	for range n {
+		if o.slowest(time.Duration(r.ExpFloat64()*float64(500*time.Millisecond)), 2, 1) {
+			slow++
+		}
+	}
+	if share := 100 * float64(slow) / n; share < 1 || share > 2.2 {
+		t.Errorf("after a change, %.2f %% are kept", share)
+	}
+}
+
+func TestBucketsAreInOrder(t *testing.T) {
+	last := 0
+	for d := time.Duration(1); d < 100*time.Hour; d += d/16 + 1 {
+		b := bucket(d)
+		if b < last || b > last+1 && last != 0 || b >= buckets {
+			t.Fatalf("%v is in bucket %d, after %d", d, b, last)
+		}
+		last = b
+	}
+}
+
+func TestRareOnceInSoLong(t *testing.T) {
+	o, kept := new(Operation), 0
+	for now := int64(1); now <= 3600*second; now += 7 * second {
+		if o.rare(time.Minute, now) {
+			kept++
+		}
+	}
+	if kept != 58 { // each 63 s: the first of 7 s that is a minute later
+		t.Errorf("%d of an hour, want 58", kept)
+	}
+}
+
+func TestOperationsAreBounded(t *testing.T) {
+	o := NewOperations(2)
+	a, b := o.Of(policy.Ref{}, "a", 1), o.Of(policy.Ref{}, "b", 100)
+	if a == nil || b == nil || o.Of(policy.Ref{}, "c", 100) != nil || o.Of(policy.Ref{}, "a", 100) != a {
+		t.Fatal("not the first two operations are remembered")
+	}
+	o.Forget(50)
+	if o.Of(policy.Ref{}, "b", 100) != b || o.Of(policy.Ref{}, "c", 100) == nil {
+		t.Error("one that is not used takes the room of another")
+	}
+}
+
+// TestManyAtOnce is for the race detector; it counts that nothing is lost.
+func TestManyAtOnce(t *testing.T) {
+	const workers, each = 4, 5000
+	table, operations := NewTable[int](Limits{Spans: 4096, Bytes: 1 << 20, Decisions: 4096}), NewOperations(10)
+	released := make([]int, workers)
+	var group sync.WaitGroup
+	for w := range workers {
+		group.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(w), 9))
+			var dst []Released[int]
+			for k := range int64(each) {
+				randomness := sampling.Randomness(r.Uint64() >> 8)
+				seen := one(randomness)
+				seen.Failed, seen.Rooted = r.IntN(50) == 0, r.IntN(2) == 0
+				seen.Operation = operations.Of(policy.Ref{}, string(rune('a'+r.IntN(20))), k)
+				dst = table.Add(dst[:0], &all, traceID(r.Uint64N(2000), randomness), seen, 1, k*second/100)
+				if k%100 == 0 {
+					dst = table.Sweep(dst, &all, k*second/100)
+					operations.Forget(k - 1000)
+				}
+				for _, x := range dst {
+					released[w] += len(x.Parts)
+				}
+			}
+		})
+	}
+	group.Wait()
+	total := 0
+	for _, n := range released {
+		total += n
+	}
+	for _, x := range table.Flush(nil, &all, each*second) {
+		total += len(x.Parts)
+	}
+	if total != workers*each {
+		t.Errorf("%d parts came out of %d", total, workers*each)
+	}
+}
+
+// BenchmarkTable is what a span costs that comes alone, eight to a trace, without pdata: looking up the trace, merging,
+// judging, sweeping. The whole path may cost 400 ns.
+func BenchmarkTable(b *testing.B) {
+	table, operations := NewTable[uint64](Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: 1 << 17}), NewOperations(1000)
+	operation := operations.Of(policy.Ref{}, "a", 1)
+	r := rand.New(rand.NewPCG(1, 1))
+	var ids [1 << 10]ID
+	var dst []Released[uint64]
+	b.ReportAllocs()
+	var k uint64
+	for b.Loop() {
+		slot := k % uint64(len(ids))
+		round := k / uint64(len(ids)) % 8
+		if round == 0 {
+			ids[slot] = traceID(k, sampling.Randomness(r.Uint64()>>8))
+		}
+		now := int64(k) * 1000
+		seen := Seen{Spans: 1, Bytes: 300, Threshold: half, Randomness: sampling.FromTraceID(ids[slot]), Rooted: round == 7, Operation: operation, Took: time.Duration(slot) * time.Millisecond / 2}
+		dst = table.Add(dst[:0], &all, ids[slot], seen, k, now)
+		if k++; k%10_000 == 0 {
+			dst = table.Sweep(dst[:0], &all, now)
+		}
+	}
+}
