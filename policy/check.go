@@ -542,6 +542,24 @@ func (s *SamplingSpec) check(c *checker) {
 	if a := s.Adaptive; a != nil {
 		a.check(c)
 	}
+	if k := s.Keep; k != nil {
+		k.check(c)
+		if w := time.Duration(s.Wait); s.Wait != 0 && (w < 100*time.Millisecond || w > 10*time.Minute) {
+			c.problem("spec.wait", "", "want 100ms to 10m, got %s", s.Wait)
+		}
+	} else if s.Wait != 0 {
+		c.problem("spec.wait", "", "want keep beside it: without keep no trace is held")
+	}
+}
+
+func (k *Keep) check(c *checker) {
+	const path = "spec.keep"
+	c.percent(path+".slowestPercent", k.SlowestPercent)
+	for i, name := range k.Marked {
+		if name == "" {
+			c.problem(fmt.Sprintf("%s.marked[%d]", path, i), "", "want a span attribute's name")
+		}
+	}
 }
 
 func (a *Adaptive) check(c *checker) {

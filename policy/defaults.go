@@ -215,6 +215,9 @@ func (s *SamplingSpec) defaults(Metadata) {
 		or(&a.Min, &least)
 		or(&a.Window, Duration(10*time.Second))
 	}
+	if s.Keep != nil {
+		or(&s.Wait, Duration(5*time.Second))
+	}
 }
 
 const defaultMinPercent = 0.1

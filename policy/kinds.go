@@ -247,6 +247,17 @@ type SamplingSpec struct {
 	Classes    map[string]float64 `yaml:"classes,omitempty"`
 	Operations []OperationRate    `yaml:"operations,omitempty"` // the first that matches wins over the class
 	Adaptive   *Adaptive          `yaml:"adaptive,omitempty"`   // nil: rates stay as they are written
+	Keep       *Keep              `yaml:"keep,omitempty"`       // nil: spans are judged one by one, and never held
+	Wait       Duration           `yaml:"wait,omitempty"`       // with keep: how long a trace is held at most; default 5s
+}
+
+// Keep has traces judged whole, each by its root's rate, and says which are kept whatever their rate.
+type Keep struct {
+	Errors         bool     `yaml:"errors,omitempty"`         // a span failed
+	SlowerThan     Duration `yaml:"slowerThan,omitempty"`     // a span, or the trace from first to last, took longer
+	SlowestPercent float64  `yaml:"slowestPercent,omitempty"` // of each operation's roots
+	RarerThan      Duration `yaml:"rarerThan,omitempty"`      // an operation of which nothing was kept for so long
+	Marked         []string `yaml:"marked,omitempty"`         // span attributes that mark a trace, unless they are false or ""
 }
 
 // Adaptive is a budget of kept spans. Classes are where rates begin; Operations stay as they are, within it.

@@ -13,7 +13,6 @@ var laterFields = func() map[string]string {
 		"Service.spec.clusterSplit", "Service.spec.endpoints.kubernetes",
 		"Service.spec.endpoints.static[].cluster",
 		"Route.spec.rules[].match.from",
-		"Sampling.spec.keep", "Sampling.spec.wait",
 	} {
 		fields[f] = "this version of Weir does not support this field yet: remove it"
 	}

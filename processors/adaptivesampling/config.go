@@ -1,6 +1,11 @@
 package adaptivesampling
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/machinenativeops/weir/sampling/whole"
+)
 
 // Config is the processor's configuration.
 type Config struct {
@@ -8,6 +13,23 @@ type Config struct {
 	Policy []string `mapstructure:"policy"`
 	// Replicas is how many collectors share the traffic, and so the budget of the documents.
 	Replicas int `mapstructure:"replicas"`
+
+	// Whole bounds and tells what is done where the documents have traces judged whole (keep).
+	Whole WholeConfig `mapstructure:"whole"`
+}
+
+// WholeConfig is what concerns traces that are judged whole.
+type WholeConfig struct {
+	// MaxSpans and MaxBytes bound what is held. When there is more, the oldest traces are judged before their time.
+	MaxSpans int `mapstructure:"max_spans"`
+	MaxBytes int `mapstructure:"max_bytes"`
+	// Decisions is how many are remembered for late spans.
+	Decisions int `mapstructure:"decisions"`
+	// Why begins the names of the attributes (Why.rule, Why.rate) that tell on the root why its trace was kept; ""
+	// writes none.
+	Why string `mapstructure:"why"`
+	// DryRun drops nothing and writes no thresholds, but marks each span with Why.keep: true or false.
+	DryRun bool `mapstructure:"dry_run"`
 }
 
 // Validate says what is missing.
@@ -17,6 +39,13 @@ func (c *Config) Validate() error {
 	}
 	if c.Replicas < 1 {
 		return errors.New("replicas: must be at least 1")
+	}
+	w := c.Whole
+	if w.MaxSpans < whole.Shards || w.MaxBytes < whole.Shards || w.Decisions < whole.Shards {
+		return fmt.Errorf("whole: max_spans, max_bytes and decisions must be at least %d", whole.Shards)
+	}
+	if w.DryRun && w.Why == "" {
+		return errors.New("whole.dry_run: needs whole.why, by which spans are marked")
 	}
 	return nil
 }

@@ -17,18 +17,30 @@ var Type = component.MustNewType("adaptive_sampling")
 
 // NewFactory makes the processor.
 func NewFactory() processor.Factory {
-	return processor.NewFactory(Type, func() component.Config { return &Config{Replicas: 1} },
+	return processor.NewFactory(Type, defaultConfig,
 		processor.WithTraces(createTraces, component.StabilityLevelBeta))
 }
 
+func defaultConfig() component.Config {
+	return &Config{Replicas: 1, Whole: WholeConfig{MaxSpans: 1_000_000, MaxBytes: 512 << 20, Decisions: 200_000, Why: "weir.sampling"}}
+}
+
 func createTraces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
-	s, err := newSampler(set.TelemetrySettings, cfg.(*Config).Replicas)
+	s, err := newSampler(set.TelemetrySettings, cfg.(*Config), next)
 	if err != nil {
 		return nil, err
 	}
 	watcher := documents.NewWatcher(cfg.(*Config).Policy, set.Logger, s.apply)
 	return processorhelper.NewTraces(ctx, set, cfg, next, s.process,
 		processorhelper.WithCapabilities(consumer.Capabilities{MutatesData: true}),
-		processorhelper.WithStart(watcher.Start),
-		processorhelper.WithShutdown(func(ctx context.Context) error { return errors.Join(watcher.Shutdown(ctx), s.shutdown(ctx)) }))
+		processorhelper.WithStart(func(ctx context.Context, host component.Host) error {
+			if err := watcher.Start(ctx, host); err != nil {
+				return err
+			}
+			s.whole.start()
+			return nil
+		}),
+		processorhelper.WithShutdown(func(ctx context.Context) error {
+			return errors.Join(watcher.Shutdown(ctx), s.whole.shutdown(ctx), s.shutdown(ctx))
+		}))
 }

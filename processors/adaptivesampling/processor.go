@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor/processorhelper"
 	"go.opentelemetry.io/otel/attribute"
@@ -25,18 +26,22 @@ type sampler struct {
 	rates    atomic.Pointer[sampling.Rates] // nil before the first documents are applied
 	spans    metric.Int64Counter
 	told     metric.Registration
+	whole    *holder
 }
 
 // maxTold is how many operations' rates are told as metrics.
 const maxTold = 1000
 
-func newSampler(set component.TelemetrySettings, replicas int) (*sampler, error) {
+func newSampler(set component.TelemetrySettings, cfg *Config, next consumer.Traces) (*sampler, error) {
 	spans, err := set.MeterProvider.Meter(scopeName).Int64Counter("weir_sampling_spans",
 		metric.WithDescription("Spans judged, by class and decision (kept or dropped)."), metric.WithUnit("{spans}"))
 	if err != nil {
 		return nil, fmt.Errorf("metric weir_sampling_spans: %w", err)
 	}
-	s := &sampler{replicas: replicas, spans: spans}
+	s := &sampler{replicas: cfg.Replicas, spans: spans}
+	if s.whole, err = newHolder(set, cfg.Whole, s, next); err != nil {
+		return nil, err
+	}
 	return s, s.tell(set)
 }
 
@@ -72,12 +77,17 @@ func (s *sampler) shutdown(context.Context) error { return s.told.Unregister() }
 
 // apply puts new rates in force, between two batches.
 func (s *sampler) apply(set *policy.Set) error {
+	s.whole.apply(&set.Sampling.Spec)
 	s.rates.Store(sampling.NewRates(&set.Sampling.Spec, set.Services, s.replicas, s.rates.Load()))
 	return nil
 }
 
 func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces, error) {
 	rates := s.rates.Load()
+	if rules := s.whole.rules.Load(); rules != nil {
+		s.whole.take(ctx, td, rates, rules, time.Now().UnixNano())
+		return td, processorhelper.ErrSkipProcessingData
+	}
 	var counts tally
 	var all int64
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {

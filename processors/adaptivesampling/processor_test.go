@@ -49,7 +49,7 @@ func TestConfig(t *testing.T) {
 	if err := (&Config{}).Validate(); err == nil {
 		t.Error("a configuration without documents is taken")
 	}
-	if err := (&Config{Policy: []string{"x"}, Replicas: 1}).Validate(); err != nil {
+	if err := (&Config{Policy: []string{"x"}, Replicas: 1, Whole: defaultConfig().(*Config).Whole}).Validate(); err != nil {
 		t.Error(err)
 	}
 }
@@ -217,7 +217,9 @@ func config(tb testing.TB, text string) *Config {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	return &Config{Policy: []string{file}}
+	cfg := defaultConfig().(*Config)
+	cfg.Policy = []string{file}
+	return cfg
 }
 
 func resource(td ptrace.Traces, service, class string) ptrace.SpanSlice {
