@@ -64,7 +64,7 @@ type origin struct {
 // part is spans of one trace from one origin.
 type part struct {
 	*origin
-	spans ptrace.SpanSlice
+	spans []ptrace.Span // each a pointer, so that none keeps the others of its batch in memory
 }
 
 func newHolder(set component.TelemetrySettings, cfg WholeConfig, s *sampler, next consumer.Traces) (*holder, error) {
@@ -161,28 +161,48 @@ func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rat
 			o := &origin{resource: resource, scope: ptrace.NewScopeSpans(), service: service}
 			ss.Scope().MoveTo(o.scope.Scope())
 			o.scope.SetSchemaUrl(ss.SchemaUrl())
-			for id, g := range h.group(ss.Spans(), o, ref, rates.Adaptive(), rules, now) {
-				released = h.table.Add(released, &rules.Rules, id, g.seen, part{o, g.spans}, now)
+			s := scratches.Get().(*scratch)
+			h.group(s, ss.Spans(), o, ref, rates.Adaptive(), rules, now)
+			for _, g := range s.groups {
+				released = h.table.Add(released, &rules.Rules, g.id, g.seen, part{o, g.spans}, now)
 			}
+			s.clear()
+			scratches.Put(s)
 		}
 	}
 	h.send(ctx, released)
 }
 
 type group struct {
+	id    whole.ID
 	seen  whole.Seen
-	spans ptrace.SpanSlice
+	spans []ptrace.Span
 }
 
-// group moves spans into a slice for each trace.
-func (h *holder) group(spans ptrace.SpanSlice, o *origin, ref policy.Ref, adaptive bool, rules *rules, now int64) map[whole.ID]*group {
+// scratch is the groups of one scope's spans; it is used again.
+type scratch struct {
+	groups []group
+	index  map[whole.ID]int // of groups
+}
+
+var scratches = sync.Pool{New: func() any { return &scratch{index: map[whole.ID]int{}} }}
+
+func (s *scratch) clear() {
+	clear(s.groups)
+	s.groups = s.groups[:0]
+	clear(s.index)
+}
+
+// group takes the spans out of their batch, into one slice for each trace.
+func (h *holder) group(s *scratch, batch ptrace.SpanSlice, o *origin, ref policy.Ref, adaptive bool, rules *rules, now int64) {
 	var size ptrace.ProtoMarshaler
-	groups := make(map[whole.ID]*group, spans.Len()/4+1)
+	spans := ptrace.NewSpanSlice()
+	batch.MoveAndAppendTo(spans) // so that whoever owns the batch can't reuse them
 	shared := 2 * (size.ResourceSpansSize(o.resource) + size.ScopeSpansSize(o.scope)) / max(spans.Len(), 1)
 	for _, span := range spans.All() {
 		seen := whole.Seen{Spans: 1, Bytes: spanOverhead + shared + 2*size.SpanSize(span)}
 		look(span, &seen, rules.marked)
-		state := sampling.ParseState(span.TraceState().AsRaw())
+		state := stateOf(span)
 		seen.Randomness = state.RandomnessOf(span.TraceID())
 		if adaptive {
 			operation := o.service.Operation(span.Name())
@@ -196,16 +216,24 @@ func (h *holder) group(spans ptrace.SpanSlice, o *origin, ref policy.Ref, adapti
 			seen.Threshold = o.service.Threshold(span.Name())
 		}
 		seen.Operation = h.operations.Of(ref, span.Name(), now)
-		g := groups[span.TraceID()]
-		if g == nil {
-			g = &group{seen, ptrace.NewSpanSlice()}
-			groups[span.TraceID()] = g
-		} else {
-			g.seen.Merge(&seen)
+		i, ok := s.index[span.TraceID()]
+		if !ok {
+			s.index[span.TraceID()] = len(s.groups)
+			s.groups = append(s.groups, group{span.TraceID(), seen, []ptrace.Span{span}})
+			continue
 		}
-		span.MoveTo(g.spans.AppendEmpty())
+		g := &s.groups[i]
+		g.seen.Merge(&seen)
+		g.spans = append(g.spans, span)
 	}
-	return groups
+}
+
+func stateOf(span ptrace.Span) sampling.State {
+	tracestate := span.TraceState().AsRaw()
+	if tracestate == "" { // the usual case
+		return sampling.State{}
+	}
+	return sampling.ParseState(tracestate)
 }
 
 // look notes what rules ask of a span.
@@ -247,7 +275,7 @@ func (h *holder) send(ctx context.Context, released []whole.Released[part]) {
 		h.count(ctx, r)
 		told := false
 		for _, p := range r.Parts {
-			n := int64(p.spans.Len())
+			n := int64(len(p.spans))
 			if r.Verdict.Keep {
 				all += n
 				counts.add(p.service.Class, n, 0)
@@ -262,7 +290,9 @@ func (h *holder) send(ctx context.Context, released []whole.Released[part]) {
 				last = p.origin
 				spans = p.appendTo(out)
 			}
-			p.spans.MoveAndAppendTo(spans)
+			for _, span := range p.spans {
+				span.MoveTo(spans.AppendEmpty())
+			}
 		}
 	}
 	h.sampler.rates.Load().Kept(all, time.Now().UnixNano())
@@ -289,14 +319,13 @@ func (h *holder) count(ctx context.Context, r *whole.Released[part]) {
 }
 
 // mark writes on spans what they stand for, and on the root, or where there is none on the first, why it was kept.
-func (h *holder) mark(r *whole.Released[part], spans ptrace.SpanSlice, told bool) bool {
-	for _, span := range spans.All() {
+func (h *holder) mark(r *whole.Released[part], spans []ptrace.Span, told bool) bool {
+	for _, span := range spans {
 		if h.cfg.DryRun {
 			span.Attributes().PutBool(h.cfg.Why+".keep", r.Verdict.Keep)
 		} else {
-			tracestate := span.TraceState().AsRaw()
-			state := sampling.ParseState(tracestate)
-			span.TraceState().FromRaw(sampling.WithThreshold(tracestate, state.Final(r.Verdict.Threshold, state.RandomnessOf(span.TraceID()))))
+			state := stateOf(span)
+			span.TraceState().FromRaw(sampling.WithThreshold(span.TraceState().AsRaw(), state.Final(r.Verdict.Threshold, state.RandomnessOf(span.TraceID()))))
 		}
 		root := span.ParentSpanID().IsEmpty()
 		if h.cfg.Why != "" && (root || !told && !r.Seen.Rooted && !r.Late) {

@@ -186,8 +186,10 @@ func TestNothingIsLost(t *testing.T) {
 		for range 500 {
 			now += r.Int64N(second / 2)
 			randomness := sampling.Randomness(r.Uint64N(8)<<53 | 5*Shards + r.Uint64N(2)) // of two shards
-			seen := Seen{Spans: 1 + r.IntN(4), Bytes: r.IntN(300), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
-				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0, Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now)}
+			seen := Seen{
+				Spans: 1 + r.IntN(4), Bytes: r.IntN(300), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
+				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0, Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now),
+			}
 			id := traceID(r.Uint64N(40), randomness)
 			added++
 			sent[id] = append(sent[id], int(added))
@@ -252,8 +254,10 @@ func TestUnbiased(t *testing.T) {
 		id := traceID(k, randomness)
 		of[id] = i
 		took := time.Duration(r.ExpFloat64() * 2e8)
-		seen := Seen{Spans: 1, Bytes: 100, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
-			Rooted: true, Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now), Took: took, Longest: took}
+		seen := Seen{
+			Spans: 1, Bytes: 100, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
+			Rooted: true, Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now), Took: took, Longest: took,
+		}
 		truth[i] += 2
 		take(table.Add(nil, &all, id, seen, struct{}{}, now))
 		if k%1000 == 0 {
