@@ -268,8 +268,7 @@ func (h *holder) send(ctx context.Context, released []whole.Released[part]) {
 	out := ptrace.NewTraces()
 	var counts tally
 	var all int64
-	var last *origin
-	var spans ptrace.SpanSlice
+	places := map[*origin]ptrace.SpanSlice{} // what came together goes together
 	for i := range released {
 		r := &released[i]
 		h.count(ctx, r)
@@ -286,9 +285,10 @@ func (h *holder) send(ctx context.Context, released []whole.Released[part]) {
 				}
 			}
 			told = h.mark(r, p.spans, told)
-			if last != p.origin {
-				last = p.origin
+			spans, ok := places[p.origin]
+			if !ok {
 				spans = p.appendTo(out)
+				places[p.origin] = spans
 			}
 			for _, span := range p.spans {
 				span.MoveTo(spans.AppendEmpty())

@@ -183,6 +183,25 @@ func TestDryRunDropsNothing(t *testing.T) {
 	}
 }
 
+func TestWhatCameTogetherGoesTogether(t *testing.T) {
+	sink := new(consumertest.TracesSink)
+	p, end := startWhole(t, config(t, rates+held), sink)
+	td := ptrace.NewTraces()
+	for range 2 {
+		spans := resource(td, "checkout", "")
+		for i := range uint64(3) {
+			spans.AppendEmpty().SetTraceID(traceID(0xf0000000000000 + i<<8)) // of one shard
+		}
+	}
+	if err := p.ConsumeTraces(t.Context(), td); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	if out := sink.AllTraces(); len(out) != 1 || out[0].ResourceSpans().Len() != 2 || out[0].SpanCount() != 6 {
+		t.Errorf("got %d batches, %d spans", len(out), sink.SpanCount())
+	}
+}
+
 func TestRefusedIsNotTheSendersError(t *testing.T) {
 	p, end := startWhole(t, config(t, rates+held), consumertest.NewErr(errors.New("full")))
 	spanOf(t, p, "root", traceID(0), true, func(s ptrace.Span) { s.Status().SetCode(ptrace.StatusCodeError) })
