@@ -205,28 +205,22 @@ func sayLimit(l policy.Limit) string {
 	if len(l.By) > 0 {
 		names := make([]string, len(l.By))
 		for i, by := range l.By {
-			names[i] = sayBy(by)
+			names[i] = by.Text()
 		}
 		text += " by " + strings.Join(names, " and ")
 	}
-	if l.Burst != l.Requests {
+	if l.Algorithm != policy.GCRA {
+		text += ", " + strings.ReplaceAll(l.Algorithm, "_", " ")
+	} else if l.Burst != l.Requests {
 		text += fmt.Sprintf(", burst %d", l.Burst)
+	}
+	if l.Cost != nil {
+		text += ", each for " + l.Cost.Text()
 	}
 	if l.Shadow {
 		text += ", counted only"
 	}
 	return text
-}
-
-func sayBy(by policy.LimitBy) string {
-	switch {
-	case by.RemoteAddress:
-		return "remote address"
-	case by.Exact != "":
-		return by.Header + " = " + sayText(by.Exact)
-	default:
-		return by.Header
-	}
 }
 
 // gateways compares gateways: what they listen on, and which services they serve.

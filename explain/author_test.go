@@ -362,7 +362,8 @@ func (a author) limit() object {
 		"requests": pick(a, 0, 1000000, 1000000), "per": pick(a, "second", "hour"), "shadow": a.percent(20),
 		"by": some(a, 2, func() object {
 			return pick(a, object{"remoteAddress": true}, object{"header": "x-a"}, object{"header": "X-B"},
-				object{"header": "x-a", "exact": pick(a, "1", "beta")}, object{"header": "x-b", "exact": "1"})
+				object{"header": "x-a", "exact": pick(a, "1", "beta")}, object{"header": "x-b", "exact": "1"},
+				object{"header": "x-a", "prefix": "b"}, object{"header": "x-b", "suffix": "a", "share": true}, object{"header": "x-a", "regex": "[0-9]+"})
 		}),
 	}
 }

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/machinenativeops/weir/mesh"
@@ -10,17 +11,19 @@ import (
 
 // Limit is a limit on the requests of a rule.
 type Limit struct {
-	ID       string     `json:"id"`
-	Source   policy.Key `json:"source"`
-	Scope    string     `json:"scope"` // global or local
-	Applies  bool       `json:"applies"`
-	Reason   string     `json:"reason,omitempty"` // why not
-	Key      []Entry    `json:"key,omitempty"`    // that this request counts under
-	Requests int        `json:"requests"`
-	Per      string     `json:"per,omitempty"` // second, minute, hour or day; "": in all
-	Burst    int        `json:"burst"`
-	Shadow   bool       `json:"shadow,omitempty"`
-	OnError  string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny
+	ID        string     `json:"id"`
+	Source    policy.Key `json:"source"`
+	Scope     string     `json:"scope"` // global or local
+	Applies   bool       `json:"applies"`
+	Reason    string     `json:"reason,omitempty"` // why not
+	Key       []Entry    `json:"key,omitempty"`    // that this request counts under
+	Requests  int        `json:"requests"`
+	Per       string     `json:"per,omitempty"` // a unit or a duration; "": in all
+	Algorithm string     `json:"algorithm"`     // gcra, sliding_window or fixed_window
+	Burst     int        `json:"burst"`
+	Cost      string     `json:"cost,omitempty"` // what a request counts for, unless it is one
+	Shadow    bool       `json:"shadow,omitempty"`
+	OnError   string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny
 }
 
 // Entry is a part of a limit's key.
@@ -39,7 +42,8 @@ func (l *Limit) refusal() *Outcome {
 
 func (v *view) local(l mesh.LocalLimit) Limit {
 	out := Limit{
-		ID: l.ID, Source: l.Source, Scope: "local", Requests: l.Requests, Per: l.Per, Burst: l.Burst, Shadow: l.Shadow,
+		ID: l.ID, Source: l.Source, Scope: "local", Requests: l.Requests, Per: string(l.Per), Algorithm: l.Algorithm, Burst: l.Burst,
+		Cost: l.Cost.Text(), Shadow: l.Shadow,
 	}
 	v.key(&out, l.By, l.Except)
 	return out
@@ -47,12 +51,8 @@ func (v *view) local(l mesh.LocalLimit) Limit {
 
 func (v *view) global(l mesh.GlobalLimit) Limit {
 	out := Limit{
-		ID: l.ID, Source: l.Source, Scope: "global", Requests: int(l.Requests), Burst: int(l.Burst), Shadow: l.Shadow, OnError: "allow",
-	}
-	for _, unit := range []string{"second", "minute", "hour", "day"} {
-		if mesh.Unit(unit) == l.Per {
-			out.Per = unit
-		}
+		ID: l.ID, Source: l.Source, Scope: "global", Requests: int(l.Requests), Per: l.PerName(), Algorithm: l.Algorithm, Burst: int(l.Burst),
+		Cost: l.Cost.Text(), Shadow: l.Shadow, OnError: "allow",
 	}
 	if l.DenyOnError {
 		out.OnError = "deny"
@@ -69,14 +69,17 @@ func (v *view) key(l *Limit, by []policy.LimitBy, except []mesh.Exception) {
 			l.Key = append(l.Key, Entry{"remote_address", v.remote})
 			continue
 		}
-		lines, want := v.lines(b.Header), policy.NamedMatch{Name: b.Header, Exact: &b.Exact}
+		lines := v.lines(b.Header)
 		switch {
-		case b.Exact != "" && !v.header(want):
-			l.Key, l.Reason = nil, "header "+v.headerMismatch(want)
+		case !b.Any() && !v.isOf(b):
+			l.Key, l.Reason = nil, v.notOf(b)
 			return
-		case b.Exact != "":
-			l.Key = append(l.Key, Entry{b.Header, b.Exact})
+		case b.Exact != "" || b.Share:
+			l.Key = append(l.Key, Entry{b.Header, b.Form()})
 		case len(lines) > 0: // the first counts
+			if b.Pattern() {
+				l.Key = append(l.Key, Entry{b.Header, b.Form()})
+			}
 			l.Key = append(l.Key, Entry{b.Header, mesh.LimitValue(lines[0])})
 		}
 	}
@@ -91,17 +94,40 @@ func (v *view) key(l *Limit, by []policy.LimitBy, except []mesh.Exception) {
 
 func (v *view) has(e mesh.Exception) bool {
 	for _, b := range e {
-		if !v.header(policy.NamedMatch{Name: b.Header, Exact: &b.Exact}) {
+		if !v.isOf(b) {
 			return false
 		}
 	}
 	return true
 }
 
+// isOf says whether a header has a value of the form that a limit is for, in any of its lines.
+func (v *view) isOf(b policy.LimitBy) bool {
+	return slices.ContainsFunc(v.lines(b.Header), func(value string) bool {
+		switch {
+		case b.Prefix != "":
+			return strings.HasPrefix(value, b.Prefix)
+		case b.Suffix != "":
+			return strings.HasSuffix(value, b.Suffix)
+		case b.Regex != "":
+			return matchRegex(b.Regex, value)
+		default:
+			return value == b.Exact
+		}
+	})
+}
+
+func (v *view) notOf(b policy.LimitBy) string {
+	if b.Exact != "" {
+		return "header " + v.headerMismatch(policy.NamedMatch{Name: b.Header, Exact: &b.Exact})
+	}
+	return fmt.Sprintf("want header %s, got %q", b.Text(), v.lines(b.Header))
+}
+
 func exceptionText(e mesh.Exception) string {
 	all := make([]string, len(e))
 	for i, b := range e {
-		all[i] = fmt.Sprintf("%s %q", b.Header, b.Exact)
+		all[i] = b.Text()
 	}
 	return strings.Join(all, " and ")
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/machinenativeops/weir/policy"
 )
 
 // Text is the explanation for people.
@@ -156,8 +158,13 @@ func (l *Limit) text() string {
 	if l.Per == "" {
 		rate = fmt.Sprintf("%s %s: %d in all", l.Scope, l.ID, l.Requests)
 	}
-	if l.Burst != l.Requests && l.Requests > 0 {
+	if l.Algorithm == policy.SlidingWindow || l.Algorithm == policy.FixedWindow {
+		rate += ", " + strings.ReplaceAll(l.Algorithm, "_", " ")
+	} else if l.Burst != l.Requests && l.Requests > 0 {
 		rate += fmt.Sprintf(", bursts of %d", l.Burst)
+	}
+	if l.Cost != "" {
+		rate += ", each for " + l.Cost
 	}
 	if l.Shadow {
 		rate += ", counted only"

@@ -4,10 +4,8 @@ package mesh
 
 import (
 	"cmp"
-	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/machinenativeops/weir/policy"
@@ -103,13 +101,6 @@ type LocalLimit struct {
 	policy.Limit
 	Except []Exception
 }
-
-var units = map[string]time.Duration{
-	"second": time.Second, "minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour,
-}
-
-// Unit gives the time of a limit's per.
-func Unit(per string) time.Duration { return units[per] }
 
 // Build resolves a set as it is written, with load tests that are over. A set that policy.Load made always can be.
 func Build(set *policy.Set) *Model { return At(set, time.Time{}) }
@@ -333,96 +324,4 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 	b.loadTest(out)
 	b.headers(s, out)
 	return out
-}
-
-func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
-	rate := distinct(l.Limit)
-	limit := newLimit("route/"+r.Source.Ref().String()+"/"+r.Name, r.Source, rate)
-	if l.Scope == "local" {
-		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: rate})
-		return
-	}
-	b.limitsOf = append(b.limitsOf, limit)
-	r.Global = append(r.Global, GlobalLimit{Limit: limit})
-}
-
-// limit adds the RateLimit documents of a service: the local ones to the service, the global ones to each of its rules.
-func (b *builder) limit(s *Service) {
-	for _, d := range b.limits[s.Ref.String()] {
-		source, all := key("RateLimit", d.Metadata), make([]policy.Limit, len(d.Spec.Limits))
-		for i, l := range d.Spec.Limits {
-			all[i] = distinct(l)
-		}
-		for i, l := range all {
-			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(all, l)
-			if d.Spec.Scope == "local" {
-				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except})
-				continue
-			}
-			b.limitsOf = append(b.limitsOf, limit)
-			for _, r := range s.Rules {
-				if r.Answers() != "" { // Envoy asks none there
-					continue
-				}
-				r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
-			}
-		}
-	}
-}
-
-// distinct gives what a limit is by, once each, with headers in lower case as on the wire. A header that has one exact
-// value tells nothing apart, so that it is not there without the value too.
-func distinct(l policy.Limit) policy.Limit {
-	var all []policy.LimitBy
-	for _, by := range l.By {
-		by.Header = strings.ToLower(by.Header)
-		fixed := by.Header != "" && by.Exact == "" && slices.ContainsFunc(l.By, func(other policy.LimitBy) bool {
-			return other.Exact != "" && strings.EqualFold(other.Header, by.Header)
-		})
-		if !fixed && !slices.Contains(all, by) {
-			all = append(all, by)
-		}
-	}
-	l.By = all
-	return l
-}
-
-func newLimit(id string, source policy.Key, l policy.Limit) *Limit {
-	return &Limit{
-		ID: id, Source: source, By: l.By, Requests: uint64(l.Requests), Per: units[l.Per],
-		Burst: uint64(max(1, l.Burst)), Shadow: l.Shadow,
-	}
-}
-
-// exceptions are the requests that a limit leaves to others of its document: those with the exact values that another
-// one is for, where it is by one of those headers without a value. A request is left to another limit only where that
-// one takes it, so that none escapes them all; and to a shadow only by a shadow, which changes nothing that counts.
-func exceptions(all []policy.Limit, l policy.Limit) []Exception {
-	var found []Exception
-	for _, other := range all {
-		if other.Shadow && !l.Shadow {
-			continue
-		}
-		var e Exception
-		for _, by := range other.By {
-			if by.Exact != "" {
-				e = append(e, by)
-			}
-		}
-		if slices.ContainsFunc(e, func(by policy.LimitBy) bool { return isBy(l, by.Header) }) {
-			slices.SortFunc(e, compareBy)
-			found = append(found, slices.Compact(e))
-		}
-	}
-	slices.SortFunc(found, func(a, c Exception) int { return slices.CompareFunc(a, c, compareBy) })
-	return slices.CompactFunc(found, slices.Equal)
-}
-
-// isBy says whether a limit counts each value of the header apart.
-func isBy(l policy.Limit, header string) bool {
-	return slices.ContainsFunc(l.By, func(by policy.LimitBy) bool { return by.Exact == "" && by.Header == header })
-}
-
-func compareBy(a, c policy.LimitBy) int {
-	return cmp.Or(cmp.Compare(a.Header, c.Header), cmp.Compare(a.Exact, c.Exact))
 }

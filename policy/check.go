@@ -58,7 +58,6 @@ var (
 		"envoy-ratelimited", "http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal",
 		"resource-exhausted", "unavailable",
 	}
-	units     = []string{"second", "minute", "hour", "day"}
 	protocols = []string{"http", "http2", "grpc"}
 	scopes    = []string{"global", "local"}
 )
@@ -348,7 +347,7 @@ func (s *RouteSpec) check(c *checker) {
 		r.RequestHeaders.check(c, path+".requestHeaders")
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {
-			l.check(c, path+".rateLimit")
+			l.check(c, path+".rateLimit", l.Scope)
 			c.protocol(path+".rateLimit.scope", l.Scope, nil, scopes)
 		}
 		if r.Timeout != nil {
@@ -499,29 +498,10 @@ func (s *RateLimitSpec) check(c *checker) {
 		c.problem("spec.limits", "", "want a limit")
 	}
 	for i := range s.Limits {
-		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i))
+		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i), s.Scope)
 	}
 	c.protocol("spec.scope", s.Scope, nil, scopes)
 	c.protocol("spec.onError", s.OnError, nil, []string{"allow", "deny"})
-}
-
-func (l *Limit) check(c *checker, path string) {
-	c.between(path+".requests", l.Requests, 0, 1_000_000_000)
-	c.between(path+".burst", l.Burst, 0, 1_000_000_000)
-	c.notZero(path + ".burst")
-	c.oneOf(path+".per", l.Per, units)
-	for i, by := range l.By {
-		at := fmt.Sprintf("%s.by[%d]", path, i)
-		if (by.Header == "") == !by.RemoteAddress {
-			c.problem(at, "", "want exactly one of header and remoteAddress: true")
-		}
-		if by.Header != "" {
-			c.headerName(at+".header", by.Header)
-		}
-		if by.Exact != "" && by.Header == "" {
-			c.problem(at+".exact", "", "exact goes with header")
-		}
-	}
 }
 
 func (s *RateLimitSpec) references() []reference {

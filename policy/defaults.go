@@ -184,7 +184,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 		}
 		if r.RateLimit != nil {
 			or(&r.RateLimit.Scope, "global")
-			or(&r.RateLimit.Burst, r.RateLimit.Requests)
+			r.RateLimit.Limit.defaults()
 		}
 	}
 }
@@ -194,7 +194,7 @@ func (s *RateLimitSpec) defaults(m Metadata) {
 	or(&s.Scope, "global")
 	or(&s.OnError, "allow")
 	for i := range s.Limits {
-		or(&s.Limits[i].Burst, s.Limits[i].Requests)
+		s.Limits[i].defaults()
 	}
 }
 

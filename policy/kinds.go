@@ -217,19 +217,37 @@ type RuleLimit struct {
 
 // Limit is a rate.
 type Limit struct {
-	By       []LimitBy `yaml:"by,omitempty"` // none: all requests share one key
-	Requests int       `yaml:"requests"`
-	Per      string    `yaml:"per"`              // second, minute, hour, day
-	Burst    int       `yaml:"burst,omitempty"`  // default: requests
-	Shadow   bool      `yaml:"shadow,omitempty"` // counted, never refused
+	By        []LimitBy `yaml:"by,omitempty"` // none: all requests share one key
+	Requests  int       `yaml:"requests"`
+	Per       Period    `yaml:"per"`                 // second, minute, hour, day, week, month, year, or a duration of whole seconds
+	Algorithm string    `yaml:"algorithm,omitempty"` // gcra (default), sliding_window or fixed_window (default of month and year)
+	Burst     int       `yaml:"burst,omitempty"`     // of gcra: how many may pass at once; default: requests
+	Cost      *Cost     `yaml:"cost,omitempty"`      // nil: each request counts as one
+	Shadow    bool      `yaml:"shadow,omitempty"`    // counted, never refused
 }
 
-// LimitBy is one part of a limit's key: exactly one of header and remoteAddress is set. With exact, the limit is
-// for requests with that value only, and takes them out of limits of the same document by the same header without it.
+// LimitBy is one part of a limit's key: exactly one of header and remoteAddress is set. With exact, prefix, suffix or
+// regex, of which there is one at most, the limit is for requests with such a value only, and takes them out of limits
+// of the same document that take any value of that header; exact takes them out of the other three too.
 type LimitBy struct {
 	Header        string `yaml:"header,omitempty"`
 	Exact         string `yaml:"exact,omitempty"`
+	Prefix        string `yaml:"prefix,omitempty"`
+	Suffix        string `yaml:"suffix,omitempty"`
+	Regex         string `yaml:"regex,omitempty"` // RE2, the whole value
+	Share         bool   `yaml:"share,omitempty"` // all values of a prefix, suffix or regex count together, and not each by itself
 	RemoteAddress bool   `yaml:"remoteAddress,omitempty"`
+}
+
+// Cost is how many requests one counts for; exactly one of its fields is set. What is known only when the answer is
+// complete is charged then: such requests are let through as long as anything is left, and what is charged beyond the
+// limit has to be waited for.
+type Cost struct {
+	Number         int    `yaml:"number,omitempty"`
+	RequestHeader  string `yaml:"requestHeader,omitempty"`  // as it says, from 1 to 999999999; 1 where it says anything else
+	ResponseHeader string `yaml:"responseHeader,omitempty"` // charged as it says, up to 1000000000; nothing where it says no number
+	RequestBytes   bool   `yaml:"requestBytes,omitempty"`   // charged, of the body
+	ResponseBytes  bool   `yaml:"responseBytes,omitempty"`  // charged, of the body
 }
 
 // RateLimitSpec is limits on a service.

@@ -22,9 +22,9 @@ var enumerations = map[string][]string{
 	"Route.spec.rules[].retries.on[]":             retryOn,
 	"Route.spec.rules[].match.methods[]":          methods,
 	"Route.spec.rules[].redirect.scheme":          schemes,
-	"Route.spec.rules[].rateLimit.per":            units,
+	"Route.spec.rules[].rateLimit.algorithm":      algorithms,
 	"Route.spec.rules[].rateLimit.scope":          scopes,
-	"RateLimit.spec.limits[].per":                 units,
+	"RateLimit.spec.limits[].algorithm":           algorithms,
 	"RateLimit.spec.scope":                        scopes,
 	"RateLimit.spec.onError":                      {"allow", "deny"},
 	"Retention.spec.archive.compression":          {"gzip"},
@@ -60,6 +60,8 @@ func (g schemaOf) of(t reflect.Type, path string) map[string]any {
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return map[string]any{"type": "string", "pattern": `^([0-9]+d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+|0)$`}
+	case reflect.TypeFor[Period]():
+		return map[string]any{"type": "string", "pattern": `^(second|minute|hour|day|week|month|year|[0-9]+d|([0-9]+(\.[0-9]+)?(ms|s|m|h))+)$`}
 	case reflect.TypeFor[Time]():
 		return map[string]any{"type": "string", "format": "date-time"}
 	case reflect.TypeFor[Size]():

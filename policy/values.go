@@ -21,8 +21,11 @@ func (d Duration) String() string {
 	return time.Duration(d).String()
 }
 
-// MarshalYAML gives the form that is read, without the zeros that Go adds: 1h rather than 1h0m0s.
-func (d Duration) MarshalYAML() (any, error) {
+// MarshalYAML gives the form that is read, as Text has it.
+func (d Duration) MarshalYAML() (any, error) { return d.Text(), nil }
+
+// Text gives the form that is read, without the zeros that Go adds: 1h rather than 1h0m0s.
+func (d Duration) Text() string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = s[:len(s)-2]
@@ -30,7 +33,7 @@ func (d Duration) MarshalYAML() (any, error) {
 	if strings.HasSuffix(s, "h0m") {
 		s = s[:len(s)-2]
 	}
-	return s, nil
+	return s
 }
 
 // Size is a number of bytes, written with or without a unit: 512, 4KB, 64MiB.

@@ -17,6 +17,11 @@ const (
 	Unlimited                      // everything passes and nothing is counted
 )
 
+// String is the algorithm's name.
+func (a Algorithm) String() string {
+	return [...]string{"gcra", "sliding_window", "fixed_window", "unlimited"}[a]
+}
+
 // Rate is a limit made ready to decide. The zero value refuses everything. What a key has used under it is one
 // [Arrival], whatever the algorithm; one algorithm can't read another's, so that a [Store] keeps them apart.
 //

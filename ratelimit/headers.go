@@ -96,9 +96,11 @@ func tighter(a, b *Decision) bool {
 func (l *limit) policyItem() string {
 	b := append([]byte(l.name), ";q="...)
 	b = strconv.AppendUint(b, min(l.Requests, maxInteger), 10)
-	b = append(b, ";w="...)
-	b = strconv.AppendUint(b, seconds(l.Per), 10)
-	if l.Burst != l.Requests {
+	if l.Months == 0 { // no two months are of one length
+		b = append(b, ";w="...)
+		b = strconv.AppendUint(b, seconds(l.Per), 10)
+	}
+	if l.rate.algorithm == GCRA && l.Burst != l.Requests {
 		b = append(b, ";weir-burst="...)
 		b = strconv.AppendUint(b, min(l.Burst, maxInteger), 10)
 	}

@@ -230,9 +230,9 @@ func TestSeveralLimits(t *testing.T) {
 		assert.Contains(t, headers(out.GetResponseHeadersToAdd()), "retry-after: 30\nratelimit: \"narrow\";r=0;t=30\n")
 
 		want := []LimitStatus{
-			{ID: "narrow", Requests: 2, Per: "minute", Burst: 2, Allowed: 2, Refused: 5},
-			{ID: "shadow", Requests: 1, Per: "day", Burst: 1, Shadow: true, Allowed: 1, ShadowRefused: 6},
-			{ID: "wide", Requests: 100, Per: "hour", Burst: 10, Allowed: 2},
+			{ID: "narrow", Requests: 2, Per: "minute", Algorithm: "gcra", Burst: 2, Allowed: 2, Refused: 5},
+			{ID: "shadow", Requests: 1, Per: "day", Algorithm: "gcra", Burst: 1, Shadow: true, Allowed: 1, ShadowRefused: 6},
+			{ID: "wide", Requests: 100, Per: "hour", Algorithm: "gcra", Burst: 10, Allowed: 2},
 		}
 		st := s.Status()
 		assert.Equal(t, want, st.Limits)

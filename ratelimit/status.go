@@ -1,12 +1,11 @@
 package ratelimit
 
 import (
+	"cmp"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
 
@@ -24,6 +23,7 @@ type LimitStatus struct {
 	Source        policy.Key `json:"source"`
 	Requests      uint64     `json:"requests"`
 	Per           string     `json:"per"`
+	Algorithm     string     `json:"algorithm"`
 	Burst         uint64     `json:"burst"`
 	Shadow        bool       `json:"shadow"`
 	Allowed       uint64     `json:"allowed"`
@@ -40,28 +40,11 @@ func (s *Service) Status() Status {
 	}
 	for _, l := range t.sorted {
 		st.Limits = append(st.Limits, LimitStatus{
-			ID: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l.Per), Burst: l.Burst, Shadow: l.Shadow,
+			ID: l.ID, Source: l.Source, Requests: l.Requests, Per: cmp.Or(l.PerName(), "ever"), Algorithm: l.rate.Algorithm().String(), Burst: l.Burst, Shadow: l.Shadow,
 			Allowed: l.counts.allowed.Load(), Refused: l.counts.refused.Load(), ShadowRefused: l.counts.shadowRefused.Load(),
 		})
 	}
 	return st
-}
-
-func perName(per time.Duration) string {
-	switch per {
-	case time.Second:
-		return "second"
-	case time.Minute:
-		return "minute"
-	case time.Hour:
-		return "hour"
-	case 24 * time.Hour:
-		return "day"
-	case mesh.Ever:
-		return "ever"
-	default:
-		return per.String()
-	}
 }
 
 // metrics is what is counted beside the limits.

@@ -86,7 +86,7 @@ func newLimit(l mesh.Limit, c *counts) *limit {
 	for _, by := range l.By {
 		out.markers = out.markers && by.Header != notKey
 	}
-	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: unitOf(l.Per)})
+	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{Name: l.ID, RequestsPerUnit: narrow(l.Requests), Unit: units[l.PerName()]})
 	field, start := begin(nil, currentLimit)
 	out.current = end(append(field, b...), start)
 	out.policy = out.policyItem()
@@ -106,17 +106,10 @@ func rateOf(l *mesh.Limit) Rate {
 	return NewRate(l.Requests, l.Burst, l.Per)
 }
 
-func unitOf(per time.Duration) ratelimitsvcv3.RateLimitResponse_RateLimit_Unit {
-	switch per {
-	case time.Second:
-		return ratelimitsvcv3.RateLimitResponse_RateLimit_SECOND
-	case time.Minute:
-		return ratelimitsvcv3.RateLimitResponse_RateLimit_MINUTE
-	case time.Hour:
-		return ratelimitsvcv3.RateLimitResponse_RateLimit_HOUR
-	case 24 * time.Hour:
-		return ratelimitsvcv3.RateLimitResponse_RateLimit_DAY
-	default:
-		return ratelimitsvcv3.RateLimitResponse_RateLimit_UNKNOWN
-	}
+// units are those of statuses; Envoy tells clients of no others.
+var units = map[string]ratelimitsvcv3.RateLimitResponse_RateLimit_Unit{
+	"second": ratelimitsvcv3.RateLimitResponse_RateLimit_SECOND, "minute": ratelimitsvcv3.RateLimitResponse_RateLimit_MINUTE,
+	"hour": ratelimitsvcv3.RateLimitResponse_RateLimit_HOUR, "day": ratelimitsvcv3.RateLimitResponse_RateLimit_DAY,
+	"week": ratelimitsvcv3.RateLimitResponse_RateLimit_WEEK, "month": ratelimitsvcv3.RateLimitResponse_RateLimit_MONTH,
+	"year": ratelimitsvcv3.RateLimitResponse_RateLimit_YEAR,
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	local_ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -54,23 +56,65 @@ func (t *translator) globalLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
 		if l.DenyOnError {
 			name = rateLimitDeny
 		}
-		byFilter[name] = append(byFilter[name], descriptor(l.ID, l.By, l.Except))
+		byFilter[name] = append(byFilter[name], globalDescriptors(l)...)
 	}
 	for name, limits := range byFilter {
 		filters[name] = t.any(&ratelimitfilterv3.RateLimitPerRoute{RateLimits: limits})
 	}
 }
 
+// globalDescriptors are what is asked about a limit: one question before the request is sent on, and where only the answer
+// tells what it cost, another when that is complete.
+func globalDescriptors(l mesh.GlobalLimit) []*routev3.RateLimit {
+	ask := descriptor(mesh.LimitKey, l.ID, l.By, l.Except)
+	if !l.Cost.Charged() {
+		ask.HitsAddend = hits(l.Cost)
+		return []*routev3.RateLimit{ask}
+	}
+	ask.HitsAddend = &routev3.RateLimit_HitsAddend{Number: wrapperspb.UInt64(0)} // is anything left?
+	charge := descriptor(mesh.ChargeKey, l.ID, l.By, l.Except)
+	charge.HitsAddend, charge.ApplyOnStreamDone = hits(l.Cost), true
+	return []*routev3.RateLimit{ask, charge}
+}
+
+// hits is how many a request counts for; nil is one. Envoy leaves a descriptor out whose format gives no number, and with it
+// the limit: hence one that always does.
+func hits(c *policy.Cost) *routev3.RateLimit_HitsAddend {
+	format := ""
+	switch {
+	case c == nil:
+		return nil
+	case c.Number > 0:
+		return &routev3.RateLimit_HitsAddend{Number: wrapperspb.UInt64(uint64(c.Number))}
+	case c.RequestHeader != "":
+		format = numberIn("request.headers", c.RequestHeader, "^[1-9][0-9]{0,8}$", "1")
+	case c.ResponseHeader != "":
+		format = numberIn("response.headers", c.ResponseHeader, "^(1000000000|[0-9]{1,9})$", "0")
+	case c.RequestBytes:
+		format = "%BYTES_RECEIVED%"
+	case c.ResponseBytes:
+		format = "%BYTES_SENT%"
+	}
+	return &routev3.RateLimit_HitsAddend{Format: format}
+}
+
+// numberIn is a header's value where it is of the form, and otherwise another one.
+func numberIn(headers, name, form, otherwise string) string {
+	name = strings.ToLower(name)
+	value := fmt.Sprintf("%s['%s']", headers, name)
+	return fmt.Sprintf("%%CEL('%s' in %s && %s.matches('%s') ? %s : '%s')%%", name, headers, value, form, value, otherwise)
+}
+
 // descriptor names the counter of a request: the limit, and the values it is by. A request without a header lacks
 // that entry, so that all those share one counter.
-func descriptor(id string, by []policy.LimitBy, except []mesh.Exception) *routev3.RateLimit {
+func descriptor(key, id string, by []policy.LimitBy, except []mesh.Exception) *routev3.RateLimit {
 	limit := &routev3.RateLimit{Actions: []*routev3.RateLimit_Action{{
 		ActionSpecifier: &routev3.RateLimit_Action_GenericKey_{GenericKey: &routev3.RateLimit_Action_GenericKey{
-			DescriptorKey: mesh.LimitKey, DescriptorValue: id,
+			DescriptorKey: key, DescriptorValue: id,
 		}},
 	}}}
 	for _, b := range by {
-		limit.Actions = append(limit.Actions, action(b))
+		limit.Actions = append(limit.Actions, actions(b)...)
 	}
 	for _, e := range except {
 		limit.Actions = append(limit.Actions, headerValueMatch(exceptKey, exceptValue(e), e, false))
@@ -78,17 +122,22 @@ func descriptor(id string, by []policy.LimitBy, except []mesh.Exception) *routev
 	return limit
 }
 
-func action(by policy.LimitBy) *routev3.RateLimit_Action {
+// actions give the entries of a part of the key; none of them, and so no descriptor, where the value is not of its form.
+func actions(by policy.LimitBy) []*routev3.RateLimit_Action {
+	value := &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
+		RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: by.Header, DescriptorKey: by.Header, SkipIfAbsent: true},
+	}}
 	switch {
 	case by.RemoteAddress:
-		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}
-	case by.Exact != "":
-		return headerValueMatch(by.Header, by.Exact, []policy.LimitBy{by}, true)
-	default:
-		return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_RequestHeaders_{
-			RequestHeaders: &routev3.RateLimit_Action_RequestHeaders{HeaderName: by.Header, DescriptorKey: by.Header, SkipIfAbsent: true},
-		}}
+		return []*routev3.RateLimit_Action{{ActionSpecifier: &routev3.RateLimit_Action_RemoteAddress_{RemoteAddress: &routev3.RateLimit_Action_RemoteAddress{}}}}
+	case by.Any():
+		return []*routev3.RateLimit_Action{value}
 	}
+	form := headerValueMatch(by.Header, by.Form(), []policy.LimitBy{by}, true)
+	if by.Exact != "" || by.Share {
+		return []*routev3.RateLimit_Action{form}
+	}
+	return []*routev3.RateLimit_Action{form, value}
 }
 
 // headerValueMatch gives an entry where all the headers have their values, or, expecting no match, where not all do.
@@ -97,16 +146,29 @@ func headerValueMatch(key, value string, all []policy.LimitBy, expect bool) *rou
 		DescriptorKey: key, DescriptorValue: value, ExpectMatch: wrapperspb.Bool(expect),
 	}
 	for _, by := range all {
-		m.Headers = append(m.Headers, headerMatch(policy.NamedMatch{Name: by.Header, Exact: &by.Exact}))
+		m.Headers = append(m.Headers, headerIs(by.Header, limitMatch(by)))
 	}
 	return &routev3.RateLimit_Action{ActionSpecifier: &routev3.RateLimit_Action_HeaderValueMatch_{HeaderValueMatch: m}}
+}
+
+func limitMatch(by policy.LimitBy) *matcherv3.StringMatcher {
+	switch {
+	case by.Prefix != "":
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: by.Prefix}}
+	case by.Suffix != "":
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Suffix{Suffix: by.Suffix}}
+	case by.Regex != "":
+		return regexString(by.Regex)
+	default:
+		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: by.Exact}}
+	}
 }
 
 // exceptValue is the value of an exception's entry: the values that would make it.
 func exceptValue(e mesh.Exception) string {
 	values := make([]string, len(e))
 	for i, by := range e {
-		values[i] = by.Exact
+		values[i] = by.Form()
 	}
 	return strings.Join(values, ",")
 }
@@ -136,7 +198,8 @@ func (t *translator) localLimits(filter string, limits []mesh.LocalLimit, filter
 		MaxDynamicDescriptors:           number(100_000),
 	}
 	for _, l := range limits {
-		d := descriptor(l.ID, l.By, l.Except)
+		d := descriptor(mesh.LimitKey, l.ID, l.By, l.Except)
+		d.HitsAddend = hits(l.Cost)
 		if l.Requests == 0 {
 			// A bucket holds one token at least: a request that takes two never gets them.
 			d.HitsAddend = &routev3.RateLimit_HitsAddend{Number: wrapperspb.UInt64(2)}
@@ -152,11 +215,17 @@ func (t *translator) localLimits(filter string, limits []mesh.LocalLimit, filter
 func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
 	forms := [][]*limitv3.RateLimitDescriptor_Entry{{{Key: mesh.LimitKey, Value: l.ID}}}
 	for _, by := range l.By {
-		entry, optional := &limitv3.RateLimitDescriptor_Entry{Key: by.Header, Value: by.Exact}, by.Exact == ""
-		if by.RemoteAddress {
-			entry, optional = &limitv3.RateLimitDescriptor_Entry{Key: "remote_address"}, false
+		switch {
+		case by.RemoteAddress:
+			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: "remote_address"}, false)
+		case by.Any():
+			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header}, true)
+		default:
+			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header, Value: by.Form()}, false)
+			if by.Pattern() && !by.Share {
+				forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header}, false)
+			}
 		}
-		forms = extend(forms, entry, optional)
 	}
 	for _, e := range l.Except {
 		forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: exceptKey, Value: exceptValue(e)}, false)
@@ -168,7 +237,7 @@ func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
 	descriptors := make([]*limitv3.LocalRateLimitDescriptor, 0, len(forms))
 	for _, entries := range forms {
 		descriptors = append(descriptors, &limitv3.LocalRateLimitDescriptor{
-			Entries: entries, TokenBucket: bucket(uint32(max(1, burst)), uint32(max(1, l.Requests)), mesh.Unit(l.Per)),
+			Entries: entries, TokenBucket: bucket(uint32(max(1, burst)), uint32(max(1, l.Requests)), l.Per.Duration()),
 			ShadowMode: l.Shadow,
 		})
 	}

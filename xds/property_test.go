@@ -130,12 +130,21 @@ func (a author) changes() string {
 }
 
 func (a author) by() string {
-	return a.pick("{remoteAddress: true}", "{header: x-a}", "{header: X-B}", `{header: x-a, exact: "v,%"}`, "{header: x-b, exact: w}")
+	return a.pick("{remoteAddress: true}", "{header: x-a}", "{header: X-B}", `{header: x-a, exact: "v,%"}`, "{header: x-b, exact: w}",
+		`{header: x-a, prefix: "v,%*"}`, "{header: x-B, suffix: w, share: true}", `{header: x-a, regex: "a|(b)"}`, `{header: x-b, regex: ".*", share: true}`)
 }
 
-func (a author) limit() string {
-	return "requests: " + a.pick("0", "1", "1000000000") + ", per: " + a.pick("second", "minute", "hour", "day") +
-		a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", shadow: true") + ", by: " + a.some(3, a.by)
+func (a author) limit(scope string) string {
+	text := "requests: " + a.pick("0", "1", "1000000000") + a.maybe(", shadow: true") + ", by: " + a.some(3, a.by)
+	cost := []string{"number: 1", "number: 1000000000", "requestHeader: X-Cost_1.a"}
+	per := []string{"second", "minute", "hour", "day", "week", "30s", "1h0m1s", "366d"}
+	if scope == "global" {
+		cost = append(cost, "responseHeader: x-tokens", "requestBytes: true", "responseBytes: true")
+		if a.IntN(2) == 0 {
+			return text + ", cost: {" + a.pick(cost...) + "}, " + a.pick("per: month", "per: year, algorithm: fixed_window", "per: 90s, algorithm: sliding_window", "per: day, algorithm: fixed_window")
+		}
+	}
+	return text + ", per: " + a.pick(per...) + a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", cost: {"+a.pick(cost...)+"}")
 }
 
 // action is what a rule does, and of how it sends requests on what goes with it.
@@ -187,7 +196,7 @@ func (a author) route(i int) string {
 			"\n    - match: " + match,
 			action, a.handling("      "),
 			a.maybe("fault: {headers: " + a.some(2, a.named) + ", " + a.pick("delay: {fixed: 1ms}", "abort: {status: 599, percent: 0.0001}", "abort: {grpcStatus: 16}, delay: {fixed: 1h, percent: 0}") + "}"), a.maybe("responseHeaders: " + a.changes()),
-			a.maybe("rateLimit: {" + a.limit() + ", scope: " + scope + "}"),
+			a.maybe("rateLimit: {" + a.limit(scope) + ", scope: " + scope + "}"),
 		}, "\n      ")
 	}
 	if a.IntN(3) == 0 {
@@ -203,10 +212,11 @@ func (a author) route(i int) string {
 
 func (a author) rateLimit(i, j int) string {
 	text := "kind: RateLimit\n" + strings.Replace(metadata(i), "name: s", fmt.Sprintf("name: l%d-", j), 1) + fmt.Sprintf("spec:\n  service: s%d\n  limits:", i)
+	scope := a.pick("global", "local")
 	for range 1 + a.IntN(4) {
-		text += "\n    - {" + a.limit() + "}"
+		text += "\n    - {" + a.limit(scope) + "}"
 	}
-	return text + "\n  scope: " + a.pick("global", "local") + "\n  onError: " + a.pick("allow", "deny") + "\n"
+	return text + "\n  scope: " + scope + "\n  onError: " + a.pick("allow", "deny") + "\n"
 }
 
 // translated gives the documents' resources. They must be good.

@@ -1,0 +1,140 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/machinenativeops/weir/internal/envoytest"
+)
+
+// rateLimit is a document of that name for the service of that name.
+func rateLimit(name, spec string) string {
+	return fmt.Sprintf("---\nkind: RateLimit\nmetadata: {name: %s, namespace: shop}\nspec:\n  service: %s\n%s\n", name, name, strings.Trim(spec, "\n"))
+}
+
+// passing counts how many of n equal requests to a service pass; the others must be refused.
+func (w *world) passing(n int, host string, headers ...string) (passed int, last response) {
+	w.t.Helper()
+	r := request{host: host + ".example.com", path: "/", headers: map[string]string{}}
+	for _, h := range headers {
+		if h == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(h, ": ")
+		r.headers[name] = value
+	}
+	for range n {
+		last = w.mustDo(r)
+		switch last.status {
+		case http.StatusOK:
+			passed++
+		case http.StatusTooManyRequests:
+		default:
+			w.t.Fatalf("%s: status %d %s", host, last.status, last.body)
+		}
+	}
+	return passed, last
+}
+
+func TestLimitsOfEveryKind(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	up.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
+		if n := r.Header.Get("X-Make-Tokens"); n != "" {
+			rw.Header().Set("X-Tokens", n)
+		}
+		fmt.Fprint(rw, "0123456789")
+		return true
+	}
+	var text string
+	add := func(name, spec string) {
+		text += service(name, up.Address, "") + rateLimit(name, spec)
+	}
+	add("month", "  limits: [{requests: 3, per: month}]")
+	add("sliding", "  limits: [{requests: 3, per: 90m, algorithm: sliding_window}]")
+	add("several", "  limits: [{by: [{header: x-t}], requests: 5, per: hour}, {by: [{header: x-t}], requests: 3, per: day}]")
+	for _, scope := range []string{"global", "local"} {
+		add("forms-"+scope, `
+  scope: `+scope+`
+  limits:
+    - {by: [{header: x-t}], requests: 1, per: hour}
+    - {by: [{header: x-t, prefix: gold-}], requests: 3, per: hour}
+    - {by: [{header: x-t, exact: gold-9}], requests: 4, per: hour}
+    - {by: [{header: x-t, suffix: -ci, share: true}], requests: 2, per: hour}
+    - {by: [{header: x-u, regex: "[0-9]+"}], requests: 2, per: hour}`)
+		add("number-"+scope, "  scope: "+scope+"\n  limits: [{requests: 10, per: day, cost: {number: 4}}]")
+		add("cost-"+scope, "  scope: "+scope+"\n  limits: [{requests: 10, per: day, by: [{header: x-t}], cost: {requestHeader: X-Cost}}]")
+	}
+	add("tokens", "  limits: [{requests: 100, per: day, by: [{header: x-t}], cost: {responseHeader: X-Tokens}}]")
+	add("bytes", "  limits: [{requests: 25, per: day, cost: {responseBytes: true}}]")
+	w := newWorld(t, text)
+
+	for _, c := range []struct {
+		host    string
+		headers string
+		want    int // of ten
+	}{
+		{"month", "", 3}, {"sliding", "", 3},
+		{"several", "x-t: a", 3}, {"several", "x-t: b", 3},
+		{"number-global", "", 2}, {"number-local", "", 2},
+	} {
+		if got, _ := w.passing(10, c.host, c.headers); got != c.want {
+			t.Errorf("%s with %q: %d of 10 pass, want %d", c.host, c.headers, got, c.want)
+		}
+	}
+	for _, scope := range []string{"global", "local"} {
+		for _, c := range []struct {
+			headers string
+			want    int
+		}{
+			{"x-t: silver", 1}, {"x-t: bronze", 1},
+			{"x-t: gold-1", 3}, {"x-t: gold-2", 3}, // each by itself
+			{"x-t: gold-9", 4},
+			{"x-t: a-ci", 2}, {"x-t: b-ci", 0}, // together
+			{"x-u: 12", 1}, // also one without x-t
+			{"x-u: 13", 0},
+		} {
+			if got, _ := w.passing(6, "forms-"+scope, c.headers); got != c.want {
+				t.Errorf("%s, %s: %d of 6 pass, want %d", scope, c.headers, got, c.want)
+			}
+		}
+		for _, c := range []struct {
+			headers []string
+			want    int
+		}{
+			{[]string{"x-t: one"}, 10},
+			{[]string{"x-t: three", "x-cost: 3"}, 3},
+			{[]string{"x-t: none", "x-cost: 0"}, 10},
+			{[]string{"x-t: bad", "x-cost: -5"}, 10},
+			{[]string{"x-t: word", "x-cost: a lot"}, 10},
+			{[]string{"x-t: much", "x-cost: 11"}, 0},
+		} {
+			if got, _ := w.passing(12, "cost-"+scope, c.headers...); got != c.want {
+				t.Errorf("%s, %v: %d of 12 pass, want %d", scope, c.headers, got, c.want)
+			}
+		}
+	}
+	// What is charged is known a moment after the answer.
+	if got, _ := w.passing(3, "tokens", "x-t: a"); got != 3 {
+		t.Errorf("answers that tell no cost: %d of 3 pass", got)
+	}
+	if got, _ := w.passing(1, "tokens", "x-t: a", "x-make-tokens: 250"); got != 1 {
+		t.Error("the first request does not pass, whatever its answer costs")
+	}
+	w.eventually("the answer is charged", func() error {
+		if got, _ := w.passing(1, "tokens", "x-t: a"); got != 0 {
+			return fmt.Errorf("it still passes")
+		}
+		return nil
+	})
+	if got, _ := w.passing(1, "tokens", "x-t: b"); got != 1 {
+		t.Error("another key is charged too")
+	}
+	w.eventually("25 bytes are charged", func() error {
+		if got, _ := w.passing(1, "bytes"); got != 0 {
+			return fmt.Errorf("it still passes")
+		}
+		return nil
+	})
+}
