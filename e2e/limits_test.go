@@ -138,3 +138,32 @@ func TestLimitsOfEveryKind(t *testing.T) {
 		return nil
 	})
 }
+
+// TestLimitsAreSeen: who is refused, and where a key stands.
+func TestLimitsAreSeen(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newWorld(t, service("seen", up.Address, "")+rateLimit("seen", "  limits: [{requests: 2, per: hour, by: [{header: x-t}]}]"))
+	w.passing(5, "seen", "x-t: a")
+	w.passing(1, "seen", "x-t: b")
+	address := "--http-address=" + strings.TrimPrefix(w.http, "http://")
+	top, err := w.command("ratelimit", "top", address)
+	if err != nil {
+		t.Fatal(err, top)
+	}
+	for _, want := range []string{"3        limit/shop/seen/0  x-t=a", "2        limit/shop/seen/0  x-t=a", "1        limit/shop/seen/0  x-t=b"} {
+		if !strings.Contains(top, want) {
+			t.Errorf("top has no line %q:\n%s", want, top)
+		}
+	}
+	for key, want := range map[string]string{"a": "would be refused, for another 29m", "b": "would pass\n1 remaining", "c": "would pass\n2 remaining"} {
+		for range 2 {
+			out, err := w.command("ratelimit", "check", "domain=weir limit=limit/shop/seen/0 x-t="+key, address)
+			if (err != nil) != (key == "a") || !strings.Contains(out, want) {
+				t.Errorf("check of %s: %v, %q, want %q", key, err, out, want)
+			}
+		}
+	}
+	if out, err := w.command("ratelimit", "check", "domain=weir limit=none", address); err == nil || !strings.Contains(out, "no limit in force") {
+		t.Errorf("check of no limit: %v, %q", err, out)
+	}
+}

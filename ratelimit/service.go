@@ -27,6 +27,8 @@ type Service struct {
 	store   Store
 	started time.Time // with its monotonic part: now does not jump when the wall clock is set
 	metrics *metrics
+	refused *hitters
+	used    *hitters
 
 	applying  sync.Mutex // guards what is configured, of which limits is made
 	policy    []*mesh.Limit
@@ -43,7 +45,7 @@ type Options struct {
 
 // New gives a service without any limits: it refuses nobody until [Service.Apply]. It starts nothing.
 func New(log *slog.Logger, o Options) *Service {
-	s := &Service{log: log, store: o.Store, started: time.Now(), metrics: newMetrics()}
+	s := &Service{log: log, store: o.Store, started: time.Now(), metrics: newMetrics(), refused: newHitters(), used: newHitters()}
 	if s.store == nil {
 		s.store = NewMemory(o.Keys)
 	}
@@ -94,9 +96,10 @@ type question struct {
 
 // asked is one descriptor. All are nil if its limit isn't known.
 type asked struct {
-	limit  *limit
-	hit    *Hit // nil: the limit is unlimited
-	counts *counts
+	limit      *limit
+	hit        *Hit // nil: the limit is unlimited
+	counts     *counts
+	descriptor *commonratelimitv3.RateLimitDescriptor // only while it is answered
 }
 
 // ShouldRateLimit implements the service of Envoy: it refuses if any limit does that is not a shadow, and counts the
@@ -114,7 +117,10 @@ func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLim
 func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest, out []byte) ([]byte, error) {
 	start := s.now()
 	q := s.questions.Get().(*question)
-	defer s.questions.Put(q)
+	defer func() {
+		clear(q.asked) // nothing of the question is kept
+		s.questions.Put(q)
+	}()
 	if err := q.read(r, s.limits.Load()); err != nil {
 		s.metrics.errors.Add(1)
 		return out, status.Error(codes.InvalidArgument, err.Error())
@@ -129,6 +135,7 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 		}
 	}
 	s.metrics.count(q, allowed)
+	s.note(q, start, allowed)
 	out = q.appendAnswer(out, allowed)
 	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
 	return out, nil
@@ -175,7 +182,7 @@ func (q *question) ask(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.
 		q.asked = append(q.asked, asked{})
 		return
 	}
-	q.asked = append(q.asked, asked{limit: l, counts: l.counts})
+	q.asked = append(q.asked, asked{limit: l, counts: l.counts, descriptor: d})
 	h := q.hit(r, d, l)
 	h.Key = l.appendKey(h.Key, d.GetEntries()[1:])
 	if d.GetEntries()[0].GetKey() == mesh.ChargeKey && h.Kind == Take {
@@ -192,7 +199,7 @@ func (q *question) readDomain(r *ratelimitsvcv3.RateLimitRequest, in *domain, t 
 		}
 	}
 	for _, d := range r.GetDescriptors() {
-		var a asked
+		a := asked{descriptor: d}
 		if d.GetLimit() != nil {
 			a.limit, q.scratch = in.own(q.scratch[:0], d)
 			a.counts = a.limit.counts

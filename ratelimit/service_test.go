@@ -230,8 +230,8 @@ func TestSeveralLimits(t *testing.T) {
 		assert.Contains(t, headers(out.GetResponseHeadersToAdd()), "retry-after: 30\nratelimit: \"narrow\";r=0;t=30\n")
 
 		want := []LimitStatus{
-			{ID: "narrow", Requests: 2, Per: "minute", Algorithm: "gcra", Burst: 2, Allowed: 2, Refused: 5},
-			{ID: "shadow", Requests: 1, Per: "day", Algorithm: "gcra", Burst: 1, Shadow: true, Allowed: 1, ShadowRefused: 6},
+			{ID: "narrow", Requests: 2, Per: "minute", Algorithm: "gcra", Burst: 2, Allowed: 2, Refused: 5, Near: 1},
+			{ID: "shadow", Requests: 1, Per: "day", Algorithm: "gcra", Burst: 1, Shadow: true, Allowed: 1, ShadowRefused: 6, Near: 1},
 			{ID: "wide", Requests: 100, Per: "hour", Algorithm: "gcra", Burst: 10, Allowed: 2},
 		}
 		st := s.Status()

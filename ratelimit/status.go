@@ -29,6 +29,7 @@ type LimitStatus struct {
 	Allowed       uint64     `json:"allowed"`
 	Refused       uint64     `json:"refused"`
 	ShadowRefused uint64     `json:"shadowRefused"` // let through, since the limit was a shadow
+	Near          uint64     `json:"near"`          // of those allowed, the ones with which more than 80 % of it was used
 }
 
 // Status tells what the service has done. It looks at every key.
@@ -40,12 +41,14 @@ func (s *Service) Status() Status {
 	}
 	for _, l := range t.sorted {
 		st.Limits = append(st.Limits, LimitStatus{
-			ID: l.ID, Source: l.Source, Requests: l.Requests, Per: cmp.Or(l.PerName(), "ever"), Algorithm: l.rate.Algorithm().String(), Burst: l.Burst, Shadow: l.Shadow,
-			Allowed: l.counts.allowed.Load(), Refused: l.counts.refused.Load(), ShadowRefused: l.counts.shadowRefused.Load(),
+			ID: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l), Algorithm: l.rate.Algorithm().String(), Burst: l.Burst, Shadow: l.Shadow,
+			Allowed: l.counts.allowed.Load(), Refused: l.counts.refused.Load(), ShadowRefused: l.counts.shadowRefused.Load(), Near: l.counts.near.Load(),
 		})
 	}
 	return st
 }
+
+func perName(l *limit) string { return cmp.Or(l.PerName(), "ever") }
 
 // metrics is what is counted beside the limits.
 type metrics struct {
@@ -71,9 +74,10 @@ func (m *metrics) count(q *question, allowed bool) {
 			m.unknownLimits.Add(1)
 		case a.hit == nil: // unlimited
 			a.counts.allowed.Add(1)
+		case a.hit.Kind == Charge: // of a request that was counted when it came
 		case a.hit.Decision.Allowed && allowed:
 			a.counts.allowed.Add(1)
-			if a.limit.compat && float64(a.hit.Decision.Remaining) < (1-nearRatio)*float64(a.limit.Requests) {
+			if float64(a.hit.Decision.Remaining) < (1-nearRatio)*float64(a.limit.rate.limit) {
 				a.counts.near.Add(1)
 			}
 		case !a.hit.Decision.Allowed && a.limit.Shadow:
@@ -87,7 +91,7 @@ func (m *metrics) count(q *question, allowed bool) {
 var (
 	decisionsDesc = prometheus.NewDesc("weir_ratelimit_decisions_total",
 		"Requests at each limit: allowed, refused, or shadow_refused (let through). Those that another limit refused are left out.", []string{"limit", "result"}, nil)
-	nearDesc      = prometheus.NewDesc("weir_ratelimit_near_limit_total", "Requests that were allowed with more than 80 % of a limit of envoyproxy/ratelimit's configuration used.", []string{"limit"}, nil)
+	nearDesc      = prometheus.NewDesc("weir_ratelimit_near_limit_total", "Requests that were allowed and with which more than 80 % of what a limit lets pass at once was used.", []string{"limit"}, nil)
 	unknownDesc   = prometheus.NewDesc("weir_ratelimit_unknown_total", "Descriptors of no limit in force, all let through, by what isn't known.", []string{"what"}, nil)
 	errorsDesc    = prometheus.NewDesc("weir_ratelimit_errors_total", "Requests that could not be decided; Envoy does as the policy's onError says.", nil, nil)
 	limitsDesc    = prometheus.NewDesc("weir_ratelimit_limits", "Limits in force.", nil, nil)
@@ -120,9 +124,7 @@ func (s *Service) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, l := range t.sorted {
 		decisions(l.ID, l.counts)
-		if l.compat {
-			count(nearDesc, l.counts.near.Load(), l.ID)
-		}
+		count(nearDesc, l.counts.near.Load(), l.ID)
 	}
 	t.details.mu.RLock()
 	for id, c := range t.details.counts {

@@ -198,6 +198,7 @@ func (p *plane) handler(metrics prometheus.Gatherer) http.Handler {
 			p.log.Debug("write status", "error", err)
 		}
 	})
+	limitsAPI(mux, p.limits)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	// The address is a loopback one, as listen made sure.
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -83,6 +83,7 @@ func newRateLimit() *cobra.Command {
 	f.IntVar(&o.keys, "keys", ratelimit.DefaultKeys, "how many counters there is room for, 32 bytes each")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
+	cmd.AddCommand(newLimitCheck(), newLimitTop())
 	return cmd
 }
 
@@ -214,6 +215,7 @@ func rateLimitHandler(limits *ratelimit.Service, metrics prometheus.Gatherer, re
 		w.Header().Set("Content-Type", "application/json")
 		_ = writeJSON(w, limits.Status()) // a client that went away needs no answer
 	})
+	limitsAPI(mux, limits)
 	mux.HandleFunc("POST /json", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, r, limits) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	return mux

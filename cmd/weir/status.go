@@ -47,21 +47,27 @@ func newStatus() *cobra.Command {
 }
 
 func fetchStatus(ctx context.Context, address string) (r statusReport, err error) {
+	return r, fetch(ctx, address, "/api/v1/status", &r)
+}
+
+// fetch asks a running Weir.
+func fetch(ctx context.Context, address, path string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/v1/status", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, http.NoBody)
 	if err != nil {
-		return r, err
+		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return r, fmt.Errorf("ask weir serve (is it running? --http-address says where): %w", err)
+		return fmt.Errorf("ask weir (is it running? --http-address says where): %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return r, fmt.Errorf("ask weir serve at %s: %s", address, resp.Status)
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // the status says enough
+		return fmt.Errorf("ask weir at %s: %s %s", address, resp.Status, strings.TrimSpace(string(text)))
 	}
-	return r, json.NewDecoder(resp.Body).Decode(&r)
+	return json.NewDecoder(resp.Body).Decode(answer)
 }
 
 // refused says whether documents or resources are refused.

@@ -1,0 +1,186 @@
+package ratelimit
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+)
+
+// Top is the keys that were used and refused the most of late.
+type Top struct {
+	HalfLife string   `json:"halfLife"` // after which a hit counts for half
+	Refused  []TopKey `json:"refused"`  // most first
+	Used     []TopKey `json:"used"`
+}
+
+// TopKey is a key and how often it was hit. There may be fewer hits of it than Count, by Error at most.
+type TopKey struct {
+	Limit string   `json:"limit"`
+	Key   []string `json:"key"` // NAME=VALUE; a value that may be a secret is only told apart
+	Count uint64   `json:"count"`
+	Error uint64   `json:"error"`
+}
+
+// hitters finds the keys that are hit most, within bounds: the space-saving algorithm of Metwally, Agrawal and El Abbadi
+// (Efficient Computation of Frequent and Top-k Elements in Data Streams, 2005), in parts with a lock each. A key that is
+// hit more than a hitterSlots-th of all of its part's hits is always there.
+type hitters struct {
+	seed  maphash.Seed
+	parts [hitterParts]hitterPart
+}
+
+const (
+	hitterParts = 16
+	hitterSlots = 64 // of a part
+
+	// halfLife is after which a hit counts for half: what is shown is of now, and numbers stay small.
+	halfLife = time.Minute
+	// maxHitterText bounds what a client's values take.
+	maxHitterText = 128
+)
+
+type hitterPart struct {
+	mu     sync.Mutex // guards everything declared below
+	hashes [hitterSlots]uint64
+	slots  [hitterSlots]hitter
+	used   int
+	aged   int64 // half-lives since 1970
+}
+
+type hitter struct {
+	count, over uint64
+	limit       string
+	key         []string
+}
+
+func newHitters() *hitters { return &hitters{seed: maphash.MakeSeed()} }
+
+// add counts n hits of a key. What it is called is made only when it comes new.
+func (t *hitters) add(now int64, key []byte, n uint64, l *limit, d *commonratelimitv3.RateLimitDescriptor) {
+	h := maphash.Bytes(t.seed, key)
+	p := &t.parts[h%hitterParts]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.age(now)
+	for i, other := range p.hashes[:p.used] {
+		if other == h {
+			p.slots[i].count += n
+			return
+		}
+	}
+	at := p.used
+	var least uint64
+	if at < hitterSlots {
+		p.used++
+	} else {
+		at = p.least()
+		least = p.slots[at].count
+	}
+	p.hashes[at] = h
+	p.slots[at] = hitter{count: least + n, over: least, limit: l.ID, key: entriesText(d, l)}
+}
+
+func (p *hitterPart) least() int {
+	least := 0
+	for i := range p.slots {
+		if p.slots[i].count < p.slots[least].count {
+			least = i
+		}
+	}
+	return least
+}
+
+// age halves what is there for each half-life that is over.
+func (p *hitterPart) age(now int64) {
+	halves := now / int64(halfLife)
+	by := uint64(max(0, halves-p.aged))
+	p.aged = max(p.aged, halves)
+	if by == 0 {
+		return
+	}
+	left := 0
+	for i := range p.used {
+		s := p.slots[i]
+		if s.count >>= by; s.count > 0 {
+			s.over >>= by
+			p.hashes[left], p.slots[left] = p.hashes[i], s
+			left++
+		}
+	}
+	clear(p.slots[left:p.used])
+	p.used = left
+}
+
+// top gives the n most, most first.
+func (t *hitters) top(now int64, n int) []TopKey {
+	all := []TopKey{}
+	for i := range t.parts {
+		p := &t.parts[i]
+		p.mu.Lock()
+		p.age(now)
+		for _, s := range p.slots[:p.used] {
+			all = append(all, TopKey{Limit: s.limit, Key: s.key, Count: s.count, Error: s.over})
+		}
+		p.mu.Unlock()
+	}
+	slices.SortFunc(all, func(a, b TopKey) int {
+		return cmp.Or(cmp.Compare(b.Count-b.Error, a.Count-a.Error), cmp.Compare(a.Limit, b.Limit), slices.Compare(a.Key, b.Key))
+	})
+	return all[:min(n, len(all))]
+}
+
+// secret are words in the names of headers whose values are not for others' eyes.
+var secret = []string{"auth", "cookie", "key", "token", "secret", "password", "session"}
+
+// entriesText is what a key is made of, for people.
+func entriesText(d *commonratelimitv3.RateLimitDescriptor, l *limit) []string {
+	entries := d.GetEntries()
+	if !l.compat {
+		entries = entries[1:] // the limit
+	}
+	text := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if e.GetKey() == notKey && l.markers && !l.compat {
+			continue
+		}
+		name, value := strings.ToLower(e.GetKey()), strings.Clone(e.GetValue())
+		switch {
+		case slices.ContainsFunc(secret, func(word string) bool { return strings.Contains(name, word) }):
+			sum := sha256.Sum256([]byte(value))
+			value = "sha256:" + hex.EncodeToString(sum[:6])
+		case len(value) > maxHitterText:
+			value = strings.ToValidUTF8(value[:maxHitterText], "") + "…"
+		}
+		text = append(text, strings.Clone(e.GetKey())+"="+value)
+	}
+	return text
+}
+
+// Top gives the n keys that were refused, and used, the most of late.
+func (s *Service) Top(n int) Top {
+	now := s.now()
+	return Top{HalfLife: halfLife.String(), Refused: s.refused.top(now, n), Used: s.used.top(now, n)}
+}
+
+// note notes who was refused, or else who used how much.
+func (s *Service) note(q *question, now int64, allowed bool) {
+	for i := range q.asked {
+		a := &q.asked[i]
+		if a.hit == nil || a.hit.Kind == Refund {
+			continue
+		}
+		switch {
+		case !a.hit.Decision.Allowed && a.hit.Kind == Take:
+			s.refused.add(now, a.hit.Key, max(1, a.hit.N), a.limit, a.descriptor)
+		case (allowed || a.hit.Kind == Charge) && a.hit.N > 0:
+			s.used.add(now, a.hit.Key, a.hit.N, a.limit, a.descriptor)
+		}
+	}
+}
