@@ -31,6 +31,7 @@ import (
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/ratelimit/compat"
+	"github.com/machinenativeops/weir/ratelimit/quota"
 )
 
 type rateLimitOptions struct {
@@ -103,7 +104,8 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	limits := ratelimit.New(log, ratelimit.Options{Keys: o.keys})
-	registry.MustRegister(limits)
+	quotas := quota.New(log, limits)
+	registry.MustRegister(limits, quotas)
 	tasks, ctx := errgroup.WithContext(ctx)
 	if len(o.config) > 0 {
 		files := compat.NewLoader(o.config, log)
@@ -142,7 +144,7 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	}
 	httpServer := &http.Server{Handler: rateLimitHandler(limits, registry, func() bool { return awaited.Load() == 0 }), ReadHeaderTimeout: 10 * time.Second}
 	log.Info("weir limits", "address", limitAddress.Addr().String(), "http", httpAddress.Addr().String(), "tls", settings != nil, "version", version())
-	tasks.Go(func() error { return serveLimits(ctx, limits, limitAddress) })
+	tasks.Go(func() error { return serveLimits(ctx, limits, quotas, limitAddress) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, httpAddress) })
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return failed(err)
@@ -251,9 +253,10 @@ func answerJSON(w http.ResponseWriter, r *http.Request, limits *ratelimit.Servic
 }
 
 // serveLimits serves until ctx is done, and then answers what it was asked before.
-func serveLimits(ctx context.Context, s *ratelimit.Service, l net.Listener) error {
+func serveLimits(ctx context.Context, s *ratelimit.Service, quotas *quota.Server, l net.Listener) error {
 	g := grpc.NewServer(ratelimit.GRPCOptions()...)
 	s.Register(g)
+	quotas.Register(g)
 	checks := health.NewServer()
 	checks.SetServingStatus(ratelimitsvcv3.RateLimitService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
 	healthpb.RegisterHealthServer(g, checks)

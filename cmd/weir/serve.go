@@ -20,6 +20,7 @@ import (
 
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/ratelimit/quota"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -142,7 +143,8 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	limits := ratelimit.New(log, ratelimit.Options{})
 	streams := serve.New(log)
-	registry.MustRegister(limits, streams)
+	quotas := quota.New(log, limits)
+	registry.MustRegister(limits, streams, quotas)
 
 	dial := o.limitDial
 	if dial == "" {
@@ -157,7 +159,7 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return serveGRPC(ctx, xdsServer, l.xds) })
-	tasks.Go(func() error { return serveLimits(ctx, limits, l.limit) })
+	tasks.Go(func() error { return serveLimits(ctx, limits, quotas, l.limit) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })
 	updates := make(chan source.Update)
 	tasks.Go(func() error { return plane.run(ctx, updates) })
