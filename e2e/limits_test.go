@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -165,5 +166,115 @@ func TestLimitsAreSeen(t *testing.T) {
 	}
 	if out, err := w.command("ratelimit", "check", "domain=weir limit=none", address); err == nil || !strings.Contains(out, "no limit in force") {
 		t.Errorf("check of no limit: %v, %q", err, out)
+	}
+}
+
+// TestLocalLimits: what each Envoy counts by itself stays counted when routes are edited; a connection has its own, and of
+// what is all proxies' each takes its part.
+func TestLocalLimits(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	var text string
+	for _, name := range []string{"one", "two"} {
+		text += service(name, up.Address, "") + rateLimit(name, `
+  scope: local
+  limits:
+    - {requests: 40, per: day, by: [{header: x-own}]}
+    - {requests: 3, per: day, by: [{header: x-each, regex: ".+"}], perConnection: true}
+    - {requests: 30, per: day, by: [{header: x-fair, regex: ".+"}], fairShare: true}`)
+	}
+	w := newWorld(t, text)
+	if got, _ := w.passing(20, "one", "x-own: a"); got != 20 {
+		t.Fatalf("%d of 20 pass, want all", got)
+	}
+	// An edit of a route, of the same service and of another.
+	for _, name := range []string{"one", "two"} {
+		w.write("route-"+name+".yaml", fmt.Sprintf("kind: Route\nmetadata: {name: %s, namespace: shop}\nspec: {service: %s, rules: [{name: r, responseHeaders: {set: {x-edited: yes}}}]}\n", name, name))
+		w.eventually("the edit is there", func() error {
+			if r := w.mustDo(request{host: name + ".example.com", path: "/"}); r.header.Get("X-Edited") == "" {
+				return fmt.Errorf("it is not")
+			}
+			return nil
+		})
+	}
+	if got, _ := w.passing(30, "one", "x-own: a"); got != 20 {
+		t.Errorf("after an edit of routes %d of 30 pass, want the 20 that were left", got)
+	}
+	if got, _ := w.passing(30, "two", "x-own: a"); got != 30 {
+		t.Errorf("another service has %d of 30, want all", got)
+	}
+
+	// On one connection, which both services' requests come over.
+	for _, name := range []string{"one", "two", "one"} {
+		conn := &http.Transport{MaxConnsPerHost: 1}
+		passed := map[string]int{}
+		for range 6 {
+			for _, host := range []string{name, "one", "two"} {
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.gateway, http.NoBody)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Host = host + ".example.com"
+				r.Header.Set("X-Each", "x")
+				resp, err := conn.RoundTrip(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.StatusCode == http.StatusOK {
+					passed[host]++
+				}
+				_, _ = io.Copy(io.Discard, resp.Body) // so that the connection is used again
+				_ = resp.Body.Close()
+			}
+		}
+		conn.CloseIdleConnections()
+		if passed["one"] != 3 || passed["two"] != 3 {
+			t.Errorf("%v pass on a connection, want 3 of each service", passed)
+		}
+	}
+
+	// Without peers an Envoy can't take its part, and says so; nothing else is lost by it, as is seen above.
+	w.expectRefusal("weir.local_ratelimit.share/gateway/edge/http", "no local cluster name is present", "RateLimit shop/one")
+}
+
+// TestFairShare: of what is all proxies' each Envoy takes its part.
+func TestFairShare(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	t.Setenv("WEIR_PEERS", "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3") // as --peers of weir bootstrap
+	w := newWorld(t, service("fair", up.Address, "")+rateLimit("fair", "  scope: local\n  limits: [{requests: 30, per: day, fairShare: true}]"))
+	if got, _ := w.passing(40, "fair"); got != 10 {
+		t.Errorf("%d of 40 pass at one of three proxies, want 10", got)
+	}
+}
+
+// TestLimitHeaders: which headers answers have is as the document says.
+func TestLimitHeaders(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	var text string
+	of := map[string][]string{"rateLimit": {"Ratelimit", "Ratelimit-Policy"}, "xRateLimit": {"X-Ratelimit-Limit", "X-Ratelimit-Remaining"}, "retryAfter": {"Retry-After"}}
+	cases := map[string]string{} // host: the field that is false
+	for _, scope := range []string{"global", "local"} {
+		for field := range of {
+			if scope == "local" && field == "rateLimit" {
+				continue
+			}
+			host := strings.ToLower(field + "-" + scope)
+			cases[host] = field
+			text += service(host, up.Address, "") + rateLimit(host, fmt.Sprintf("  scope: %s\n  headers: {%s: false}\n  limits: [{requests: 1, per: hour}]", scope, field))
+		}
+	}
+	w := newWorld(t, text)
+	for host, hidden := range cases {
+		if _, refused := w.passing(2, host); refused.status != http.StatusTooManyRequests {
+			t.Errorf("%s: status %d", host, refused.status)
+		} else {
+			for field, names := range of {
+				for _, name := range names {
+					want := field != hidden && (field != "rateLimit" || strings.HasSuffix(host, "-global"))
+					if got := refused.header.Get(name); (got != "") != want {
+						t.Errorf("%s: %s is %q, want there %t", host, name, got, want)
+					}
+				}
+			}
+		}
 	}
 }

@@ -103,6 +103,13 @@ func startEnvoy(tb testing.TB, m *mesh.Model, limits string, proxy mesh.Proxy) (
 			tb.Fatal(err)
 		}
 		hcm.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes[hcm.GetRds().RouteConfigName]}
+		for _, f := range hcm.HttpFilters {
+			for _, e := range view[xds.ExtensionType] {
+				if f.Name == e.Name {
+					f.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: read(tb, e, new(corev3.TypedExtensionConfig)).TypedConfig}
+				}
+			}
+		}
 		patient(tb, hcm.HttpFilters)
 		hcm.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{HeadersToAdd: told, Filter: &accesslogv3.AccessLogFilter{
 			FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{StatusCodeFilter: &accesslogv3.StatusCodeFilter{

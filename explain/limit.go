@@ -11,19 +11,21 @@ import (
 
 // Limit is a limit on the requests of a rule.
 type Limit struct {
-	ID        string     `json:"id"`
-	Source    policy.Key `json:"source"`
-	Scope     string     `json:"scope"` // global or local
-	Applies   bool       `json:"applies"`
-	Reason    string     `json:"reason,omitempty"` // why not
-	Key       []Entry    `json:"key,omitempty"`    // that this request counts under
-	Requests  int        `json:"requests"`
-	Per       string     `json:"per,omitempty"` // a unit or a duration; "": in all
-	Algorithm string     `json:"algorithm"`     // gcra, sliding_window or fixed_window
-	Burst     int        `json:"burst"`
-	Cost      string     `json:"cost,omitempty"` // what a request counts for, unless it is one
-	Shadow    bool       `json:"shadow,omitempty"`
-	OnError   string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny
+	ID            string     `json:"id"`
+	Source        policy.Key `json:"source"`
+	Scope         string     `json:"scope"` // global or local
+	Applies       bool       `json:"applies"`
+	Reason        string     `json:"reason,omitempty"` // why not
+	Key           []Entry    `json:"key,omitempty"`    // that this request counts under
+	Requests      int        `json:"requests"`
+	Per           string     `json:"per,omitempty"` // a unit or a duration; "": in all
+	Algorithm     string     `json:"algorithm"`     // gcra, sliding_window or fixed_window
+	Burst         int        `json:"burst"`
+	Cost          string     `json:"cost,omitempty"`          // what a request counts for, unless it is one
+	PerConnection bool       `json:"perConnection,omitempty"` // of a local limit
+	FairShare     bool       `json:"fairShare,omitempty"`     // of a local limit: requests is of all proxies together
+	Shadow        bool       `json:"shadow,omitempty"`
+	OnError       string     `json:"onError,omitempty"` // of a global limit that can't be asked about: allow or deny
 }
 
 // Entry is a part of a limit's key.
@@ -43,7 +45,7 @@ func (l *Limit) refusal() *Outcome {
 func (v *view) local(l mesh.LocalLimit) Limit {
 	out := Limit{
 		ID: l.ID, Source: l.Source, Scope: "local", Requests: l.Requests, Per: string(l.Per), Algorithm: l.Algorithm, Burst: l.Burst,
-		Cost: l.Cost.Text(), Shadow: l.Shadow,
+		Cost: l.Cost.Text(), PerConnection: l.PerConnection, FairShare: l.FairShare, Shadow: l.Shadow,
 	}
 	v.key(&out, l.By, l.Except)
 	return out

@@ -166,6 +166,12 @@ func (l *Limit) text() string {
 	if l.Cost != "" {
 		rate += ", each for " + l.Cost
 	}
+	if l.PerConnection {
+		rate += ", each connection"
+	}
+	if l.FairShare {
+		rate += ", a part of it at each proxy"
+	}
 	if l.Shadow {
 		rate += ", counted only"
 	}

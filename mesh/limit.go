@@ -35,13 +35,15 @@ type Limit struct {
 	Cost      *policy.Cost  // how many requests one counts for; nil: one
 	Burst     uint64        // of gcra: how many may pass at once; >= 1 unless Requests is 0
 	Shadow    bool          // counted, never refused
+	Hide      Hide
 }
 
 func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
 	rate := distinct(l.Limit)
 	limit := newLimit("route/"+r.Source.Ref().String()+"/"+r.Name, r.Source, rate)
+	limit.Hide = hide(l.Headers)
 	if l.Scope == "local" {
-		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: rate})
+		r.Local = append(r.Local, LocalLimit{ID: limit.ID, Source: limit.Source, Limit: rate, Hide: limit.Hide})
 		return
 	}
 	b.limitsOf = append(b.limitsOf, limit)
@@ -57,8 +59,9 @@ func (b *builder) limit(s *Service) {
 		}
 		for i, l := range all {
 			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(all, l)
+			limit.Hide = hide(d.Spec.Headers)
 			if d.Spec.Scope == "local" {
-				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except})
+				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except, Hide: limit.Hide})
 				continue
 			}
 			b.limitsOf = append(b.limitsOf, limit)
@@ -181,6 +184,13 @@ func (l *Limit) PerName() string {
 	default:
 		return policy.Duration(l.Per).Text()
 	}
+}
+
+// Hide is of which headers answers have none for a limit.
+type Hide struct{ RateLimit, XRateLimit, RetryAfter bool }
+
+func hide(h policy.LimitHeaders) Hide {
+	return Hide{RateLimit: h.RateLimit == nil || !*h.RateLimit, XRateLimit: !*h.XRateLimit, RetryAfter: !*h.RetryAfter}
 }
 
 // LimitValue is a header's value as it counts. Each byte that is not of UTF-8 text, which a message can't have in a

@@ -100,6 +100,7 @@ type LocalLimit struct {
 	Source policy.Key
 	policy.Limit
 	Except []Exception
+	Hide   Hide
 }
 
 // Build resolves a set as it is written, with load tests that are over. A set that policy.Load made always can be.

@@ -348,6 +348,12 @@ func (s *RouteSpec) check(c *checker) {
 		r.ResponseHeaders.check(c, path+".responseHeaders")
 		if l := r.RateLimit; l != nil {
 			l.check(c, path+".rateLimit", l.Scope)
+			if l.Headers.RateLimit != nil && l.Scope == "local" {
+				c.problem(path+".rateLimit.headers.rateLimit", "", "Envoy's own limits tell by xRateLimit and retryAfter only: want scope: global, or no rateLimit here")
+			}
+			if l.FairShare {
+				c.problem(path+".rateLimit.fairShare", "", "want a RateLimit document for it: a rule's own limit can't be divided among proxies")
+			}
 			c.protocol(path+".rateLimit.scope", l.Scope, nil, scopes)
 		}
 		if r.Timeout != nil {
@@ -501,6 +507,9 @@ func (s *RateLimitSpec) check(c *checker) {
 		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i), s.Scope)
 	}
 	c.protocol("spec.scope", s.Scope, nil, scopes)
+	if h := s.Headers.RateLimit; h != nil && s.Scope == "local" {
+		c.problem("spec.headers.rateLimit", "", "Envoy's own limits tell by xRateLimit and retryAfter only: want scope: global, or no rateLimit here")
+	}
 	c.protocol("spec.onError", s.OnError, nil, []string{"allow", "deny"})
 }
 

@@ -185,6 +185,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 		if r.RateLimit != nil {
 			or(&r.RateLimit.Scope, "global")
 			r.RateLimit.Limit.defaults()
+			r.RateLimit.Headers.defaults(r.RateLimit.Scope)
 		}
 	}
 }
@@ -193,6 +194,7 @@ func (s *RateLimitSpec) defaults(m Metadata) {
 	s.Service = resolve(s.Service, m)
 	or(&s.Scope, "global")
 	or(&s.OnError, "allow")
+	s.Headers.defaults(s.Scope)
 	for i := range s.Limits {
 		s.Limits[i].defaults()
 	}

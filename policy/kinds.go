@@ -211,8 +211,16 @@ type HeaderChanges struct {
 
 // RuleLimit is a limit that one rule's requests share.
 type RuleLimit struct {
-	Limit `yaml:",inline"`
-	Scope string `yaml:"scope,omitempty"` // global (default) or local
+	Limit   `yaml:",inline"`
+	Scope   string       `yaml:"scope,omitempty"` // global (default) or local
+	Headers LimitHeaders `yaml:"headers,omitempty"`
+}
+
+// LimitHeaders are the headers by which answers tell clients of limits.
+type LimitHeaders struct {
+	RateLimit  *bool `yaml:"rateLimit,omitempty"`  // of global limits: RateLimit and RateLimit-Policy, of the IETF's draft; default true
+	XRateLimit *bool `yaml:"xRateLimit,omitempty"` // x-ratelimit-limit, -remaining and -reset; default true
+	RetryAfter *bool `yaml:"retryAfter,omitempty"` // Retry-After, of refusals; default true
 }
 
 // Limit is a rate.
@@ -224,6 +232,10 @@ type Limit struct {
 	Burst     int       `yaml:"burst,omitempty"`     // of gcra: how many may pass at once; default: requests
 	Cost      *Cost     `yaml:"cost,omitempty"`      // nil: each request counts as one
 	Shadow    bool      `yaml:"shadow,omitempty"`    // counted, never refused
+
+	// Of local limits, one of the two at most.
+	PerConnection bool `yaml:"perConnection,omitempty"` // each connection of a client by itself
+	FairShare     bool `yaml:"fairShare,omitempty"`     // of a RateLimit: requests is of all proxies together, and each takes its part by how many there are
 }
 
 // LimitBy is one part of a limit's key: exactly one of header and remoteAddress is set. With exact, prefix, suffix or
@@ -256,6 +268,8 @@ type RateLimitSpec struct {
 	Limits  []Limit `yaml:"limits"`
 	Scope   string  `yaml:"scope,omitempty"`   // global (default) or local
 	OnError string  `yaml:"onError,omitempty"` // allow (default) or deny: when the limit service can't be asked
+
+	Headers LimitHeaders `yaml:"headers,omitempty"`
 }
 
 // SamplingSpec is which traces are kept.

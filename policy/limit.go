@@ -67,6 +67,14 @@ func (l *Limit) algorithm() string {
 	}
 }
 
+func (h *LimitHeaders) defaults(scope string) {
+	if scope != "local" { // else there are none
+		orNew(&h.RateLimit, true)
+	}
+	orNew(&h.XRateLimit, true)
+	orNew(&h.RetryAfter, true)
+}
+
 func (l *Limit) defaults() {
 	l.Algorithm = l.algorithm()
 	or(&l.Burst, l.Requests)
@@ -109,6 +117,14 @@ func (l *Limit) check(c *checker, path, scope string) {
 	}
 	if l.Cost != nil {
 		l.Cost.check(c, path+".cost", scope)
+	}
+	for _, f := range []givenField{{"perConnection", l.PerConnection}, {"fairShare", l.FairShare}} {
+		if f.given && scope != "local" {
+			c.problem(path+"."+f.name, "", "this is of limits that each Envoy holds by itself: want scope: local, or no %s", f.name)
+		}
+	}
+	if l.PerConnection && l.FairShare {
+		c.problem(path+".fairShare", "", "a connection is of one proxy: want perConnection or fairShare")
 	}
 }
 

@@ -22,18 +22,22 @@ const maxInteger = 999_999_999_999_999
 
 // appendHeaders tells of the limits that were asked: all of them as policy, and of the tightest where it stands.
 func (q *question) appendHeaders(out []byte, allowed bool) []byte {
-	tightest := q.tightest()
+	if !allowed {
+		if a := q.tightest(hidesRetry); a != nil && !a.hit.Decision.Allowed {
+			var h header
+			out, h = beginHeader(out, retryHeader)
+			out = h.end(strconv.AppendUint(out, seconds(max(a.hit.Decision.RetryAfter, time.Second)), 10))
+		}
+	}
+	tightest := q.tightest(hidesLimit)
 	if tightest == nil {
 		return out
 	}
 	d := &tightest.hit.Decision
 	wait := d.Reset
-	if !allowed {
+	if !d.Allowed {
 		// The draft wants t to be the same instant as Retry-After where there are both.
 		wait = max(d.RetryAfter, time.Second)
-		var h header
-		out, h = beginHeader(out, retryHeader)
-		out = h.end(strconv.AppendUint(out, seconds(wait), 10))
 	}
 	out, h := beginHeader(out, limitHeader)
 	out = h.end(appendLimitItem(out, tightest.limit.name, d.Remaining, wait))
@@ -59,7 +63,7 @@ func (q *question) appendPolicies(out []byte) []byte {
 	start := len(out)
 	for i := range q.asked {
 		l := q.asked[i].limit
-		if l == nil || l.Shadow || l.compat || slices.ContainsFunc(q.asked[:i], func(a asked) bool { return a.limit == l }) {
+		if l == nil || l.Shadow || l.compat || l.Hide.RateLimit || slices.ContainsFunc(q.asked[:i], func(a asked) bool { return a.limit == l }) {
 			continue
 		}
 		if len(out) > start {
@@ -71,11 +75,11 @@ func (q *question) appendPolicies(out []byte) []byte {
 }
 
 // tightest is, of the limits that refuse, the one that does so for longest, or if none does, the one with the least
-// remaining; nil if there is none that may refuse.
-func (q *question) tightest() (tightest *asked) {
+// remaining; nil if there is none that may refuse. Those that hide are left out.
+func (q *question) tightest(hides func(*limit) bool) (tightest *asked) {
 	for i := range q.asked {
 		a := &q.asked[i]
-		if a.limit == nil || a.limit.Shadow || a.limit.compat {
+		if a.limit == nil || a.limit.Shadow || a.limit.compat || hides(a.limit) {
 			continue
 		}
 		if tightest == nil || tighter(&a.hit.Decision, &tightest.hit.Decision) {
@@ -84,6 +88,10 @@ func (q *question) tightest() (tightest *asked) {
 	}
 	return tightest
 }
+
+func hidesRetry(l *limit) bool { return l.Hide.RetryAfter }
+
+func hidesLimit(l *limit) bool { return l.Hide.RateLimit }
 
 func tighter(a, b *Decision) bool {
 	if a.Allowed && b.Allowed {

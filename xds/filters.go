@@ -13,6 +13,7 @@ import (
 const (
 	localService   = "weir.local_ratelimit.service"
 	localRule      = "weir.local_ratelimit.rule"
+	localShare     = "weir.local_ratelimit.share"
 	rateLimitAllow = "weir.ratelimit.allow"
 	rateLimitDeny  = "weir.ratelimit.deny"
 	corsFilter     = "weir.cors"
@@ -32,8 +33,9 @@ var filters = []struct {
 	// Browsers ask first, and may read whatever the others answer.
 	{corsFilter, func(t *translator) *anypb.Any { return t.any(&corsfilterv3.Cors{}) }},
 	// What costs nothing to refuse is refused first.
-	{localService, (*translator).localFilter},
-	{localRule, (*translator).localFilter},
+	{localService, nil}, // each listener has its own
+	{localRule, nil},
+	{localShare, nil},
 	{rateLimitAllow, func(t *translator) *anypb.Any { return t.globalFilter(false) }},
 	{rateLimitDeny, func(t *translator) *anypb.Any { return t.globalFilter(true) }},
 	{bodyFilters, func(t *translator) *anypb.Any { return t.any(&filter_chainfilterv3.FilterChainConfig{}) }},
@@ -44,16 +46,24 @@ var filters = []struct {
 	{router, func(t *translator) *anypb.Any { return t.any(&routerfilterv3.Router{}) }},
 }
 
-func (t *translator) httpFilters() []*hcmv3.HttpFilter {
-	if t.chain != nil {
-		return t.chain
+func (t *translator) httpFilters(d door) []*hcmv3.HttpFilter {
+	chain := make([]*hcmv3.HttpFilter, len(filters))
+	for i, f := range filters {
+		if f.config == nil {
+			chain[i] = t.localFilter(f.name, d)
+			continue
+		}
+		if t.chain == nil {
+			t.chain = make([]*hcmv3.HttpFilter, len(filters))
+		}
+		if t.chain[i] == nil {
+			t.chain[i] = &hcmv3.HttpFilter{
+				Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
+				// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
+				IsOptional: f.name == bodyFilters,
+			}
+		}
+		chain[i] = t.chain[i]
 	}
-	for _, f := range filters {
-		t.chain = append(t.chain, &hcmv3.HttpFilter{
-			Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
-			// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
-			IsOptional: f.name == bodyFilters,
-		})
-	}
-	return t.chain
+	return chain
 }

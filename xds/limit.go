@@ -2,16 +2,12 @@ package xds
 
 import (
 	"fmt"
-	"math"
-	"slices"
 	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/config/ratelimit/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	limitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	local_ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
 	ratelimitfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -67,6 +63,7 @@ func (t *translator) globalLimits(r *mesh.Rule, filters map[string]*anypb.Any) {
 // tells what it cost, another when that is complete.
 func globalDescriptors(l mesh.GlobalLimit) []*routev3.RateLimit {
 	ask := descriptor(mesh.LimitKey, l.ID, l.By, l.Except)
+	ask.XRatelimitOption = headersOption(l.Hide)
 	if !l.Cost.Charged() {
 		ask.HitsAddend = hits(l.Cost)
 		return []*routev3.RateLimit{ask}
@@ -75,6 +72,13 @@ func globalDescriptors(l mesh.GlobalLimit) []*routev3.RateLimit {
 	charge := descriptor(mesh.ChargeKey, l.ID, l.By, l.Except)
 	charge.HitsAddend, charge.ApplyOnStreamDone = hits(l.Cost), true
 	return []*routev3.RateLimit{ask, charge}
+}
+
+func headersOption(h mesh.Hide) routev3.RateLimit_XRateLimitOption {
+	if h.XRateLimit {
+		return routev3.RateLimit_OFF
+	}
+	return routev3.RateLimit_UNSPECIFIED // as the filter says
 }
 
 // hits is how many a request counts for; nil is one. Envoy leaves a descriptor out whose format gives no number, and with it
@@ -171,94 +175,4 @@ func exceptValue(e mesh.Exception) string {
 		values[i] = by.Form()
 	}
 	return strings.Join(values, ",")
-}
-
-// localFilter counts in Envoy itself. There are two in the chain, since a route's configuration of a filter hides its
-// virtual host's: the limits of a service have their buckets in the virtual host, which all its routes share.
-func (t *translator) localFilter() *anypb.Any {
-	return t.any(&local_ratelimitfilterv3.LocalRateLimit{StatPrefix: localStats})
-}
-
-const localStats = "local_rate_limit"
-
-// localLimits gives every limit a bucket of its own, named by a descriptor; the filter's default bucket, which takes
-// what no descriptor does, is as good as endless.
-func (t *translator) localLimits(filter string, limits []mesh.LocalLimit, filters map[string]*anypb.Any) {
-	if len(limits) == 0 {
-		return
-	}
-	c := &local_ratelimitfilterv3.LocalRateLimit{
-		StatPrefix:                      localStats,
-		TokenBucket:                     bucket(math.MaxUint32, math.MaxUint32, 50*time.Millisecond),
-		AlwaysConsumeDefaultTokenBucket: wrapperspb.Bool(false),
-		FilterEnabled:                   always(),
-		FilterEnforced:                  always(),
-		EnableXRatelimitHeaders:         limitv3.XRateLimitHeadersRFCVersion_DRAFT_VERSION_03,
-		EnableRetryAfterHeader:          true,
-		MaxDynamicDescriptors:           number(100_000),
-	}
-	for _, l := range limits {
-		d := descriptor(mesh.LimitKey, l.ID, l.By, l.Except)
-		d.HitsAddend = hits(l.Cost)
-		if l.Requests == 0 {
-			// A bucket holds one token at least: a request that takes two never gets them.
-			d.HitsAddend = &routev3.RateLimit_HitsAddend{Number: wrapperspb.UInt64(2)}
-		}
-		c.RateLimits = append(c.RateLimits, d)
-		c.Descriptors = append(c.Descriptors, localDescriptors(l)...)
-	}
-	filters[filter] = t.any(c)
-}
-
-// localDescriptors are the forms that a limit's descriptor can take: with and without each header that a request may
-// lack. An entry without a value stands for any value, each with a bucket of its own.
-func localDescriptors(l mesh.LocalLimit) []*limitv3.LocalRateLimitDescriptor {
-	forms := [][]*limitv3.RateLimitDescriptor_Entry{{{Key: mesh.LimitKey, Value: l.ID}}}
-	for _, by := range l.By {
-		switch {
-		case by.RemoteAddress:
-			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: "remote_address"}, false)
-		case by.Any():
-			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header}, true)
-		default:
-			forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header, Value: by.Form()}, false)
-			if by.Pattern() && !by.Share {
-				forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: by.Header}, false)
-			}
-		}
-	}
-	for _, e := range l.Except {
-		forms = extend(forms, &limitv3.RateLimitDescriptor_Entry{Key: exceptKey, Value: exceptValue(e)}, false)
-	}
-	burst := l.Burst
-	if l.Requests == 0 {
-		burst = 1
-	}
-	descriptors := make([]*limitv3.LocalRateLimitDescriptor, 0, len(forms))
-	for _, entries := range forms {
-		descriptors = append(descriptors, &limitv3.LocalRateLimitDescriptor{
-			Entries: entries, TokenBucket: bucket(uint32(max(1, burst)), uint32(max(1, l.Requests)), l.Per.Duration()),
-			ShadowMode: l.Shadow,
-		})
-	}
-	return descriptors
-}
-
-func extend(forms [][]*limitv3.RateLimitDescriptor_Entry, e *limitv3.RateLimitDescriptor_Entry, optional bool) [][]*limitv3.RateLimitDescriptor_Entry {
-	var out [][]*limitv3.RateLimitDescriptor_Entry
-	for _, form := range forms {
-		out = append(out, append(slices.Clip(form), e))
-		if optional {
-			out = append(out, form)
-		}
-	}
-	return out
-}
-
-func bucket(burst, tokens uint32, per time.Duration) *typev3.TokenBucket {
-	return &typev3.TokenBucket{MaxTokens: burst, TokensPerFill: wrapperspb.UInt32(tokens), FillInterval: durationpb.New(per)}
-}
-
-func always() *corev3.RuntimeFractionalPercent {
-	return &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{Numerator: 100}}
 }

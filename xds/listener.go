@@ -68,7 +68,7 @@ func (t *translator) connectionManager(d door) *hcmv3.HttpConnectionManager {
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			ConfigSource: adsSource(), RouteConfigName: d.routes,
 		}},
-		HttpFilters: t.httpFilters(),
+		HttpFilters: t.httpFilters(d),
 		// WebSockets over HTTP/1.1. Offered over HTTP/2 (allow_connect), browsers would open them there, and Envoy would pass
 		// them to a service of HTTP/1.1 without the key that it asks for: https://github.com/envoyproxy/envoy/issues/8547.
 		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},

@@ -144,6 +144,9 @@ func (a author) limit(scope string) string {
 			return text + ", cost: {" + a.pick(cost...) + "}, " + a.pick("per: month", "per: year, algorithm: fixed_window", "per: 90s, algorithm: sliding_window", "per: day, algorithm: fixed_window")
 		}
 	}
+	if scope == "local" {
+		text += a.maybe(", perConnection: true")
+	}
 	return text + ", per: " + a.pick(per...) + a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", cost: {"+a.pick(cost...)+"}")
 }
 
@@ -216,6 +219,10 @@ func (a author) rateLimit(i, j int) string {
 	for range 1 + a.IntN(4) {
 		text += "\n    - {" + a.limit(scope) + "}"
 	}
+	if scope == "local" {
+		text += "\n    - {requests: 9, per: second, fairShare: true}"
+	}
+	text += a.maybe("\n  headers: {xRateLimit: false, retryAfter: " + a.pick("true", "false") + "}")
 	return text + "\n  scope: " + scope + "\n  onError: " + a.pick("allow", "deny") + "\n"
 }
 

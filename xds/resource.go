@@ -14,13 +14,15 @@ const (
 	EndpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	SecretType   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 	ListenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
-	RouteType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	// ExtensionType is of the filters that have their configuration by themselves: local limits.
+	ExtensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+	RouteType     = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	// VirtualHostType is of one service's part of a route configuration, so that an edit sends that and no more.
 	VirtualHostType = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 )
 
 // Types are the types served, in make-before-break order.
-var Types = []string{ClusterType, EndpointType, SecretType, ListenerType, RouteType, VirtualHostType}
+var Types = []string{ClusterType, EndpointType, SecretType, ExtensionType, ListenerType, RouteType, VirtualHostType}
 
 // Resource is one Envoy resource: built, hashed and marshalled once, shared by all who are sent it. Immutable.
 type Resource struct {

@@ -52,7 +52,10 @@ func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 	}
 	return t.resource(VirtualHostType, name, of, sourcesOf(s), func() proto.Message {
 		perFilter := make(map[string]*anypb.Any)
-		t.localLimits(localService, s.Local, perFilter)
+		t.door = d.routes
+		own, shares := fairShares(s.Local)
+		t.localLimits(localService, s.Ref.String(), own, perFilter)
+		t.localLimits(localShare, s.Ref.String(), shares, perFilter)
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 		for _, r := range s.Rules {
 			v.Routes = append(v.Routes, keyed(t.ruleRoutes(r), r.Key, d.tls != nil)...)
@@ -223,7 +226,7 @@ func header(name, value string, action corev3.HeaderValueOption_HeaderAppendActi
 func (t *translator) perRoute(r *mesh.Rule) map[string]*anypb.Any {
 	filters := make(map[string]*anypb.Any)
 	t.globalLimits(r, filters)
-	t.localLimits(localRule, r.Local, filters)
+	t.localLimits(localRule, localChain(r), r.Local, filters)
 	t.fault(r.Fault, filters)
 	t.bodies(r, filters)
 	t.changeHeaders(r.Changes, filters)

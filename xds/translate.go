@@ -72,7 +72,8 @@ type translator struct {
 	options Options
 	made    map[resourceKey]made
 	before  map[resourceKey]made // by the translation before; nil: there was none
-	chain   []*hcmv3.HttpFilter  // of every listener; nil until the first
+	chain   []*hcmv3.HttpFilter  // of every listener, after those that count; nil until the first
+	door    string               // the route configuration of which routes are made
 	err     error
 }
 
@@ -213,6 +214,9 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 		if d.http3 {
 			v.add(t.quicListener(d))
 		}
+		v.add(t.localChains(localService, d))
+		v.add(t.localChains(localRule, d))
+		v.add(t.localChains(localShare, d))
 		v.add(t.listener(d))
 		v.add(t.routes(d))
 		for _, s := range d.services {

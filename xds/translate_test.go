@@ -66,7 +66,7 @@ func TestGolden(t *testing.T) {
 
 var wanted = map[string]string{
 	xds.ClusterType: "clusters.yaml", xds.EndpointType: "endpoints.yaml", xds.ListenerType: "listeners.yaml", xds.RouteType: "routes.yaml",
-	xds.SecretType: "secrets.yaml",
+	xds.SecretType: "secrets.yaml", xds.ExtensionType: "filters.yaml",
 }
 
 // byKind renders a view as one file a kind.
@@ -110,10 +110,22 @@ func static(t *testing.T, rendered []byte) []byte {
 			}
 		}
 	}
+	extensions := byName(all[xds.ExtensionType], "name")
 	for _, l := range all[xds.ListenerType] {
 		chain := l["filter_chains"].([]any)[0].(object)
 		inPlace(chain)
 		hcm := chain["filters"].([]any)[0].(object)["typed_config"].(object)
+		for _, f := range hcm["http_filters"].([]any) {
+			f := f.(object)
+			if f["config_discovery"] == nil {
+				continue
+			}
+			if extensions[f["name"]] == nil {
+				t.Fatalf("listener %v has a filter %v without a resource", l["name"], f["name"])
+			}
+			delete(f, "config_discovery")
+			f["typed_config"] = extensions[f["name"]]["typed_config"]
+		}
 		name := hcm["rds"].(object)["route_config_name"]
 		if routes[name] == nil {
 			t.Fatalf("listener %v has no route configuration %v", l["name"], name)
@@ -130,8 +142,10 @@ func static(t *testing.T, rendered []byte) []byte {
 			"certificate_chain": object{"inline_string": cert}, "private_key": object{"inline_string": key},
 		}})
 	}
-	text, err := yaml.Marshal(object{"static_resources": object{
-		"clusters": all[xds.ClusterType], "listeners": all[xds.ListenerType], "secrets": secrets,
+	// As with --peers of weir bootstrap, for fair shares.
+	clusters := append(all[xds.ClusterType], object{"name": "weir/peers", "load_assignment": object{"cluster_name": "weir/peers"}})
+	text, err := yaml.Marshal(object{"cluster_manager": object{"local_cluster_name": "weir/peers"}, "static_resources": object{
+		"clusters": clusters, "listeners": all[xds.ListenerType], "secrets": secrets,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -238,8 +252,9 @@ func TestOneEditChangesOneResource(t *testing.T) {
 	before := versions(view(t, base, edge))
 	routes := []string{xds.VirtualHostType + " gateway/edge/http/shop.s0"}
 	want := map[string][]string{
-		"weight": routes, "timeout": routes, "header": routes, "local limit": routes,
-		"endpoint": {xds.EndpointType + " shop/s3/v1"},
+		"weight": routes, "timeout": routes, "header": routes,
+		"local limit": {xds.ExtensionType + " weir.local_ratelimit.rule/gateway/edge/http", routes[0]},
+		"endpoint":    {xds.EndpointType + " shop/s3/v1"},
 		// Not the listener, whose connections would have to end.
 		"first global limit": {xds.ClusterType + " weir/ratelimit", routes[0]},
 	}

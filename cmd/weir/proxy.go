@@ -105,6 +105,7 @@ func render(cmd *cobra.Command, paths []string, proxy mesh.Proxy, output string)
 type bootstrapOptions struct {
 	which                                 proxyFlags
 	zone, cluster, xdsAddr, admin, nodeID string
+	peers                                 []string
 }
 
 func newBootstrap() *cobra.Command {
@@ -136,6 +137,7 @@ func newBootstrap() *cobra.Command {
 	cmd.Flags().StringVar(&o.cluster, "cluster", "", "the cluster that the proxy runs in")
 	cmd.Flags().StringVar(&o.xdsAddr, "xds", defaultXDSAddress, "`HOST:PORT` of weir serve's xDS address, as the proxy reaches it")
 	cmd.Flags().StringVar(&o.admin, "admin", "", "`HOST:PORT` of Envoy's admin interface; off by default")
+	cmd.Flags().StringSliceVar(&o.peers, "peers", nil, "`HOST:PORT` of all proxies like this one, itself among them, for limits with fairShare: a name that resolves to them, or the addresses")
 	cmd.Flags().StringVar(&o.nodeID, "node-id", "", "the node's id (default: ROLE~NAME~hostname)")
 	return cmd
 }
@@ -184,6 +186,14 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 			}},
 		},
 	}
+	if len(o.peers) > 0 {
+		peers, err := peersCluster(o.peers)
+		if err != nil {
+			return nil, err
+		}
+		b["cluster_manager"] = object{"local_cluster_name": peersName}
+		b["static_resources"] = object{"clusters": []any{bootstrapCluster(xdsAddress, o.xdsAddr), peers}}
+	}
 	if o.admin != "" {
 		admin, err := socketAddress(o.admin)
 		if err != nil {
@@ -201,6 +211,9 @@ func bootstrapGRPC(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 	}
 	if o.admin != "" {
 		return nil, errors.New("--admin is Envoy's: a gRPC library has none")
+	}
+	if len(o.peers) > 0 {
+		return nil, errors.New("--peers is of Envoys: a gRPC library has no limits")
 	}
 	node, err := bootstrapNode(proxy, o)
 	if err != nil {
@@ -243,19 +256,46 @@ func bootstrapNode(proxy mesh.Proxy, o bootstrapOptions) (object, error) {
 	return node, nil
 }
 
-func bootstrapCluster(address object, hostport string) object {
+// discovery is how Envoy finds what is at an address.
+func discovery(hostport string) (field string, value any) {
+	host, _, _ := net.SplitHostPort(hostport)
+	if _, err := netip.ParseAddr(host); err == nil {
+		return "type", "STATIC"
+	}
 	// As translation does: an IPv4 address of a name that has both.
-	field, discovery := "cluster_type", any(object{
+	return "cluster_type", object{
 		"name": "envoy.clusters.dns",
 		"typed_config": object{
 			"@type":             "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
 			"dns_lookup_family": "V4_PREFERRED",
 		},
-	})
-	host, _, _ := net.SplitHostPort(hostport)
-	if _, err := netip.ParseAddr(host); err == nil {
-		field, discovery = "type", "STATIC"
 	}
+}
+
+const peersName = "weir/peers"
+
+// peersCluster is of whom Envoy counts how many share a limit; nothing is sent there.
+func peersCluster(peers []string) (object, error) {
+	var endpoints []any
+	for _, p := range peers {
+		address, err := socketAddress(p)
+		if err != nil {
+			return nil, fmt.Errorf("--peers %w", err)
+		}
+		if field, _ := discovery(p); field != "type" && len(peers) > 1 {
+			return nil, fmt.Errorf("--peers %s: want one name that resolves to all proxies, or the addresses of all", p)
+		}
+		endpoints = append(endpoints, object{"endpoint": object{"address": address}})
+	}
+	field, value := discovery(peers[0])
+	return object{
+		"name": peersName, field: value, "connect_timeout": "1s",
+		"load_assignment": object{"cluster_name": peersName, "endpoints": []any{object{"lb_endpoints": endpoints}}},
+	}, nil
+}
+
+func bootstrapCluster(address object, hostport string) object {
+	field, discovery := discovery(hostport)
 	return object{
 		"name":            xdsCluster,
 		field:             discovery,
