@@ -76,9 +76,12 @@ func TestLimitsOfEveryKind(t *testing.T) {
 		headers string
 		want    int // of ten
 	}{
-		{"month", "", 3}, {"sliding", "", 3},
-		{"several", "x-t: a", 3}, {"several", "x-t: b", 3},
-		{"number-global", "", 2}, {"number-local", "", 2},
+		{"month", "", 3},
+		{"sliding", "", 3},
+		{"several", "x-t: a", 3},
+		{"several", "x-t: b", 3},
+		{"number-global", "", 2},
+		{"number-local", "", 2},
 	} {
 		if got, _ := w.passing(10, c.host, c.headers); got != c.want {
 			t.Errorf("%s with %q: %d of 10 pass, want %d", c.host, c.headers, got, c.want)
@@ -89,11 +92,14 @@ func TestLimitsOfEveryKind(t *testing.T) {
 			headers string
 			want    int
 		}{
-			{"x-t: silver", 1}, {"x-t: bronze", 1},
-			{"x-t: gold-1", 3}, {"x-t: gold-2", 3}, // each by itself
+			{"x-t: silver", 1},
+			{"x-t: bronze", 1},
+			{"x-t: gold-1", 3},
+			{"x-t: gold-2", 3}, // each by itself
 			{"x-t: gold-9", 4},
-			{"x-t: a-ci", 2}, {"x-t: b-ci", 0}, // together
-			{"x-u: 12", 1}, // also one without x-t
+			{"x-t: a-ci", 2},
+			{"x-t: b-ci", 0}, // together
+			{"x-u: 12", 1},   // also one without x-t
 			{"x-u: 13", 0},
 		} {
 			if got, _ := w.passing(6, "forms-"+scope, c.headers); got != c.want {

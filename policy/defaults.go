@@ -184,7 +184,7 @@ func (s *RouteSpec) defaults(m Metadata) {
 		}
 		if r.RateLimit != nil {
 			or(&r.RateLimit.Scope, "global")
-			r.RateLimit.Limit.defaults()
+			r.RateLimit.defaults()
 			r.RateLimit.Headers.defaults(r.RateLimit.Scope)
 		}
 	}

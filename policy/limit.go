@@ -81,25 +81,25 @@ func (l *Limit) defaults() {
 }
 
 // Charged says whether requests are charged when their answers are complete.
-func (c *Cost) Charged() bool {
-	return c != nil && (c.ResponseHeader != "" || c.RequestBytes || c.ResponseBytes)
+func (k *Cost) Charged() bool {
+	return k != nil && (k.ResponseHeader != "" || k.RequestBytes || k.ResponseBytes)
 }
 
 // Text is it in words; "" is one.
-func (c *Cost) Text() string {
+func (k *Cost) Text() string {
 	switch {
-	case c == nil:
+	case k == nil:
 		return ""
-	case c.RequestHeader != "":
-		return "what its " + c.RequestHeader + " says"
-	case c.ResponseHeader != "":
-		return "what its answer's " + c.ResponseHeader + " says"
-	case c.RequestBytes:
+	case k.RequestHeader != "":
+		return "what its " + k.RequestHeader + " says"
+	case k.ResponseHeader != "":
+		return "what its answer's " + k.ResponseHeader + " says"
+	case k.RequestBytes:
 		return "the bytes of its body"
-	case c.ResponseBytes:
+	case k.ResponseBytes:
 		return "the bytes of its answer's body"
 	default:
-		return strconv.Itoa(c.Number)
+		return strconv.Itoa(k.Number)
 	}
 }
 

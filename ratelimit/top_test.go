@@ -66,7 +66,8 @@ func TestTopAndCheck(t *testing.T) {
 	top := s.Top(10)
 	assert.Equal(t, []TopKey{{Limit: "l", Key: []string{"x-t=a"}, Count: 3}}, top.Refused)
 	assert.Equal(t, []TopKey{
-		{Limit: "c", Key: []string{"x-t=b"}, Count: 3}, {Limit: "l", Key: []string{"x-t=a"}, Count: 2},
+		{Limit: "c", Key: []string{"x-t=b"}, Count: 3},
+		{Limit: "l", Key: []string{"x-t=a"}, Count: 2},
 		{Limit: "l", Key: []string{"x-api-key=sha256:41ef4bb0b236"}, Count: 1},
 	}, top.Used)
 	st := s.Status()

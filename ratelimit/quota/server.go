@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	quotav3 "github.com/envoyproxy/go-control-plane/envoy/service/rate_limit_quota/v3"
+	rate_limit_quotasvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/rate_limit_quota/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -28,7 +28,7 @@ const maxBuckets = 10_000
 
 // Server streams quotas. It is a prometheus.Collector too.
 type Server struct {
-	quotav3.UnimplementedRateLimitQuotaServiceServer
+	rate_limit_quotasvcv3.UnimplementedRateLimitQuotaServiceServer
 
 	log    *slog.Logger
 	limits *ratelimit.Service
@@ -45,7 +45,9 @@ func New(log *slog.Logger, limits *ratelimit.Service) *Server {
 }
 
 // Register puts the service on a server.
-func (s *Server) Register(g *grpc.Server) { quotav3.RegisterRateLimitQuotaServiceServer(g, s) }
+func (s *Server) Register(g *grpc.Server) {
+	rate_limit_quotasvcv3.RegisterRateLimitQuotaServiceServer(g, s)
+}
 
 // stream is one proxy's, for one goroutine.
 type stream struct {
@@ -57,19 +59,19 @@ type stream struct {
 
 // held is a bucket that a proxy reports on.
 type held struct {
-	id     *quotav3.BucketId
+	id     *rate_limit_quotasvcv3.BucketId
 	bucket *bucket
 	part   *part
 	free   time.Time // of what no limit is for: until when the proxy knows
 }
 
 // StreamRateLimitQuotas implements the service of Envoy.
-func (s *Server) StreamRateLimitQuotas(g grpc.BidiStreamingServer[quotav3.RateLimitQuotaUsageReports, quotav3.RateLimitQuotaResponse]) error {
+func (s *Server) StreamRateLimitQuotas(g grpc.BidiStreamingServer[rate_limit_quotasvcv3.RateLimitQuotaUsageReports, rate_limit_quotasvcv3.RateLimitQuotaResponse]) error {
 	st := &stream{Server: s, host: hostOf(g.Context()), mine: make(map[string]*held)}
 	s.streams.Add(1)
 	defer s.streams.Add(-1)
 	defer st.leave()
-	reports, ended := make(chan *quotav3.RateLimitQuotaUsageReports), make(chan error, 1)
+	reports, ended := make(chan *rate_limit_quotasvcv3.RateLimitQuotaUsageReports), make(chan error, 1)
 	go func() { // ends with the stream, which ends when this method returns
 		for {
 			r, err := g.Recv()
@@ -87,7 +89,7 @@ func (s *Server) StreamRateLimitQuotas(g grpc.BidiStreamingServer[quotav3.RateLi
 	tick := time.NewTicker(round)
 	defer tick.Stop()
 	for {
-		var out *quotav3.RateLimitQuotaResponse
+		var out *rate_limit_quotasvcv3.RateLimitQuotaResponse
 		select {
 		case err := <-ended:
 			if g.Context().Err() == nil && status.Code(err) != codes.Canceled {
@@ -102,7 +104,7 @@ func (s *Server) StreamRateLimitQuotas(g grpc.BidiStreamingServer[quotav3.RateLi
 				return err
 			}
 		case <-tick.C:
-			out = &quotav3.RateLimitQuotaResponse{}
+			out = &rate_limit_quotasvcv3.RateLimitQuotaResponse{}
 		}
 		if st.renew(out); len(out.BucketAction) == 0 {
 			continue
@@ -126,14 +128,14 @@ func hostOf(ctx context.Context) string {
 }
 
 // take takes a proxy's reports in.
-func (st *stream) take(ctx context.Context, r *quotav3.RateLimitQuotaUsageReports) (*quotav3.RateLimitQuotaResponse, error) {
+func (st *stream) take(ctx context.Context, r *rate_limit_quotasvcv3.RateLimitQuotaUsageReports) (*rate_limit_quotasvcv3.RateLimitQuotaResponse, error) {
 	if st.domain == "" {
 		st.domain = r.GetDomain()
 	}
 	if st.domain == "" || r.GetDomain() != "" && r.GetDomain() != st.domain {
 		return nil, status.Error(codes.InvalidArgument, "the first report of a stream names its domain, and later ones no other")
 	}
-	out := &quotav3.RateLimitQuotaResponse{}
+	out := &rate_limit_quotasvcv3.RateLimitQuotaResponse{}
 	now := time.Now()
 	for _, u := range r.GetBucketQuotaUsages() {
 		key := keyOf(u.GetBucketId())
@@ -223,7 +225,7 @@ func (s *Server) sweep(now time.Time) {
 }
 
 // renew appends what has changed, or is due, of all that a proxy has.
-func (st *stream) renew(out *quotav3.RateLimitQuotaResponse) {
+func (st *stream) renew(out *rate_limit_quotasvcv3.RateLimitQuotaResponse) {
 	now := time.Now()
 	for key, h := range st.mine {
 		st.follow(h, key, now)
@@ -248,22 +250,22 @@ func (st *stream) renew(out *quotav3.RateLimitQuotaResponse) {
 	}
 }
 
-func abandon(id *quotav3.BucketId) *quotav3.RateLimitQuotaResponse_BucketAction {
-	return &quotav3.RateLimitQuotaResponse_BucketAction{BucketId: id, BucketAction: &quotav3.RateLimitQuotaResponse_BucketAction_AbandonAction_{
-		AbandonAction: &quotav3.RateLimitQuotaResponse_BucketAction_AbandonAction{},
+func abandon(id *rate_limit_quotasvcv3.BucketId) *rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction {
+	return &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction{BucketId: id, BucketAction: &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction_AbandonAction_{
+		AbandonAction: &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction_AbandonAction{},
 	}}
 }
 
-func assignment(id *quotav3.BucketId, life time.Duration, s *typev3.RateLimitStrategy) *quotav3.RateLimitQuotaResponse_BucketAction {
-	return &quotav3.RateLimitQuotaResponse_BucketAction{BucketId: id, BucketAction: &quotav3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction_{
-		QuotaAssignmentAction: &quotav3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction{
+func assignment(id *rate_limit_quotasvcv3.BucketId, life time.Duration, s *typev3.RateLimitStrategy) *rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction {
+	return &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction{BucketId: id, BucketAction: &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction_{
+		QuotaAssignmentAction: &rate_limit_quotasvcv3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction{
 			AssignmentTimeToLive: durationpb.New(life), RateLimitStrategy: s,
 		},
 	}}
 }
 
 // keyOf is the same for the same id, and another for another.
-func keyOf(id *quotav3.BucketId) string {
+func keyOf(id *rate_limit_quotasvcv3.BucketId) string {
 	var key []byte
 	for _, name := range slices.Sorted(maps.Keys(id.GetBucket())) {
 		key = ratelimit.AppendKey(ratelimit.AppendKey(key, name), id.GetBucket()[name])
