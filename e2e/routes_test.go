@@ -120,6 +120,19 @@ func TestStateOfTheWorld(t *testing.T) {
 	w.edition("http://"+ports[0], "s1.example.com", "first")
 	w.write("mesh.yaml", shops(2, upstream, map[int]string{1: "second"}))
 	w.edition("http://"+ports[0], "s1.example.com", "second")
+	w.gateway = "http://" + ports[0]
+	w.write("limits.yaml", service("near", upstream, "")+rateLimit("near", "  scope: local\n  limits: [{requests: 3, per: day}]"))
+	w.eventually("local limits hold", func() error {
+		if r := w.mustDo(request{host: "near.example.com", path: "/"}); r.status != http.StatusTooManyRequests {
+			return fmt.Errorf("status %d", r.status)
+		}
+		return nil
+	})
+	w.write("mesh.yaml", shops(2, upstream, map[int]string{1: "third"}))
+	w.edition("http://"+ports[0], "s1.example.com", "third")
+	if got, _ := w.passing(5, "near"); got != 0 {
+		t.Errorf("an edit of routes gives %d requests back", got)
+	}
 	out, err := w.command("status", "--output", "json", "--http-address", strings.TrimPrefix(w.http, "http://"))
 	if err != nil || !strings.Contains(out, "sotw") {
 		t.Errorf("status: %v\n%s", err, out)

@@ -37,8 +37,8 @@ type hitters struct {
 }
 
 const (
-	hitterParts = 16
-	hitterSlots = 64 // of a part
+	hitterParts = 32
+	hitterSlots = 32 // of a part: few enough to be looked through
 
 	// halfLife is after which a hit counts for half: what is shown is of now, and numbers stay small.
 	halfLife = time.Minute
@@ -49,15 +49,16 @@ const (
 type hitterPart struct {
 	mu     sync.Mutex // guards everything declared below
 	hashes [hitterSlots]uint64
+	counts [hitterSlots]uint64
 	slots  [hitterSlots]hitter
 	used   int
 	aged   int64 // half-lives since 1970
 }
 
 type hitter struct {
-	count, over uint64
-	limit       string
-	key         []string
+	over  uint64
+	limit string
+	key   []string
 }
 
 func newHitters() *hitters { return &hitters{seed: maphash.MakeSeed()} }
@@ -71,7 +72,7 @@ func (t *hitters) add(now int64, key []byte, n uint64, l *limit, d *commonrateli
 	p.age(now)
 	for i, other := range p.hashes[:p.used] {
 		if other == h {
-			p.slots[i].count += n
+			p.counts[i] += n
 			return
 		}
 	}
@@ -81,16 +82,16 @@ func (t *hitters) add(now int64, key []byte, n uint64, l *limit, d *commonrateli
 		p.used++
 	} else {
 		at = p.least()
-		least = p.slots[at].count
+		least = p.counts[at]
 	}
-	p.hashes[at] = h
-	p.slots[at] = hitter{count: least + n, over: least, limit: l.ID, key: entriesText(d, l)}
+	p.hashes[at], p.counts[at] = h, least+n
+	p.slots[at] = hitter{over: least, limit: l.ID, key: entriesText(d, l)}
 }
 
 func (p *hitterPart) least() int {
 	least := 0
-	for i := range p.slots {
-		if p.slots[i].count < p.slots[least].count {
+	for i, n := range &p.counts {
+		if n < p.counts[least] {
 			least = i
 		}
 	}
@@ -107,10 +108,10 @@ func (p *hitterPart) age(now int64) {
 	}
 	left := 0
 	for i := range p.used {
-		s := p.slots[i]
-		if s.count >>= by; s.count > 0 {
+		if n := p.counts[i] >> by; n > 0 {
+			s := p.slots[i]
 			s.over >>= by
-			p.hashes[left], p.slots[left] = p.hashes[i], s
+			p.hashes[left], p.counts[left], p.slots[left] = p.hashes[i], n, s
 			left++
 		}
 	}
@@ -125,8 +126,8 @@ func (t *hitters) top(now int64, n int) []TopKey {
 		p := &t.parts[i]
 		p.mu.Lock()
 		p.age(now)
-		for _, s := range p.slots[:p.used] {
-			all = append(all, TopKey{Limit: s.limit, Key: s.key, Count: s.count, Error: s.over})
+		for i, s := range p.slots[:p.used] {
+			all = append(all, TopKey{Limit: s.limit, Key: s.key, Count: p.counts[i], Error: s.over})
 		}
 		p.mu.Unlock()
 	}

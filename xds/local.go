@@ -118,7 +118,8 @@ func (t *translator) localLimits(filter, chain string, limits []mesh.LocalLimit,
 }
 
 // localConfigs are the filters of a chain: for each way to count one, if any limit is counted so. They have the name of the
-// resource, since that is what an Envoy that refuses one tells.
+// resource, since that is what an Envoy that refuses one tells: sent again by itself, to find out which it was, Envoy 1.40 takes
+// it for known and accepts it.
 func (t *translator) localConfigs(name string, limits, connection []mesh.LocalLimit) (filters []*corev3.TypedExtensionConfig) {
 	var own, each, fair []mesh.LocalLimit
 	for _, l := range limits {
