@@ -133,3 +133,41 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("%d pass at two Envoys, want about 20 and 30 at most", got)
 	}
 }
+
+// TestQuotaDocuments: a document has Weir's own proxies decide by quotas.
+func TestQuotaDocuments(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newWorld(t, service("given", up.Address, "")+rateLimit("given", `
+  scope: quota
+  onError: deny
+  limits:
+    - {by: [{header: x-t}], requests: 8, per: 7d}
+    - {by: [{header: x-t, prefix: gold-}], requests: 12, per: 7d}
+    - {requests: 45, per: 7d}`))
+	given := func(header string) {
+		t.Helper()
+		w.eventually("a quota comes", func() error {
+			if got, _ := w.passing(1, "given", header); got != 1 {
+				return fmt.Errorf("refused")
+			}
+			return nil
+		})
+	}
+	given("x-t: first") // and so the limit of all has its quota too
+	for _, c := range []struct {
+		header string
+		want   int
+	}{{"x-t: a", 8}, {"x-t: b", 8}, {"x-t: gold-1", 12}, {"", 8}, {"x-t: c", 8}} {
+		given(c.header)
+		if got, _ := w.passing(20, "given", c.header); got != c.want-1 {
+			t.Errorf("%s: %d of 21 pass, want %d", c.header, got+1, c.want)
+		}
+	}
+	if got, _ := w.passing(50, "given", "x-t: d"); got != 0 { // 45 have passed
+		t.Errorf("%d more pass than there may in all", got)
+	}
+	if n := w.metric("weir_ratelimit_quota_streams"); n < 1 {
+		t.Errorf("%v proxies decide by quotas", n)
+	}
+	w.expectNoRefusal()
+}

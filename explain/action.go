@@ -27,6 +27,11 @@ func (x *explainer) taken(s *mesh.Service, r *mesh.Rule) {
 	for _, l := range s.Local {
 		t.Limits = append(t.Limits, v.local(l))
 	}
+	for _, l := range s.Quota {
+		q := v.global(l)
+		q.Scope = "quota"
+		t.Limits = append(t.Limits, q)
+	}
 	if !down {
 		for _, l := range r.Local {
 			t.Limits = append(t.Limits, v.local(l))

@@ -65,6 +65,10 @@ func (b *builder) limit(s *Service) {
 				continue
 			}
 			b.limitsOf = append(b.limitsOf, limit)
+			if d.Spec.Scope == "quota" {
+				s.Quota = append(s.Quota, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
+				continue
+			}
 			for _, r := range s.Rules {
 				if r.Answers() != "" { // Envoy asks none there
 					continue
@@ -190,6 +194,9 @@ func (l *Limit) PerName() string {
 type Hide struct{ RateLimit, XRateLimit, RetryAfter bool }
 
 func hide(h policy.LimitHeaders) Hide {
+	if h.XRateLimit == nil {
+		return Hide{RateLimit: true, XRateLimit: true, RetryAfter: true} // there are none
+	}
 	return Hide{RateLimit: h.RateLimit == nil || !*h.RateLimit, XRateLimit: !*h.XRateLimit, RetryAfter: !*h.RetryAfter}
 }
 

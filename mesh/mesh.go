@@ -38,7 +38,8 @@ type Service struct {
 	Subsets   []*Subset // of all endpoints first, then of each version
 	Rules     []*Rule   // in the order in which they are tried
 	Endpoints []Endpoint
-	Local     []LocalLimit // that all its rules share
+	Local     []LocalLimit  // that all its rules share
+	Quota     []GlobalLimit // that proxies decide by themselves, by the part that they are given
 }
 
 // Subset is what is balanced over as one: the endpoints of a version, or all of them.

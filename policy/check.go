@@ -60,6 +60,8 @@ var (
 	}
 	protocols = []string{"http", "http2", "grpc"}
 	scopes    = []string{"global", "local"}
+	// limitScopes are those of RateLimit documents.
+	limitScopes = []string{"global", "local", "quota"}
 )
 
 func (c *checker) name(path, s string) {
@@ -506,7 +508,10 @@ func (s *RateLimitSpec) check(c *checker) {
 	for i := range s.Limits {
 		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i), s.Scope)
 	}
-	c.protocol("spec.scope", s.Scope, nil, scopes)
+	c.protocol("spec.scope", s.Scope, nil, limitScopes)
+	if h := s.Headers; s.Scope == "quota" && (h.RateLimit != nil || h.XRateLimit != nil || h.RetryAfter != nil) {
+		c.problem("spec.headers", "", "a proxy that decides by a quota tells clients of no limit: want scope: global, or no headers here")
+	}
 	if h := s.Headers.RateLimit; h != nil && s.Scope == "local" {
 		c.problem("spec.headers.rateLimit", "", "Envoy's own limits tell by xRateLimit and retryAfter only: want scope: global, or no rateLimit here")
 	}

@@ -266,7 +266,7 @@ type Cost struct {
 type RateLimitSpec struct {
 	Service string  `yaml:"service"`
 	Limits  []Limit `yaml:"limits"`
-	Scope   string  `yaml:"scope,omitempty"`   // global (default) or local
+	Scope   string  `yaml:"scope,omitempty"`   // global (default), local, or quota: each Envoy decides by the part of a global limit that it is given
 	OnError string  `yaml:"onError,omitempty"` // allow (default) or deny: when the limit service can't be asked
 
 	Headers LimitHeaders `yaml:"headers,omitempty"`

@@ -68,6 +68,9 @@ func (l *Limit) algorithm() string {
 }
 
 func (h *LimitHeaders) defaults(scope string) {
+	if scope == "quota" {
+		return // there are none
+	}
 	if scope != "local" { // else there are none
 		orNew(&h.RateLimit, true)
 	}
@@ -117,6 +120,9 @@ func (l *Limit) check(c *checker, path, scope string) {
 	}
 	if l.Cost != nil {
 		l.Cost.check(c, path+".cost", scope)
+		if scope == "quota" {
+			c.problem(path+".cost", "", "a proxy that decides by a quota counts each request as one: want scope: global, or no cost")
+		}
 	}
 	for _, f := range []givenField{{"perConnection", l.PerConnection}, {"fairShare", l.FairShare}} {
 		if f.given && scope != "local" {

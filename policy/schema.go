@@ -25,7 +25,7 @@ var enumerations = map[string][]string{
 	"Route.spec.rules[].rateLimit.algorithm":      algorithms,
 	"Route.spec.rules[].rateLimit.scope":          scopes,
 	"RateLimit.spec.limits[].algorithm":           algorithms,
-	"RateLimit.spec.scope":                        scopes,
+	"RateLimit.spec.scope":                        limitScopes,
 	"RateLimit.spec.onError":                      {"allow", "deny"},
 	"Retention.spec.archive.compression":          {"gzip"},
 }

@@ -14,6 +14,7 @@ const (
 	localService   = "weir.local_ratelimit.service"
 	localRule      = "weir.local_ratelimit.rule"
 	localShare     = "weir.local_ratelimit.share"
+	quotaService   = "weir.ratelimit.quota"
 	rateLimitAllow = "weir.ratelimit.allow"
 	rateLimitDeny  = "weir.ratelimit.deny"
 	corsFilter     = "weir.cors"
@@ -36,6 +37,7 @@ var filters = []struct {
 	{localService, nil}, // each listener has its own
 	{localRule, nil},
 	{localShare, nil},
+	{quotaService, nil},
 	{rateLimitAllow, func(t *translator) *anypb.Any { return t.globalFilter(false) }},
 	{rateLimitDeny, func(t *translator) *anypb.Any { return t.globalFilter(true) }},
 	{bodyFilters, func(t *translator) *anypb.Any { return t.any(&filter_chainfilterv3.FilterChainConfig{}) }},

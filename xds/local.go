@@ -107,9 +107,13 @@ func perConnection(services []*mesh.Service) (all []mesh.LocalLimit) {
 
 // localLimits has requests go through the chain of their limits.
 func (t *translator) localLimits(filter, chain string, limits []mesh.LocalLimit, filters map[string]*anypb.Any) {
-	if len(limits) == 0 {
-		return
+	if len(limits) > 0 {
+		t.through(filter, chain, filters)
 	}
+}
+
+// through has requests go through a chain of a filter.
+func (t *translator) through(filter, chain string, filters map[string]*anypb.Any) {
 	filters[localName(filter, t.door)] = t.any(&compositefilterv3.CompositePerRoute{Matcher: &xdsmatcherv3.Matcher{
 		OnNoMatch: &xdsmatcherv3.Matcher_OnMatch{OnMatch: &xdsmatcherv3.Matcher_OnMatch_Action{Action: &xdscorev3.TypedExtensionConfig{
 			Name: "weir.local_ratelimit", TypedConfig: t.any(&compositefilterv3.ExecuteFilterAction{FilterChainName: chain}),

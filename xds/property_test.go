@@ -147,6 +147,9 @@ func (a author) limit(scope string) string {
 	if scope == "local" {
 		text += a.maybe(", perConnection: true")
 	}
+	if scope == "quota" {
+		return text + ", " + a.pick("per: month", "per: 90s, algorithm: sliding_window", "per: day", "per: week, burst: 7")
+	}
 	return text + ", per: " + a.pick(per...) + a.maybe(", burst: "+a.pick("1", "1000000000")) + a.maybe(", cost: {"+a.pick(cost...)+"}")
 }
 
@@ -215,12 +218,15 @@ func (a author) route(i int) string {
 
 func (a author) rateLimit(i, j int) string {
 	text := "kind: RateLimit\n" + strings.Replace(metadata(i), "name: s", fmt.Sprintf("name: l%d-", j), 1) + fmt.Sprintf("spec:\n  service: s%d\n  limits:", i)
-	scope := a.pick("global", "local")
+	scope := a.pick("global", "local", "quota")
 	for range 1 + a.IntN(4) {
 		text += "\n    - {" + a.limit(scope) + "}"
 	}
 	if scope == "local" {
 		text += "\n    - {requests: 9, per: second, fairShare: true}"
+	}
+	if scope == "quota" {
+		return text + "\n  scope: quota\n  onError: " + a.pick("allow", "deny") + "\n"
 	}
 	text += a.maybe("\n  headers: {xRateLimit: false, retryAfter: " + a.pick("true", "false") + "}")
 	return text + "\n  scope: " + scope + "\n  onError: " + a.pick("allow", "deny") + "\n"

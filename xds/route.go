@@ -56,6 +56,9 @@ func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 		own, shares := fairShares(s.Local)
 		t.localLimits(localService, s.Ref.String(), own, perFilter)
 		t.localLimits(localShare, s.Ref.String(), shares, perFilter)
+		if len(s.Quota) > 0 {
+			t.through(quotaService, s.Ref.String(), perFilter)
+		}
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 		for _, r := range s.Rules {
 			v.Routes = append(v.Routes, keyed(t.ruleRoutes(r), r.Key, d.tls != nil)...)
@@ -73,6 +76,9 @@ func sourcesOf(s *mesh.Service) []policy.Key {
 		}
 	}
 	for _, l := range s.Local {
+		sources = append(sources, l.Source)
+	}
+	for _, l := range s.Quota {
 		sources = append(sources, l.Source)
 	}
 	return sources

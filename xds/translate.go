@@ -217,6 +217,7 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 		v.add(t.localChains(localService, d))
 		v.add(t.localChains(localRule, d))
 		v.add(t.localChains(localShare, d))
+		v.add(t.quotaChains(d))
 		v.add(t.listener(d))
 		v.add(t.routes(d))
 		for _, s := range d.services {
@@ -231,7 +232,7 @@ func (t *translator) view(doors []door, services []*mesh.Service) View {
 
 // limited says whether requests to a service ask about limits.
 func limited(s *mesh.Service) bool {
-	return slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return len(r.Global) > 0 })
+	return len(s.Quota) > 0 || slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return len(r.Global) > 0 })
 }
 
 // target is a service and those of its subsets that a proxy needs.
