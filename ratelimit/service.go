@@ -92,6 +92,9 @@ type question struct {
 
 	scratch  []byte // a key
 	noDomain bool   // the domain is not known
+
+	noting int64 // which 100 ms
+	noted  int   // in them
 }
 
 // asked is one descriptor. All are nil if its limit isn't known.

@@ -98,6 +98,33 @@ func TestTopAndCheck(t *testing.T) {
 	assert.Equal(t, st, s.Status(), "a check counts nothing")
 }
 
+// TestTopIsRightUnderLoad: not every question is noted then, and the counts are right all the same.
+func TestTopIsRightUnderLoad(t *testing.T) {
+	s := New(slog.New(slog.DiscardHandler), Options{Keys: 1000})
+	s.Apply([]*mesh.Limit{{ID: "l", Requests: 80_000, Per: mesh.Ever, Burst: 80_000}})
+	q := new(question)
+	now := time.Now().UnixNano()
+	for range 160_000 {
+		if err := q.read(request(descriptor("l", "x-t", "a")), s.limits.Load()); err != nil {
+			t.Fatal(err)
+		}
+		allowed, err := s.store.Take(t.Context(), now, q.hits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.note(q, now, allowed)
+	}
+	for what, keys := range map[string][]TopKey{"used": s.used.top(now, 10), "refused": s.refused.top(now, 10)} {
+		// The deviation is 1,100: this is never seen.
+		if len(keys) != 1 || keys[0].Count < 70_000 || keys[0].Count > 90_000 {
+			t.Errorf("%s: %v, want about 80,000", what, keys)
+		}
+	}
+	if q.weight(now+exactlyFor) != 1 {
+		t.Error("what comes when there is less is not noted")
+	}
+}
+
 // BenchmarkHitters: what it costs to know who is hit most, of keys that are there and of those that push others out.
 func BenchmarkHitters(b *testing.B) {
 	h, l := newHitters(), &limit{Limit: mesh.Limit{ID: "l"}}
