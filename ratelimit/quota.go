@@ -76,24 +76,25 @@ func (s *Service) Quota(domain string, bucket map[string]string) Quota {
 	return q
 }
 
-// Report counts what was decided elsewhere by a quota, also against the counter of those who ask.
+// Report counts what was decided elsewhere by a quota, also against the counter of those who ask. Of a shadow, which
+// refuses nobody, a report that goes beyond the limit counts as one of requests that it would have refused.
 func (s *Service) Report(ctx context.Context, q *Quota, allowed, denied uint64) error {
 	if q.Key == "" {
 		return nil
 	}
-	q.counts.allowed.Add(allowed)
-	if q.Shadow {
-		q.counts.shadowRefused.Add(denied)
-	} else {
-		q.counts.refused.Add(denied)
-	}
+	q.counts.refused.Add(denied)
 	if allowed == 0 {
 		return nil
 	}
-	h := q.hit
-	h.N = allowed
-	if _, err := s.store.Take(ctx, s.now(), []Hit{h}); err != nil {
+	hits := []Hit{q.hit}
+	hits[0].N = allowed
+	if _, err := s.store.Take(ctx, s.now(), hits); err != nil {
 		return fmt.Errorf("charge what a proxy reports: %w", err)
+	}
+	if q.Shadow && !hits[0].Decision.Allowed {
+		q.counts.shadowRefused.Add(allowed)
+	} else {
+		q.counts.allowed.Add(allowed)
 	}
 	return nil
 }

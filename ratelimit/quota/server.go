@@ -150,10 +150,9 @@ func (st *stream) take(ctx context.Context, r *rate_limit_quotasvcv3.RateLimitQu
 			st.mine[key] = h
 		}
 		q := st.follow(h, key, now)
-		if h.part == nil {
-			continue
+		if h.part != nil {
+			h.bucket.report(h.part, u.GetTimeElapsed().AsDuration(), u.GetNumRequestsAllowed()+u.GetNumRequestsDenied(), now)
 		}
-		h.bucket.report(h.part, u.GetTimeElapsed().AsDuration(), u.GetNumRequestsAllowed()+u.GetNumRequestsDenied(), now)
 		if err := st.limits.Report(ctx, &q, u.GetNumRequestsAllowed(), u.GetNumRequestsDenied()); err != nil {
 			st.log.Error("take in a report of use", "limit", u.GetBucketId().GetBucket()["limit"], "error", err)
 		}

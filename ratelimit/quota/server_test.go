@@ -205,6 +205,11 @@ func TestWhatIsReported(t *testing.T) {
 		if l.ID != "a" || l.Allowed != 39 || l.Refused != 7 {
 			t.Errorf("%+v", l)
 		}
+		p.report(1, 0, "limit", "shadow")
+		p.report(3, 0, "limit", "shadow")
+		if l := limits.Status().Limits[3]; l.ID != "shadow" || l.Allowed != 1 || l.ShadowRefused != 3 {
+			t.Errorf("%+v", l)
+		}
 		_, d, err := ratelimit.ParseDescriptor("domain=weir limit=a k=v")
 		if err != nil {
 			t.Fatal(err)
