@@ -17,6 +17,7 @@ const (
 	maxGathering  = 4 << 20  // bytes of questions on a connection that are not complete
 	connWindow    = 1 << 20  // bytes that a client may send ahead on a connection
 	streamWindow  = defaultWindow
+	maxPending    = 4 << 20   // bytes of answers on a connection that wait for a window
 	maxUnwritten  = 256 << 10 // bytes of answers at which no more questions are read
 	firstBuffer   = 4 << 10
 	largestBuffer = 64 << 10
@@ -49,6 +50,7 @@ type conn struct {
 	free       []*stream // for questions to come
 	last       uint32    // the highest stream
 	gathering  int       // bytes of questions that are not complete
+	pending    int       // bytes of answers that wait for a window
 	running    int       // goroutines of handlers
 	received   int       // bytes for which the client has not got new credit
 	recvWindow int       // bytes the client may send
@@ -58,6 +60,7 @@ type conn struct {
 	table      table
 	draining   bool // no calls are taken after last
 	announced  bool // that it will be so
+	greeted    bool // our preface is in out
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -103,6 +106,10 @@ func (c *conn) greet() bool {
 	c.out = appendSetting(c.out, settingMaxFrame, maxFrame)
 	c.out = appendSetting(c.out, settingMaxHeaders, maxHeaders)
 	c.out = appendWindowUpdate(c.out, 0, connWindow-defaultWindow)
+	c.greeted = true
+	if c.announced {
+		c.appendFarewell()
+	}
 	for c.to < len(preface) {
 		if c.fill() != nil {
 			return false
@@ -239,7 +246,8 @@ func (c *conn) end(err error) {
 	c.fail(err)
 }
 
-// goAway announces that no calls will be taken; from when the client has read it, none are.
+// goAway announces that no calls will be taken; from when the client has read it, none are. A client that is not
+// greeted yet is told when it is: a write would have to wait for its handshake.
 func (c *conn) goAway() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -247,9 +255,15 @@ func (c *conn) goAway() {
 		return
 	}
 	c.announced = true
+	if c.greeted {
+		c.appendFarewell()
+		c.flush()
+	}
+}
+
+func (c *conn) appendFarewell() {
 	c.out = appendGoAway(c.out, maxWindow, noError)
 	c.out = append(appendHead(c.out, len(drainPing), framePing, 0, 0), drainPing...)
-	c.flush()
 }
 
 const drainPing = "weir-end"
@@ -558,6 +572,8 @@ func (c *conn) drop(s *stream) {
 		return
 	}
 	delete(c.streams, s.id)
+	c.pending -= len(s.pending)
+	s.pending = nil
 	if s.unary && !s.ended {
 		c.gathering -= len(s.body)
 	}
@@ -593,6 +609,7 @@ func (c *conn) data(f *frame) error {
 		c.credit(length)
 		return s.gather(f, length)
 	}
-	c.credit(length - len(f.payload))
+	c.credit(length - len(f.payload)) // the padding
+	s.credit(length - len(f.payload))
 	return s.receive(f)
 }

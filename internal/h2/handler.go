@@ -50,7 +50,11 @@ func (s *stream) receive(f *frame) error {
 	if !s.count(len(f.payload), last) {
 		return s.c.refuse(s.id, protocolError)
 	}
-	s.body = append(s.body, f.payload...)
+	if s.closed {
+		s.c.credit(len(f.payload))
+	} else {
+		s.body = append(s.body, f.payload...)
+	}
 	s.ended = last
 	s.wake()
 	return nil
@@ -63,8 +67,11 @@ func (b *body) Read(p []byte) (int, error) {
 	s, c := b.s, b.s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(s.body) == 0 && !s.ended && !s.aborted {
+	for len(s.body) == 0 && !s.ended && !s.aborted && !s.closed {
 		s.changed.Wait()
+	}
+	if s.closed {
+		return 0, http.ErrBodyReadAfterClose
 	}
 	if s.aborted {
 		return 0, io.ErrUnexpectedEOF
@@ -76,14 +83,27 @@ func (b *body) Read(p []byte) (int, error) {
 	s.body = s.body[:copy(s.body, s.body[n:])]
 	c.credit(n)
 	if !s.ended {
-		s.recvWindow += n
-		c.out = appendWindowUpdate(c.out, s.id, n)
+		s.credit(n)
 	}
 	c.flush()
 	return n, nil
 }
 
-func (*body) Close() error { return nil }
+// Close ends all reads; what comes after is thrown away.
+func (b *body) Close() error {
+	s, c := b.s, b.s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.close()
+	return nil
+}
+
+func (s *stream) close() {
+	s.closed = true
+	s.c.credit(len(s.body))
+	s.body = nil
+	s.wake()
+}
 
 // response is what a handler writes to. It is a http.Flusher.
 type response struct {
@@ -105,6 +125,9 @@ func (w *response) writeHeader(code int) {
 		return
 	}
 	w.wrote = true
+	if w.s.aborted {
+		return
+	}
 	c := w.s.c
 	block := appendLiteral(c.prefix(nil), ":status", strconv.Itoa(code))
 	trailers := w.trailers()
@@ -113,9 +136,7 @@ func (w *response) writeHeader(code int) {
 			block = appendField(block, name, w.header[name])
 		}
 	}
-	if !w.s.aborted {
-		c.out = appendBlock(c.out, w.s.id, 0, block, c.peerFrame)
-	}
+	c.out = appendBlock(c.out, w.s.id, 0, block, c.peerFrame)
 }
 
 func appendField(block []byte, name string, values []string) []byte {
@@ -154,8 +175,9 @@ func (w *response) Write(p []byte) (int, error) {
 	written := 0
 	for written < len(p) {
 		for !s.aborted && s.sendable(1) == 0 {
-			c.flush()
-			s.changed.Wait()
+			if c.flush(); !s.aborted && s.sendable(1) == 0 { // it lets go of mu
+				s.changed.Wait()
+			}
 		}
 		for c.writing && len(c.out) > maxUnwritten && c.err == nil {
 			c.written.Wait()
@@ -186,8 +208,7 @@ func (w *response) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.running--
-	c.credit(len(s.body)) // what was not read
-	s.body = nil
+	s.close()
 	s.cancel()
 	if !s.aborted && c.err == nil {
 		w.writeHeader(http.StatusOK)

@@ -111,7 +111,7 @@ func (s *Server) start(nc net.Conn) {
 // then closes.
 func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.stop() {
-		c.goAway()
+		go c.goAway() // a client that does not read holds up its own
 	}
 	done := make(chan struct{})
 	go func() { s.done.Wait(); close(done) }()

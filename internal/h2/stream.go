@@ -19,15 +19,18 @@ type stream struct {
 	unary   bool // of the method that is answered here
 	ended   bool // the request has come whole
 	aborted bool // nobody waits for the answer
+	closed  bool // the handler wants no more of the request
 
 	body       []byte // what has come of the request and is not read
 	length     int64  // what the client says there is still to come; below 0: it does not say
 	recvWindow int    // bytes the client may send
+	received   int    // bytes for which it has not got new credit
 	sendWindow int    // bytes we may send
 	timeout    time.Duration
 	cancel     context.CancelFunc // of what works at the answer; nil: nothing does
 
-	pending []byte    // of a unary answer: waits for a window
+	pending []byte    // a unary answer that waits for a window
+	sent    int       // bytes of it
 	changed sync.Cond // of all others: body, window, or an end; L is nil for unary
 }
 
@@ -76,9 +79,17 @@ func (s *stream) gather(f *frame, length int) error {
 	if last {
 		return s.requestEnded()
 	}
-	s.recvWindow += length
-	s.c.out = appendWindowUpdate(s.c.out, s.id, length)
+	s.credit(length)
 	return nil
+}
+
+// credit lets the client send as much again on the stream.
+func (s *stream) credit(n int) {
+	if s.received += n; s.received >= streamWindow/2 {
+		s.c.out = appendWindowUpdate(s.c.out, s.id, s.received)
+		s.recvWindow += s.received
+		s.received = 0
+	}
 }
 
 // requestEnded says that nothing more comes.
@@ -154,7 +165,13 @@ func (s *stream) finish(message int) bool {
 	binary.BigEndian.PutUint32(c.out[message-4:], uint32(len(c.out)-message))
 	n := len(c.out) - message + prefixSize
 	if n > min(c.peerFrame, c.sendWindow, s.sendWindow) {
+		if c.pending+n > maxPending {
+			c.out = c.out[:message-prefixSize-headSize]
+			_ = c.refuse(s.id, enhanceYourCalm)
+			return false
+		}
 		s.pending = slices.Clone(c.out[message-prefixSize:])
+		c.pending += len(s.pending)
 		c.out = c.out[:message-prefixSize-headSize]
 		s.send()
 		return false
@@ -177,15 +194,14 @@ func (s *stream) unblock() {
 
 // send writes as much as may be of what is pending, and at its end the trailers.
 func (s *stream) send() {
-	for len(s.pending) > 0 {
-		n := s.sendable(len(s.pending))
+	for s.sent < len(s.pending) {
+		n := s.sendable(len(s.pending) - s.sent)
 		if n == 0 {
 			return
 		}
-		s.appendData(s.pending[:n])
-		s.pending = s.pending[n:]
+		s.appendData(s.pending[s.sent : s.sent+n])
+		s.sent += n
 	}
-	s.pending = nil
 	s.c.out = s.c.appendTrailers(s.c.out, s.id)
 	s.c.drop(s)
 }
