@@ -148,7 +148,7 @@ func TestShutdownDuringHandshake(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	case <-time.After(5 * time.Second): // a handshake may take 10
 		t.Error("Shutdown waits for longer than it was told to")
-		<-done
+		require.Error(t, <-done)
 	}
 }
 
