@@ -6,7 +6,7 @@ GENERATED := deploy/schema policy/testdata xds/testdata lint/testdata diff/testd
 
 all: build lint test
 
-tools: ## Envoy, the S3 server, the linter and the collector builder, pinned, into ~/.cache/weir
+tools: ## Envoy, the S3 server, Redis, envoyproxy/ratelimit, the linter and the collector builder, pinned, into ~/.cache/weir
 	@tools/install.sh
 
 build: ## bin/weir and bin/weir-collector

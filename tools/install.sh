@@ -2,7 +2,7 @@
 # Installs the real parts Weir is tested and demonstrated with, each pinned, into a cache outside the tree,
 # and prints the folder. Safe to run again, and side by side: what is there already is left alone.
 #
-#   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc]...      (all of them by default)
+#   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc|redis-server|ratelimit]...      (all of them by default)
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -51,7 +51,14 @@ envoy() {
 # The race detector needs a C compiler.
 c_compiler() { command -v "${CC:-gcc}" >/dev/null || debian gcc libc6-dev; }
 
-[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc
+# Debian's redis-tools has the server too, and unlike redis-server starts none: the program is what it is called.
+redis() {
+  local program=/usr/bin/redis-check-rdb
+  [ -x "$program" ] || debian redis-tools
+  ln -sf "$program" "$bin/redis-server"
+}
+
+[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc redis-server ratelimit
 for tool in "$@"; do
   case $tool in
     envoy) envoy ;;
@@ -60,7 +67,9 @@ for tool in "$@"; do
     ocb) go_tool ocb go.opentelemetry.io/collector/cmd/builder ;;
     h2spec) go_tool h2spec github.com/summerwind/h2spec/cmd/h2spec ;;
     gcc) c_compiler ;;
-    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec and gcc" >&2; exit 2 ;;
+    redis-server) redis ;;
+    ratelimit) go_tool ratelimit github.com/envoyproxy/ratelimit/src/service_cmd ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server and ratelimit" >&2; exit 2 ;;
   esac
 done
 echo "$bin"

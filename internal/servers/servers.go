@@ -209,19 +209,23 @@ func (p *Process) Tail(n int) string {
 
 // WaitHTTP waits until a URL answers 200, the process ends, or a minute has passed.
 func (p *Process) WaitHTTP(ctx context.Context, url string) error {
+	return p.wait(ctx, url, func(ctx context.Context) bool { return answers(ctx, url) })
+}
+
+func (p *Process) wait(ctx context.Context, what string, answers func(context.Context) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if answers(ctx, url) {
+		if answers(ctx) {
 			return nil
 		}
 		select {
 		case <-p.done:
 			return fmt.Errorf("%s ended:\n%s", p.Name, p.Tail(2000))
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %s does not answer: %w", p.Name, url, ctx.Err())
+			return fmt.Errorf("%s is not ready: %s does not answer: %w", p.Name, what, ctx.Err())
 		case <-tick.C:
 		}
 	}

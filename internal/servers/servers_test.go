@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -188,5 +190,21 @@ func TestTool(t *testing.T) {
 	}
 	if path, err := servers.Tool("no-such-tool"); err == nil {
 		t.Errorf("got %q for a tool that does not exist", path)
+	}
+}
+
+func TestRedis(t *testing.T) {
+	r := servers.RunRedis(t)
+	c, err := new(net.Dialer).DialContext(t.Context(), "tcp", r.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write([]byte("PING\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 7)
+	if _, err := io.ReadFull(c, answer); err != nil || string(answer) != "+PONG\r\n" {
+		t.Errorf("got %q, %v", answer, err)
 	}
 }
