@@ -3,8 +3,12 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
+
+	"github.com/machinenativeops/weir/internal/sorted"
 )
 
 // spec is what every kind's Spec type can do.
@@ -49,8 +53,8 @@ type document struct {
 	public   any // as it is in sets: the *Document of its kind
 }
 
-// table is the documents in force, by key.
-type table map[Key]*document
+// table is documents by key.
+type table = sorted.Map[Key, *document]
 
 // reference is a service that a document needs, and the version of it, if not "".
 type reference struct {
@@ -73,67 +77,127 @@ func (r reference) key() Key {
 // stay as they were, but for those that another file now has. So the set is good as a whole whatever the problems are.
 //
 // After Load, every reference to a service is NAMESPACE/NAME, or NAME where it has no namespace.
+//
+// What was made of files that are as they were when last was loaded is taken over, so that an edit costs what depends on it.
 func Load(files []File, last *Set) (*Set, []Problem) {
-	l := loader{before: last.table(), read: make(table, len(files)), held: make(map[Key]bool), refused: make(map[*document]bool)}
-	read, byName := parseFiles(files, last)
-	for _, p := range read {
-		l.add(p)
+	read, touched, come := last.read().next(files)
+	l := loader{readings: read, before: last.table(), held: make(map[Key]bool), refused: maps.Clone(read.wrong)}
+	if l.refused == nil {
+		l.refused = make(map[*document]bool)
+	}
+	for p := range read.troubled {
+		for i := range p.pieces {
+			l.problems = append(l.problems, p.pieces[i].problems...)
+		}
 	}
 	l.admit()
+	l.missing(touched, come)
+	l.holdUnreadable()
 	l.settle()
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
 			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message))
 	})
-	set := l.inForce.set()
-	set.read = byName
-	return set, l.problems
+	return l.set(last, touched), l.problems
 }
 
+func (s *Set) read() *readings {
+	if s == nil || s.readings == nil {
+		return newReadings()
+	}
+	return s.readings
+}
+
+// loader decides what is in force. It looks at documents that are amiss, that have something in common with others, or of
+// which a last good version is in force, and at what those concern: all others are in force as they were read.
 type loader struct {
-	before     table
-	documents  []*document // as read, in order
-	unreadable []string    // files
-	read       table       // the first document read of each key
-	refused    map[*document]bool
-	held       map[Key]bool
-	inForce    table
-	problems   []Problem
+	*readings
+	before   *table
+	firsts   map[Key]*document // of names that several have, the one that was read first
+	refused  map[*document]bool
+	held     map[Key]bool
+	instead  map[Key]*document // what is in force where it is not what was read; nil: nothing
+	problems []Problem
 }
 
-func (l *loader) add(p *parsed) {
-	for i := range p.pieces {
-		one := &p.pieces[i]
-		l.problems = append(l.problems, one.problems...)
-		if one.unreadable {
-			l.unreadable = append(l.unreadable, p.name)
+// read gives the first document read of a name, or nil.
+func (l *loader) read(key Key) *document {
+	if first, several := l.firsts[key]; several {
+		return first
+	}
+	if g, ok := l.named.Get(key); ok {
+		return (*g)[0]
+	}
+	return nil
+}
+
+// inForce gives what is in force of a name, or nil.
+func (l *loader) inForce(key Key) *document {
+	if d, other := l.instead[key]; other {
+		return d
+	}
+	return l.read(key)
+}
+
+// admit refuses what has another's name.
+func (l *loader) admit() {
+	l.firsts = make(map[Key]*document, len(l.sameName))
+	for key := range l.sameName {
+		g, _ := l.named.Get(key)
+		all := l.inPlace(slices.Clone(*g))
+		l.firsts[key] = all[0]
+		for _, d := range all[1:] {
+			l.refuse(d, "metadata.name", "a set has one %s, and %s has it already", d.key, all[0].place())
 		}
-		if one.document != nil {
-			l.documents = append(l.documents, one.document)
-			if one.document.wrong {
-				l.refused[one.document] = true
+	}
+}
+
+// missing notes which documents need what was not read: of those that have come, or that need what has come or gone.
+func (l *loader) missing(touched map[Key]*group, come []*document) {
+	concerned := make(map[*document]bool, len(come))
+	for _, d := range come {
+		concerned[d] = d.named()
+	}
+	concern := func(key Key) {
+		if g, ok := l.needed.Get(key); ok {
+			for _, d := range *g {
+				concerned[d] = true
 			}
 		}
 	}
+	for key := range touched {
+		concern(key)
+	}
+	for key := range l.sameName {
+		concern(key)
+	}
+	amiss := make(map[*document]bool, len(l.amiss))
+	for d := range l.amiss {
+		if g, ok := l.named.Get(d.key); ok && slices.Contains(*g, d) && !concerned[d] {
+			amiss[d] = true
+		}
+	}
+	for d, is := range concerned {
+		if is && slices.ContainsFunc(d.needs, func(r reference) bool { return !r.resolvedBy(l.read(r.key())) }) {
+			amiss[d] = true
+		}
+	}
+	l.amiss = amiss
 }
 
-// admit refuses what has another's name, and holds what an unreadable file had.
-func (l *loader) admit() {
-	for _, d := range l.documents {
-		if d.key.Kind == "" || d.key.Name == "" { // refused already, and there is nothing to tell it by
-			continue
+// holdUnreadable holds what files had that are no YAML now.
+func (l *loader) holdUnreadable() {
+	unreadable := make(map[string]bool)
+	for p := range l.troubled {
+		if slices.ContainsFunc(p.pieces, func(one piece) bool { return one.unreadable }) {
+			unreadable[p.name] = true
 		}
-		if first, twice := l.read[d.key]; twice {
-			l.refuse(d, "metadata.name", "a set has one %s, and %s has it already", d.key, first.place())
-			continue
-		}
-		l.read[d.key] = d
 	}
-	if len(l.unreadable) == 0 {
+	if len(unreadable) == 0 {
 		return
 	}
-	for key, d := range l.before {
-		if _, anew := l.read[key]; !anew && slices.Contains(l.unreadable, d.origin.File) {
+	for key, d := range l.before.All() {
+		if unreadable[d.origin.File] && l.read(key) == nil {
 			l.held[key] = true
 		}
 	}
@@ -175,16 +239,16 @@ func (l *loader) take(d *document, c *checker) (refused bool) {
 
 // isLast says whether a document in force is there as a last good version, and not because it was read.
 func (l *loader) isLast(d *document) bool {
-	return l.held[d.key] || l.refused[d] || l.read[d.key] != d
+	return l.held[d.key] || l.refused[d] || l.read(d.key) != d
 }
+
+// isNew says whether a document is in force because it was read.
+func (l *loader) isNew(d *document) bool { return l.inForce(d.key) == d && !l.isLast(d) }
 
 // lasts gives the last good versions in force.
 func (l *loader) lasts(yield func(*document) bool) {
-	if len(l.held)+len(l.refused) == 0 { // nothing but what was read
-		return
-	}
-	for _, d := range l.inForce {
-		if l.isLast(d) && !yield(d) {
+	for _, d := range l.instead {
+		if d != nil && l.isLast(d) && !yield(d) {
 			return
 		}
 	}
@@ -194,35 +258,23 @@ func (l *loader) lasts(yield func(*document) bool) {
 // next one looks at what that leaves, until all go together. It ends, since either is done once to a document. It
 // ends well, since last good versions are of one set and go together: wherever two documents don't, one was read.
 func (l *loader) settle() {
-	l.inForce = l.choose()
+	l.choose()
 	l.referRefused()
 	for l.refuseClashes() || l.refuseDangling() || l.hold() {
-		l.inForce = l.choose()
+		l.choose()
 	}
 }
 
-// choose gives each document that was read, or else its last good version, and what is held.
-func (l *loader) choose() table {
-	t := make(table, len(l.read))
-	for key, d := range l.read {
-		if !l.refused[d] && !l.held[key] {
-			t[key] = d
-		} else if old, ok := l.before[key]; ok {
-			t[key] = old
+// choose takes last good versions, where there are any, in the place of what is refused, and what is held.
+func (l *loader) choose() {
+	l.instead = make(map[Key]*document, len(l.refused)+len(l.held))
+	for d := range l.refused {
+		if d.named() && l.read(d.key) == d {
+			l.instead[d.key], _ = l.before.Get(d.key)
 		}
 	}
 	for key := range l.held {
-		t[key] = l.before[key]
-	}
-	return t
-}
-
-// news gives the documents in force that were read, in order.
-func (l *loader) news(yield func(*document) bool) {
-	for _, d := range l.documents {
-		if l.inForce[d.key] == d && !l.isLast(d) && !yield(d) {
-			return
-		}
+		l.instead[key], _ = l.before.Get(key)
 	}
 }
 
@@ -248,16 +300,25 @@ func claims(d *document) []claim {
 
 // refuseClashes refuses documents that claim what another has: one that was read before, or a last good version.
 func (l *loader) refuseClashes() (changed bool) {
-	owners := make(map[string]*document)
-	own := func(d *document) {
-		for _, c := range d.claims {
-			owners[c.id] = d
+	owners, concerned := make(map[string]*document), make(map[*document]bool)
+	concern := func(id string) {
+		if g, ok := l.claimed.Get(id); ok {
+			for _, d := range *g {
+				concerned[d] = true
+			}
 		}
 	}
 	for d := range l.lasts {
-		own(d)
+		for _, c := range d.claims {
+			owners[c.id] = d
+			concern(c.id)
+		}
 	}
-	for d := range l.news {
+	for id := range l.sameClaim {
+		concern(id)
+	}
+	maps.DeleteFunc(concerned, func(d *document, _ bool) bool { return !l.isNew(d) })
+	for _, d := range l.inPlace(slices.Collect(maps.Keys(concerned))) {
 		c := d.checker()
 		for _, claimed := range d.claims {
 			if owner, taken := owners[claimed.id]; taken {
@@ -268,7 +329,9 @@ func (l *loader) refuseClashes() (changed bool) {
 			changed = true
 			continue
 		}
-		own(d)
+		for _, claimed := range d.claims {
+			owners[claimed.id] = d
+		}
 	}
 	return changed
 }
@@ -283,7 +346,18 @@ func (l *loader) describe(d *document) string {
 
 // refuseDangling refuses documents that refer to what is not in force.
 func (l *loader) refuseDangling() (changed bool) {
-	for d := range l.news {
+	concerned := maps.Clone(l.amiss)
+	for key := range l.instead {
+		if g, ok := l.needed.Get(key); ok {
+			for _, d := range *g {
+				concerned[d] = true
+			}
+		}
+	}
+	for d := range concerned {
+		if !l.isNew(d) {
+			continue
+		}
 		c := d.checker()
 		for _, r := range d.needs {
 			l.dangling(c, r)
@@ -298,13 +372,13 @@ func (l *loader) refuseDangling() (changed bool) {
 // referRefused reports the references of refused documents that are wrong however the others come out: their
 // authors see all mistakes at once.
 func (l *loader) referRefused() {
-	for _, d := range l.documents {
-		if !l.refused[d] || d.spec == nil {
+	for _, d := range slices.Collect(maps.Keys(l.refused)) {
+		if d.spec == nil {
 			continue
 		}
 		c := d.checker()
 		for _, r := range d.needs {
-			if target, ok := l.read[r.key()]; !ok || !l.refused[target] {
+			if target := l.read(r.key()); target == nil || !l.refused[target] {
 				l.dangling(c, r)
 			}
 		}
@@ -317,7 +391,7 @@ func (l *loader) hold() (changed bool) {
 	for d := range l.lasts {
 		for _, r := range d.needs {
 			key := r.key()
-			if _, ok := l.before[key]; ok && !l.held[key] && !l.resolves(r) {
+			if _, ok := l.before.Get(key); ok && !l.held[key] && !l.resolves(r) {
 				l.held[key], changed = true, true
 			}
 		}
@@ -325,9 +399,15 @@ func (l *loader) hold() (changed bool) {
 	return changed
 }
 
-func (l *loader) resolves(r reference) bool {
-	target, ok := l.inForce[r.key()]
-	return ok && (r.version == "" || target.spec.(*ServiceSpec).has(r.version))
+func (l *loader) resolves(r reference) bool { return r.resolvedBy(l.inForce(r.key())) }
+
+// resolvedBy says whether a service, which may be nil, is all that the reference is to.
+func (r reference) resolvedBy(target *document) bool {
+	if target == nil {
+		return false
+	}
+	s, ok := target.spec.(*ServiceSpec)
+	return r.version == "" || ok && s.has(r.version)
 }
 
 func (s *ServiceSpec) has(version string) bool {
@@ -339,16 +419,16 @@ func (l *loader) dangling(c *checker, r reference) {
 	if r.key().Name == "" || l.resolves(r) { // none: its being missing is reported already
 		return
 	}
-	target, ok := l.inForce[r.key()]
-	if !ok && r.again {
+	target := l.inForce(r.key())
+	if target == nil && r.again {
 		return
 	}
-	written := l.read[r.key()]
+	written := l.read(r.key())
 	names := make(map[string]bool)
 	switch {
-	case ok && l.isLast(target):
+	case target != nil && l.isLast(target):
 		c.problem(r.path+".version", "", "the service %q has no version %q: its last good version is in force", r.service, r.version)
-	case ok:
+	case target != nil:
 		for _, v := range target.spec.(*ServiceSpec).Versions {
 			names[v.Name] = true
 		}
@@ -356,35 +436,46 @@ func (l *loader) dangling(c *checker, r reference) {
 	case written != nil && l.refused[written]:
 		c.problem(r.path+".service", "", "the service %q is refused itself", r.service)
 	default:
-		for key := range l.inForce {
-			if key.Kind == "Service" {
-				names[key.Ref().String()] = true
-			}
+		for key := range l.services {
+			names[key.Ref().String()] = true
 		}
 		c.problem(r.path+".service", closest(r.service, names), "there is no service %q", r.service)
 	}
 }
 
-// table is the set by key; of nil, an empty one.
-func (s *Set) table() table {
-	if s == nil {
-		return table{}
+// services gives the names of the services in force.
+func (l *loader) services(yield func(Key) bool) {
+	for key := range l.named.All() {
+		if key.Kind == "Service" && l.inForce(key) != nil && !yield(key) {
+			return
+		}
 	}
-	if s.inForce != nil {
-		return s.inForce
+	for key, d := range l.instead {
+		if key.Kind == "Service" && d != nil && l.read(key) == nil && !yield(key) {
+			return
+		}
 	}
-	t := make(table)
-	fill(t, "Mesh", []*Document[MeshSpec]{s.Mesh}, func(d *MeshSpec) spec { return d })
-	fill(t, "Gateway", s.Gateways, func(d *GatewaySpec) spec { return d })
-	fill(t, "Service", s.Services, func(d *ServiceSpec) spec { return d })
-	fill(t, "Route", s.Routes, func(d *RouteSpec) spec { return d })
-	fill(t, "RateLimit", s.RateLimits, func(d *RateLimitSpec) spec { return d })
-	fill(t, "Sampling", []*Document[SamplingSpec]{s.Sampling}, func(d *SamplingSpec) spec { return d })
-	fill(t, "Retention", []*Document[RetentionSpec]{s.Retention}, func(d *RetentionSpec) spec { return d })
-	return t
 }
 
-func fill[S any](t table, kind string, documents []*Document[S], asSpec func(*S) spec) {
+// table is the set by key; of nil, an empty one.
+func (s *Set) table() *table {
+	if s != nil && s.inForce != nil {
+		return s.inForce
+	}
+	t := make(map[Key]*document)
+	if s != nil {
+		fill(t, "Mesh", []*Document[MeshSpec]{s.Mesh}, func(d *MeshSpec) spec { return d })
+		fill(t, "Gateway", s.Gateways, func(d *GatewaySpec) spec { return d })
+		fill(t, "Service", s.Services, func(d *ServiceSpec) spec { return d })
+		fill(t, "Route", s.Routes, func(d *RouteSpec) spec { return d })
+		fill(t, "RateLimit", s.RateLimits, func(d *RateLimitSpec) spec { return d })
+		fill(t, "Sampling", []*Document[SamplingSpec]{s.Sampling}, func(d *SamplingSpec) spec { return d })
+		fill(t, "Retention", []*Document[RetentionSpec]{s.Retention}, func(d *RetentionSpec) spec { return d })
+	}
+	return sorted.NewMap[Key, *document](compareKeys).Edited(sorted.Edits(t, compareKeys))
+}
+
+func fill[S any](t map[Key]*document, kind string, documents []*Document[S], asSpec func(*S) spec) {
 	for _, d := range documents {
 		if d.Metadata.Name == "" { // the default, which nobody wrote
 			continue
@@ -395,34 +486,70 @@ func fill[S any](t table, kind string, documents []*Document[S], asSpec func(*S)
 	}
 }
 
-func (t table) set() *Set {
+// set makes the set, of the last one where Load made that. touched are names of which something was read, or is not any
+// more.
+func (l *loader) set(last *Set, touched map[Key]*group) *Set {
+	if last == nil || last.inForce == nil {
+		last = &Set{inForce: sorted.NewMap[Key, *document](compareKeys)}
+	}
+	changed := make(map[Key]*document)
+	look := func(key Key) {
+		was, _ := last.inForce.Get(key)
+		if d := l.inForce(key); d != was {
+			changed[key] = d
+		}
+	}
+	for key := range touched {
+		look(key)
+	}
+	for _, some := range []iter.Seq[Key]{
+		maps.Keys(l.instead), maps.Keys(last.instead), maps.Keys(l.sameName), maps.Keys(last.read().sameName),
+	} {
+		for key := range some {
+			look(key)
+		}
+	}
+	edits := sorted.Edits(changed, compareKeys)
 	return &Set{
-		inForce:    t,
-		Mesh:       oneOf[MeshSpec](t, "Mesh"),
-		Gateways:   allOf[GatewaySpec](t, "Gateway"),
-		Services:   allOf[ServiceSpec](t, "Service"),
-		Routes:     allOf[RouteSpec](t, "Route"),
-		RateLimits: allOf[RateLimitSpec](t, "RateLimit"),
-		Sampling:   oneOf[SamplingSpec](t, "Sampling"),
-		Retention:  oneOf[RetentionSpec](t, "Retention"),
+		inForce: last.inForce.Edited(edits), instead: l.instead, readings: l.readings,
+		Mesh:       oneOf(last.Mesh, "Mesh", edits),
+		Gateways:   allOf(last.Gateways, "Gateway", edits),
+		Services:   allOf(last.Services, "Service", edits),
+		Routes:     allOf(last.Routes, "Route", edits),
+		RateLimits: allOf(last.RateLimits, "RateLimit", edits),
+		Sampling:   oneOf(last.Sampling, "Sampling", edits),
+		Retention:  oneOf(last.Retention, "Retention", edits),
 	}
 }
 
-func allOf[S any](t table, kind string) []*Document[S] {
-	var all []*Document[S]
-	for key, d := range t {
-		if key.Kind == kind {
-			all = append(all, d.public.(*Document[S]))
+// allOf gives the documents of a kind, of those that there were.
+func allOf[S any](last []*Document[S], kind string, edits []sorted.Edit[Key, *document]) []*Document[S] {
+	var of []sorted.Edit[Ref, *Document[S]]
+	for _, edit := range edits {
+		if edit.Key.Kind != kind {
+			continue
 		}
+		one := sorted.Edit[Ref, *Document[S]]{Key: edit.Key.Ref(), Gone: edit.Gone}
+		if !edit.Gone {
+			one.Value = edit.Value.public.(*Document[S])
+		}
+		of = append(of, one)
 	}
-	slices.SortFunc(all, func(a, b *Document[S]) int { return compareRefs(a.Ref(), b.Ref()) })
-	return all
+	return sorted.Edited(last, of, func(d *Document[S], r Ref) int { return compareRefs(d.Ref(), r) })
 }
 
 // oneOf gives the only document of a kind, or one of all defaults.
-func oneOf[S any](t table, kind string) *Document[S] {
-	if all := allOf[S](t, kind); len(all) > 0 {
+func oneOf[S any](last *Document[S], kind string, edits []sorted.Edit[Key, *document]) *Document[S] {
+	var before []*Document[S]
+	if last != nil && last.Metadata.Name != "" {
+		before = append(before, last)
+	}
+	all := allOf(before, kind, edits)
+	switch {
+	case len(all) > 0:
 		return all[0]
+	case last != nil && last.Metadata.Name == "":
+		return last
 	}
 	s := newSpec[kind]()
 	s.defaults(Metadata{})

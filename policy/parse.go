@@ -21,9 +21,10 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
 // parsed is a file as it was read. Immutable: a file that is read again as it was is not parsed again.
 type parsed struct {
-	name, data string
-	pieces     []piece
-	apart      bool // each piece was parsed by itself, so that it can be taken over by itself
+	name   string
+	data   []byte
+	pieces []piece
+	apart  bool // each piece was parsed by itself, so that it can be taken over by itself
 }
 
 // piece is what a part of a file gave: a document, or mistakes, or nothing.
@@ -32,29 +33,6 @@ type piece struct {
 	document   *document // nil: none
 	problems   []Problem
 	unreadable bool // it is no YAML
-}
-
-// parseFiles parses files, over all processors, but for what is as it was when last was made of them.
-func parseFiles(files []File, last *Set) (all []*parsed, byName map[string]*parsed) {
-	all, byName = make([]*parsed, len(files)), make(map[string]*parsed, len(files))
-	before := make([]*parsed, len(files))
-	var anew []int
-	for i, f := range files {
-		if _, twice := byName[f.Name]; !twice && last != nil { // a document is in one place
-			before[i] = last.read[f.Name]
-		}
-		if p := before[i]; p != nil && p.data == string(f.Data) {
-			all[i] = p
-		} else {
-			anew = append(anew, i)
-		}
-		byName[f.Name] = all[i]
-	}
-	inParallel(len(anew), func(n int) { all[anew[n]] = parse(files[anew[n]], before[anew[n]]) })
-	for _, i := range anew {
-		byName[files[i].Name] = all[i]
-	}
-	return all, byName
 }
 
 // inParallel calls f with each of 0 to n-1, and returns when all calls have.
@@ -75,7 +53,7 @@ func inParallel(n int, f func(int)) {
 // that are as they were stay, unless that does not go: what an error or a directive is about, YAML says of whole files.
 func parse(f File, before *parsed) *parsed {
 	texts := documentTexts(f.Data)
-	p := &parsed{name: f.Name, data: string(f.Data), pieces: make([]piece, len(texts)), apart: true}
+	p := &parsed{name: f.Name, data: f.Data, pieces: make([]piece, len(texts)), apart: true}
 	known := make(map[text]*piece)
 	if before != nil && before.apart {
 		for i := range before.pieces {
@@ -100,7 +78,7 @@ func parse(f File, before *parsed) *parsed {
 		p.pieces[i].text = t
 	})
 	if together.Load() {
-		p.apart, p.pieces = false, parseText(f.Name, p.data, 0, texts)
+		p.apart, p.pieces = false, parseText(f.Name, string(p.data), 0, texts)
 	}
 	return p
 }

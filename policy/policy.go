@@ -7,10 +7,7 @@
 // returns.
 package policy
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // APIVersion is the only apiVersion there is. It may be left out of a document.
 const APIVersion = "weir.dev/v1"
@@ -106,8 +103,10 @@ type Set struct {
 	Sampling  *Document[SamplingSpec]
 	Retention *Document[RetentionSpec]
 
-	inForce table              // the same documents by key; nil in sets that Load did not make
-	read    map[string]*parsed // the files that it was made of, for the next Load
+	// Of sets that Load made, for the next Load:
+	inForce  *table            // the same documents, by key; nil in other sets
+	instead  map[Key]*document // what is in force where it is not what was read; nil: nothing
+	readings *readings
 }
 
 // Service gives the named service, or nil.
@@ -121,13 +120,13 @@ func (s *Set) Service(ref Ref) *Document[ServiceSpec] {
 
 // Same says whether both sets are of the same documents, and those written in the same places.
 func (s *Set) Same(o *Set) bool {
-	return maps.EqualFunc(s.table(), o.table(), func(a, b *document) bool {
+	return s.table().Same(o.table(), func(a, b *document) bool {
 		x, y := a.origin, b.origin
 		return a == b || x.File == y.File && x.Line == y.Line && x.Hash == y.Hash && x.layout == y.layout
 	})
 }
 
-// File is the content of one file, or of one key of a ConfigMap.
+// File is the content of one file, or of one key of a ConfigMap. Load keeps it: its data must not be changed.
 type File struct {
 	Name string
 	Data []byte

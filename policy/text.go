@@ -70,7 +70,7 @@ type Written struct {
 // Written gives the documents of a set that somebody wrote, by file and line. Load makes the same set of them.
 func (s *Set) Written() []Written {
 	var all []Written
-	for key, d := range s.table() {
+	for key, d := range s.table().All() {
 		all = append(all, Written{Key: key, File: d.origin.File, Line: d.origin.text.line, Text: d.origin.text.text})
 	}
 	slices.SortFunc(all, func(a, b Written) int {
