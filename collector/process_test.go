@@ -32,6 +32,8 @@ type collector struct {
 	metrics string
 	jaeger  string
 	zipkin  string
+	red     string
+	configs []string
 	process *exec.Cmd
 	exited  chan struct{}
 	output  *os.File
@@ -41,19 +43,19 @@ type collector struct {
 // newCollector prepares a collector; policy documents are in a folder of their own, which the test may change.
 func newCollector(t *testing.T, s3 *servers.S3, policy string) *collector {
 	t.Helper()
-	ports := freePorts(t, 7)
+	ports := freePorts(t, 8)
 	output, err := os.Create(filepath.Join(t.TempDir(), "collector.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &collector{otlp: ports[0], health: ports[1], metrics: ports[2], jaeger: ports[3], zipkin: ports[4], output: output, binary: build(t)}
+	c := &collector{otlp: ports[0], health: ports[1], metrics: ports[2], jaeger: ports[3], zipkin: ports[4], red: ports[7], configs: []string{"config.yaml"}, output: output, binary: build(t)}
 	_, metricsPort, _ := net.SplitHostPort(c.metrics)
 	c.env = []string{
 		"WEIR_OTLP_GRPC=" + c.otlp, "WEIR_OTLP_HTTP=" + ports[5], "WEIR_HEALTH=" + c.health,
 		"WEIR_JAEGER_GRPC=" + c.jaeger, "WEIR_JAEGER_HTTP=" + ports[6], "WEIR_ZIPKIN=" + c.zipkin,
 		"WEIR_METRICS_PORT=" + metricsPort, "WEIR_POLICY=" + policy, "WEIR_QUEUE=" + t.TempDir(),
 		"AWS_ACCESS_KEY_ID=" + s3.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3.SecretKey, "AWS_EC2_METADATA_DISABLED=true",
-		"HOME=" + t.TempDir(), "WEIR_ARCHIVE_FLUSH=1s",
+		"HOME=" + t.TempDir(), "WEIR_ARCHIVE_FLUSH=1s", "WEIR_RED_METRICS=" + c.red, "WEIR_RED_FLUSH=100ms",
 	}
 	t.Cleanup(func() {
 		c.kill(t)
@@ -81,7 +83,11 @@ func build(t *testing.T) string {
 // start runs it, and returns when it is ready.
 func (c *collector) start(t *testing.T) {
 	t.Helper()
-	c.process = exec.Command(c.binary, "--config", "config.yaml")
+	var args []string
+	for _, file := range c.configs {
+		args = append(args, "--config", file)
+	}
+	c.process = exec.Command(c.binary, args...)
 	c.process.Env, c.process.Stdout, c.process.Stderr = c.env, c.output, c.output
 	if err := c.process.Start(); err != nil {
 		t.Fatal(err)

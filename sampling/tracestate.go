@@ -39,6 +39,14 @@ func (s State) RandomnessOf(traceID [16]byte) Randomness {
 	return FromTraceID(traceID)
 }
 
+// AdjustedCount is how many spans one with this state stands for: 1 where nothing, or nothing true, is said of a threshold.
+func (s State) AdjustedCount(r Randomness) float64 {
+	if s.HasThreshold && s.Threshold.Keep(r) {
+		return s.Threshold.AdjustedCount()
+	}
+	return 1
+}
+
 // Final is the threshold of a span which others may have sampled before: the higher of theirs and ours. Theirs is
 // ignored where it contradicts itself, because the span would not have come through it.
 func (s State) Final(ours Threshold, r Randomness) Threshold {

@@ -141,9 +141,7 @@ func keep(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted f
 	} else {
 		earlier := sampling.ParseState(tracestate)
 		randomness := earlier.RandomnessOf(span.TraceID())
-		if earlier.HasThreshold && earlier.Threshold.Keep(randomness) {
-			adjusted = earlier.Threshold.AdjustedCount()
-		}
+		adjusted = earlier.AdjustedCount(randomness)
 		if threshold = earlier.Final(threshold, randomness); !threshold.Keep(randomness) {
 			return false, adjusted
 		}

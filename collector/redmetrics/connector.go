@@ -1,0 +1,145 @@
+package redmetrics
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/connector"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/machinenativeops/weir/sampling"
+)
+
+const scopeName = "github.com/machinenativeops/weir/collector/redmetrics"
+
+// counter counts spans and sends on what it has counted.
+type counter struct {
+	cfg      *Config
+	logger   *zap.Logger
+	resource pcommon.Resource // the collector's own
+	next     consumer.Metrics
+	series   *register
+	told     metric.Registration
+
+	stop chan struct{}
+	done sync.WaitGroup
+	once sync.Once
+}
+
+func newCounter(set connector.Settings, cfg *Config, next consumer.Metrics) (*counter, error) {
+	c := &counter{
+		cfg: cfg, logger: set.Logger, resource: set.Resource, next: next,
+		series: newRegister(cfg), stop: make(chan struct{}),
+	}
+	meter := set.MeterProvider.Meter(scopeName)
+	held, err := meter.Int64ObservableGauge("weir_red_metrics_series",
+		metric.WithDescription("Series held."), metric.WithUnit("{series}"))
+	if err != nil {
+		return nil, err
+	}
+	over, err := meter.Int64ObservableCounter("weir_red_metrics_overflow",
+		metric.WithDescription("Spans counted together, since there were too many series."), metric.WithUnit("{spans}"))
+	if err != nil {
+		return nil, err
+	}
+	c.told, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveInt64(held, c.series.held.Load())
+		o.ObserveInt64(over, c.series.overflown.Load())
+		return nil
+	}, held, over)
+	return c, err
+}
+
+// Capabilities implements [consumer.Traces].
+func (c *counter) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+// Start implements [component.Component].
+func (c *counter) Start(context.Context, component.Host) error {
+	c.done.Go(c.run)
+	return nil
+}
+
+func (c *counter) run() {
+	tick := time.NewTicker(c.cfg.FlushInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case now := <-tick.C:
+			c.flush(context.Background(), now)
+		}
+	}
+}
+
+// Shutdown implements [component.Component]. It sends on what was counted since the last flush.
+func (c *counter) Shutdown(ctx context.Context) error {
+	var err error
+	c.once.Do(func() {
+		close(c.stop)
+		c.done.Wait()
+		c.flush(ctx, time.Now())
+		err = c.told.Unregister()
+	})
+	return errors.Join(err)
+}
+
+// flush sends on all series. What the next component refuses is in the next flush: sums only grow.
+func (c *counter) flush(ctx context.Context, now time.Time) {
+	md := pmetric.NewMetrics()
+	rm := md.ResourceMetrics().AppendEmpty()
+	c.resource.CopyTo(rm.Resource())
+	c.series.appendTo(rm.ScopeMetrics().AppendEmpty(), now)
+	if md.DataPointCount() == 0 {
+		return
+	}
+	if err := c.next.ConsumeMetrics(ctx, md); err != nil {
+		c.logger.Error("metrics of spans are not taken; the next ones have all that these had", zap.Error(err))
+	}
+}
+
+// ConsumeTraces implements [consumer.Traces]: it counts the spans, and neither changes nor keeps them.
+func (c *counter) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
+	now := time.Now()
+	for _, rs := range td.ResourceSpans().All() {
+		c.countResource(rs, now)
+	}
+	return nil
+}
+
+func (c *counter) countResource(rs ptrace.ResourceSpans, now time.Time) {
+	service := c.series.lock(rs.Resource())
+	defer service.mu.Unlock()
+	var state stateCache
+	for _, ss := range rs.ScopeSpans().All() {
+		for _, span := range ss.Spans().All() {
+			s := c.series.find(service, span, rs.Resource(), now)
+			s.add(span, state.adjustedCount(span), c.cfg.Exemplars)
+		}
+	}
+}
+
+// stateCache remembers the last tracestate read: those of one service are mostly alike.
+type stateCache struct {
+	text  string
+	state sampling.State
+}
+
+func (c *stateCache) adjustedCount(span ptrace.Span) float64 {
+	text := span.TraceState().AsRaw()
+	if text == "" { // the usual case before any sampling
+		return 1
+	}
+	if text != c.text {
+		c.text, c.state = text, sampling.ParseState(text)
+	}
+	return c.state.AdjustedCount(c.state.RandomnessOf(span.TraceID()))
+}
