@@ -2,9 +2,11 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -306,18 +308,18 @@ func takesAll(t *testing.T, text []byte) (clusters int) {
 	if len(view[xds.ListenerType]) == 0 {
 		t.Skip("nothing for a library")
 	}
-	server, g := serve.New(slog.New(slog.DiscardHandler)), grpc.NewServer(serve.GRPCOptions()...)
+	server := serve.New(slog.New(slog.DiscardHandler))
 	server.Apply(snapshot)
-	server.Register(g)
+	transport := server.Server(http.NotFoundHandler())
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- g.Serve(l) }()
+	go func() { done <- transport.Serve(l) }()
 	defer func() {
-		g.Stop()
-		if err := <-done; err != nil {
+		transport.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	}()

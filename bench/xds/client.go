@@ -95,7 +95,7 @@ var version = &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.
 func (f *fleet) run(ctx context.Context, i int) error {
 	conn, err := grpc.NewClient("passthrough:///"+f.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10), grpc.WithSharedWriteBuffer(true),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(256<<20)))
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(256<<20), grpc.WaitForReady(true)))
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -38,8 +39,11 @@ import (
 // control is a control plane that serves a set.
 type control interface {
 	apply(set *policy.Set) error
-	register(g *grpc.Server)
+	transport() transport
 }
+
+// transport serves until the process ends.
+type transport interface{ Serve(l net.Listener) error }
 
 // runServer serves on a free port, which it prints, and obeys lines on standard input until that ends:
 //
@@ -66,13 +70,11 @@ func runServer(kind string, services, proxies int) error {
 	if err := c.apply(set); err != nil {
 		return err
 	}
-	g := grpc.NewServer(serve.GRPCOptions()...)
-	c.register(g)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	go func() { _ = g.Serve(l) }()
+	go func() { _ = c.transport().Serve(l) }()
 	fmt.Println(l.Addr())
 	var cpu profiler
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -170,7 +172,14 @@ func (w weir) apply(set *policy.Set) error {
 	return nil
 }
 
-func (w weir) register(g *grpc.Server) { w.server.Register(g) }
+func (w weir) transport() transport { return w.server.Server(http.NotFoundHandler()) }
+
+// overGRPC serves a cache as go-control-plane's users do, with the buffers that cost it the least here.
+func overGRPC(c cache.Cache) transport {
+	g := grpc.NewServer(grpc.ReadBufferSize(1<<10), grpc.MaxRecvMsgSize(64<<20))
+	discoverysvcv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(context.Background(), c, nil))
+	return g
+}
 
 // resources are the same services in the peers' terms: a route configuration for each service, since their caches know
 // no virtual hosts, and one listener for all.
@@ -240,7 +249,7 @@ func (l *linear) apply(set *policy.Set) error {
 	return nil
 }
 
-func (l *linear) register(g *grpc.Server) {
+func (l *linear) transport() transport {
 	mux := &cache.MuxCache{
 		Classify:      func(r *cache.Request) string { return r.GetTypeUrl() },
 		ClassifyDelta: func(r *cache.DeltaRequest) string { return r.GetTypeUrl() },
@@ -249,7 +258,7 @@ func (l *linear) register(g *grpc.Server) {
 	for kind, c := range l.caches {
 		mux.Caches[kind] = c
 	}
-	discoverysvcv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(context.Background(), mux, nil))
+	return overGRPC(mux)
 }
 
 // snapshots is go-control-plane's SnapshotCache, with one snapshot that all proxies share.
@@ -292,8 +301,6 @@ func (s *snapshots) apply(set *policy.Set) error {
 	return nil
 }
 
-func (s *snapshots) register(g *grpc.Server) {
-	discoverysvcv3.RegisterAggregatedDiscoveryServiceServer(g, serverv3.NewServer(context.Background(), s.cache, nil))
-}
+func (s *snapshots) transport() transport { return overGRPC(s.cache) }
 
 func nodeID(i, services int) string { return fmt.Sprintf("service~shop/s%d~%d", i%services, i) }

@@ -17,7 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/ratelimit/quota"
@@ -152,13 +156,12 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	}
 	plane := newPlane(log, registry, limits, streams, xds.Options{RateLimitAddress: dial})
 
-	xdsServer := grpc.NewServer(serve.GRPCOptions()...)
-	streams.Register(xdsServer)
+	xdsServer := streams.Server(xdsHandler())
 	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 
 	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())
 	tasks, ctx := errgroup.WithContext(ctx)
-	tasks.Go(func() error { return serveGRPC(ctx, xdsServer, l.xds) })
+	tasks.Go(func() error { return serveXDS(ctx, xdsServer, l.xds) })
 	tasks.Go(func() error { return serveLimits(ctx, limits, quotas, l.limit) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })
 	updates := make(chan source.Update)
@@ -178,11 +181,22 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	return nil
 }
 
-// serveGRPC serves until ctx is done. Streams are cut rather than drained: an Envoy keeps what it has and comes back.
-func serveGRPC(ctx context.Context, s *grpc.Server, l net.Listener) error {
-	stop := context.AfterFunc(ctx, s.Stop)
+// xdsHandler has what is asked on the port of discovery beside that.
+func xdsHandler() http.Handler {
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, health.NewServer())
+	reflection.Register(g)
+	return g
+}
+
+// serveXDS serves until ctx is done. Streams are cut rather than drained: an Envoy keeps what it has and comes back.
+func serveXDS(ctx context.Context, s *h2.Server, l net.Listener) error {
+	stop := context.AfterFunc(ctx, s.Close)
 	defer stop()
-	return s.Serve(l)
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 func serveHTTP(ctx context.Context, s *http.Server, l net.Listener) error {

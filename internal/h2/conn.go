@@ -1,8 +1,10 @@
 package h2
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -21,18 +23,26 @@ const (
 	maxUnwritten  = 256 << 10 // bytes of answers at which no more questions are read
 	firstBuffer   = 4 << 10
 	largestBuffer = 64 << 10
+	pourSize      = 32 << 10 // bytes of calls' messages that are written at once
 	writeTimeout  = 30 * time.Second
+	sweep         = 10 * time.Second // how often connections are looked at
+	silentSweeps  = 3                // after so many a client that says nothing is asked whether it is there
 )
 
+var errSilent = errors.New("the client does not answer")
+
 // conn is one connection. One goroutine reads it; whoever has something to write does that, unless somebody else is
-// at it, who then takes it along.
+// at it, who then takes it along. What there is no room for is left to a goroutine that waits for it, so that nobody else
+// does.
 type conn struct {
-	srv   *Server
-	nc    net.Conn
-	state *tls.ConnectionState // nil without TLS
+	srv    *Server
+	nc     net.Conn
+	socket *socket              // nil: nc is read and written as it is
+	state  *tls.ConnectionState // nil without TLS
 
 	// Of the goroutine that reads, which holds mu but while it waits for the network.
-	in       []byte // in[from:to] is not read yet
+	in       []byte // in[from:to] is not read yet; nil while a socket waits
+	first    []byte // what in is, without a socket, while little comes
 	from, to int
 	decoder  *hpack.Decoder
 	fields   []hpack.HeaderField // of the block that was decoded last
@@ -43,10 +53,13 @@ type conn struct {
 
 	mu         sync.Mutex // guards everything below, and all streams
 	written    sync.Cond  // out has become shorter
-	out, spare []byte     // out is to be written
-	writing    bool
-	err        error // of the connection: nothing goes any more
+	out        []byte     // to be written; nil while nothing is
+	pouring    []*Call    // those that may have messages to write
+	writing    bool       // somebody is at it
+	err        error      // of the connection: nothing goes any more
 	streams    map[uint32]*stream
+	over       []*Call   // that have ended, and are not told so yet
+	gatherer   *Call     // whose long message is being read, as admitted; nil: none is
 	free       []*stream // for questions to come
 	last       uint32    // the highest stream
 	gathering  int       // bytes of questions that are not complete
@@ -61,14 +74,21 @@ type conn struct {
 	draining   bool // no calls are taken after last
 	announced  bool // that it will be so
 	greeted    bool // our preface is in out
+	heard      bool // something, since the last sweep
+	waits      bool // reading waits to be admitted: that nothing is heard says nothing
+	silent     int  // sweeps since something was heard
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
-		srv: s, nc: nc, in: make([]byte, firstBuffer), streams: map[uint32]*stream{},
+		srv: s, nc: nc, streams: map[uint32]*stream{},
 		recvWindow: connWindow, sendWindow: defaultWindow, peerWindow: defaultWindow, peerFrame: maxFrame,
 	}
 	c.written.L = &c.mu
+	if c.socket = newSocket(nc, c.room, c.idle); c.socket == nil {
+		c.first = make([]byte, firstBuffer)
+		c.in = c.first
+	}
 	c.decoder = hpack.NewDecoder(4096, c.field)
 	c.decoder.SetMaxStringLength(maxHeaders)
 	return c
@@ -96,6 +116,11 @@ func (c *conn) serve() {
 	} else {
 		c.end(protocolError)
 	}
+	for c.writing { // by somebody who sees now that the connection is closed
+		c.written.Wait()
+	}
+	c.tellOver()
+	c.idle()
 }
 
 // greet exchanges prefaces.
@@ -106,7 +131,7 @@ func (c *conn) greet() bool {
 	c.out = appendSetting(c.out, settingMaxFrame, maxFrame)
 	c.out = appendSetting(c.out, settingMaxHeaders, maxHeaders)
 	c.out = appendWindowUpdate(c.out, 0, connWindow-defaultWindow)
-	c.greeted = true
+	c.greeted, c.heard = true, true
 	if c.announced {
 		c.appendFarewell()
 	}
@@ -134,9 +159,13 @@ func (c *conn) read() error {
 			if !ok {
 				break
 			}
+			if c.out == nil {
+				c.out = takeBuffer()[:0]
+			}
 			if err := c.handle(&f); err != nil {
 				return err
 			}
+			c.tellOver()
 		}
 		if err := c.fill(); err != nil {
 			return err
@@ -176,54 +205,159 @@ func (c *conn) fill() error {
 	switch {
 	case c.from == c.to:
 		c.from, c.to = 0, 0
-	case c.to == len(c.in):
+	case c.to == len(c.in) && c.from > 0:
 		c.to = copy(c.in, c.in[c.from:c.to])
 		c.from = 0
 	}
-	if c.to == len(c.in) {
-		c.in = append(make([]byte, 0, 2*len(c.in)), c.in...)
-		c.in = c.in[:cap(c.in)]
-	}
 	c.mu.Unlock()
-	n, err := c.nc.Read(c.in[c.to:])
+	n, err := c.readMore()
 	c.mu.Lock()
-	if c.to += n; c.to == len(c.in) && len(c.in) < largestBuffer && c.from == 0 {
-		in := make([]byte, 2*len(c.in))
-		copy(in, c.in)
-		c.in = in
-	}
+	c.to += n
+	c.heard = true
 	if n > 0 {
 		return nil
 	}
 	return err
 }
 
-// flush writes everything, unless somebody does already.
-func (c *conn) flush() {
-	if c.writing {
-		return
+func (c *conn) readMore() (int, error) {
+	if c.socket != nil {
+		return c.socket.Read()
 	}
-	c.writing = true
-	for len(c.out) > 0 && c.err == nil {
+	if c.to == len(c.in) {
+		c.grow()
+	}
+	n, err := c.nc.Read(c.in[c.to:])
+	switch {
+	case c.to+n == len(c.in) && len(c.in) < largestBuffer:
+		c.grow() // there is more, as a rule
+	case c.to == 0 && n < firstBuffer/2 && len(c.in) > firstBuffer:
+		copy(c.first, c.in[:n])
+		giveBuffer(c.in)
+		c.in = c.first
+	}
+	return n, err
+}
+
+// grow makes in large. A frame is never longer than that.
+func (c *conn) grow() {
+	in := takeBuffer()
+	copy(in, c.in)
+	c.in = in
+}
+
+// room gives where to read to.
+func (c *conn) room() []byte {
+	if c.in == nil {
+		c.in = takeBuffer()
+	}
+	return c.in[c.to:]
+}
+
+// idle lets go of what to read to, where nothing of it is still to be handled.
+func (c *conn) idle() {
+	if c.to == 0 && c.in != nil {
+		giveBuffer(c.in)
+		c.in = nil
+	}
+}
+
+// flush writes everything that there is room for, unless somebody does already. It waits only for a connection that
+// has no socket.
+func (c *conn) flush() {
+	if !c.writing {
+		c.writing = true
+		c.writeOut()
+	}
+}
+
+// flushSoon does what flush does, and never waits.
+func (c *conn) flushSoon() {
+	switch {
+	case c.writing, c.err != nil:
+	case c.socket != nil:
+		c.flush()
+	default:
+		c.writing = true
+		go func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.writeOut()
+		}()
+	}
+}
+
+// writeOut writes until there is nothing to write or no room. The caller has set writing.
+func (c *conn) writeOut() {
+	for c.pour(); len(c.out) > 0 && c.err == nil; c.pour() {
 		b := c.out
-		c.out, c.spare = c.spare[:0], nil
+		c.out = nil
 		c.mu.Unlock()
-		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, err := c.nc.Write(b)
+		rest, err := c.write(b)
 		c.mu.Lock()
-		if cap(b) <= largestBuffer {
-			c.spare = b[:0]
-		}
 		if err != nil {
 			c.fail(err)
 		}
 		c.written.Broadcast()
+		if len(rest) > 0 && err == nil {
+			go c.writeRest(rest)
+			return
+		}
 	}
 	c.writing = false
+	c.written.Broadcast()
 	if c.draining && len(c.streams) == 0 {
 		_ = c.nc.Close()
 	}
 }
+
+// write gives what there was no room for, as a copy.
+func (c *conn) write(b []byte) (rest []byte, err error) {
+	defer giveBuffer(b)
+	if c.socket == nil {
+		return nil, c.writeAll(b)
+	}
+	n, err := c.socket.Write(b)
+	return bytes.Clone(b[n:]), err
+}
+
+func (c *conn) writeAll(b []byte) error {
+	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := c.nc.Write(b)
+	_ = c.nc.SetWriteDeadline(time.Time{})
+	return err
+}
+
+// writeRest waits until a client has read so much that there is room, and goes on.
+func (c *conn) writeRest(rest []byte) {
+	err := c.writeAll(rest)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.fail(err)
+	}
+	c.writeOut()
+}
+
+// check asks a client that has said nothing for long whether it is there, and gives up one that does not answer.
+func (c *conn) check() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.heard || c.waits || !c.settled: // who has not greeted has a deadline
+		c.heard, c.silent = false, 0
+		return
+	case c.silent >= silentSweeps:
+		c.fail(errSilent)
+		return
+	}
+	if c.silent++; c.silent == silentSweeps {
+		c.out = append(appendHead(c.out, len(keepalivePing), framePing, 0, 0), keepalivePing...)
+		c.flushSoon()
+	}
+}
+
+const keepalivePing = "weir-are"
 
 // fail ends the connection for everybody who waits on it.
 func (c *conn) fail(err error) {
@@ -234,6 +368,7 @@ func (c *conn) fail(err error) {
 	for _, s := range c.streams {
 		s.abort()
 	}
+	c.pouring = nil
 	c.written.Broadcast()
 }
 
@@ -536,6 +671,10 @@ func (c *conn) headed(f *frame, block []byte) error {
 	}
 	s := c.open(f.stream)
 	s.ended = f.flags&flagEndStream != 0
+	if c.srv.Calls != nil && !s.ended && r.isGRPC() && s.begin(&r) {
+		c.fields = nil // no others come, as a rule
+		return nil
+	}
 	if s.unary = !s.ended && r.isUnary(c.srv.Path); s.unary {
 		s.timeout, s.length = r.timeout, r.length
 		return nil
@@ -572,6 +711,9 @@ func (c *conn) drop(s *stream) {
 		return
 	}
 	delete(c.streams, s.id)
+	if s.call != nil {
+		s.call.leave()
+	}
 	c.pending -= len(s.pending)
 	s.pending = nil
 	if s.unary && !s.ended {
@@ -605,8 +747,13 @@ func (c *conn) data(f *frame) error {
 	if !f.unpad() {
 		return protocolError
 	}
-	if s.unary {
+	if s.unary || s.call != nil {
 		c.credit(length)
+	}
+	switch {
+	case s.call != nil:
+		return s.call.data(f, length)
+	case s.unary:
 		return s.gather(f, length)
 	}
 	c.credit(length - len(f.payload)) // the padding

@@ -192,8 +192,11 @@ func validTrailers(fields []hpack.HeaderField) bool {
 	return true
 }
 
-func (r *request) isUnary(path string) bool {
-	return r.path == path && r.method == http.MethodPost && (r.encoding == "" || r.encoding == "identity") &&
+func (r *request) isUnary(path string) bool { return r.path == path && r.isGRPC() }
+
+// isGRPC says whether it is a call, of messages that are not compressed.
+func (r *request) isGRPC() bool {
+	return r.method == http.MethodPost && (r.encoding == "" || r.encoding == "identity") &&
 		(r.contentType == "application/grpc" || r.contentType == "application/grpc+proto")
 }
 

@@ -1,6 +1,11 @@
-// Package h2 is an HTTP/2 server (RFC 9113) made for one unary gRPC method that is asked very often: its questions are
-// read where they lie, answered by the goroutine that reads the connection, and written together. Everything else on
-// the same connections goes to an [http.Handler], such as a *grpc.Server.
+// Package h2 is an HTTP/2 server (RFC 9113) made for two kinds of gRPC methods. One is unary and asked very often: its
+// questions are read where they lie, answered by the goroutine that reads the connection, and written together. The
+// other are streams in both directions that thousands of clients keep open and say little on: such a call has no
+// goroutine and no buffer of its own, messages are given to a [Receiver], and what goes out are bytes that many may share.
+// Everything else on the same connections goes to an [http.Handler], such as a *grpc.Server.
+//
+// No client costs another anything: what it does not read is bounded, long messages are taken in the order in which they
+// begin and so many bytes at a time, and one that is silent for half a minute and does not answer a ping is given up.
 package h2
 
 import (
@@ -11,6 +16,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Unary answers the calls of one method. Its methods are called by many goroutines.
@@ -27,17 +34,22 @@ type Unary interface {
 type Server struct {
 	Path    string // of the method: /package.Service/Method
 	Unary   Unary
+	Calls   Calls        // of methods whose both sides are streams; nil: none is
 	Handler http.Handler // of everything else
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool
 	conns     map[*conn]bool
 	closing   bool
-	done      sync.WaitGroup // of connections
+	gate      *semaphore.Weighted // bytes of long messages that are taken at once
+	ctx       context.Context     // until it is closing
+	cancel    context.CancelFunc
+	done      sync.WaitGroup // of connections, and of watch
 }
 
-// handshakeTimeout is how long a client may take until it has sent its preface.
-const handshakeTimeout = 10 * time.Second
+// handshakeTimeout is how long a client may take until it has sent its preface: long, since thousands may come at once to
+// a machine that is busy.
+const handshakeTimeout = 60 * time.Second
 
 // Serve accepts connections until [Server.Close] or [Server.Shutdown], and then gives [http.ErrServerClosed]. Those of
 // a TLS listener must agree on "h2".
@@ -79,6 +91,9 @@ func (s *Server) track(l net.Listener) bool {
 	if s.listeners == nil {
 		s.listeners = map[net.Listener]bool{}
 		s.conns = map[*conn]bool{}
+		s.gate = semaphore.NewWeighted(gateSize)
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+		s.done.Go(s.watch)
 	}
 	s.listeners[l] = true
 	return true
@@ -133,14 +148,40 @@ func (s *Server) Close() {
 	}
 }
 
+// watch looks after connections that have gone silent.
+func (s *Server) watch() {
+	t := time.NewTicker(sweep)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+			for _, c := range s.all() {
+				c.check()
+			}
+		}
+	}
+}
+
 // stop closes the listeners and gives the connections.
 func (s *Server) stop() []*conn {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closing = true
+	if s.cancel != nil {
+		s.cancel()
+	}
 	for l := range s.listeners {
 		_ = l.Close()
 	}
+	clear(s.listeners)
+	s.mu.Unlock()
+	return s.all()
+}
+
+func (s *Server) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	conns := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
 		conns = append(conns, c)

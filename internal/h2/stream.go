@@ -32,6 +32,7 @@ type stream struct {
 	pending []byte    // a unary answer that waits for a window
 	sent    int       // bytes of it
 	changed sync.Cond // of all others: body, window, or an end; L is nil for unary
+	call    *Call     // nil: it is none
 }
 
 const prefixSize = 5 // of a message of gRPC: a flag, and its length
@@ -41,6 +42,9 @@ func (s *stream) abort() {
 	s.aborted = true
 	if s.cancel != nil {
 		s.cancel()
+	}
+	if s.call != nil {
+		s.call.abort()
 	}
 	s.wake()
 }
@@ -97,6 +101,8 @@ func (s *stream) requestEnded() error {
 	switch {
 	case !s.count(0, true):
 		return s.c.refuse(s.id, protocolError)
+	case s.call != nil:
+		s.call.ended()
 	case s.unary:
 		s.c.gathering -= len(s.body)
 		s.ask(s.body)
@@ -189,6 +195,9 @@ func (s *stream) unblock() {
 	if s.pending != nil {
 		s.send()
 	}
+	if s.call != nil {
+		s.call.pourLater()
+	}
 	s.wake()
 }
 
@@ -221,12 +230,16 @@ func (s *stream) fail(err *status.Status) {
 	c := s.c
 	block := appendLiteral(c.prefix(nil), ":status", "200")
 	block = appendLiteral(block, "content-type", "application/grpc")
-	block = appendLiteral(block, "grpc-status", statusCode(err.Code()))
-	if err.Message() != "" {
-		block = appendLiteral(block, "grpc-message", encodeMessage(err.Message()))
-	}
-	c.out = appendBlock(c.out, s.id, flagEndStream, block, c.peerFrame)
+	c.out = appendBlock(c.out, s.id, flagEndStream, appendStatus(block, err), c.peerFrame)
 	c.drop(s)
+}
+
+func appendStatus(block []byte, s *status.Status) []byte {
+	block = appendLiteral(block, "grpc-status", statusCode(s.Code()))
+	if s.Message() != "" {
+		block = appendLiteral(block, "grpc-message", encodeMessage(s.Message()))
+	}
+	return block
 }
 
 // wait has a question answered by a goroutine.

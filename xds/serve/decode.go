@@ -6,7 +6,6 @@ import (
 	"unicode/utf8"
 
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -16,20 +15,16 @@ const long = 4 << 10
 
 var initialVersions = field(&discoverysvcv3.DeltaDiscoveryRequest{}, "initial_resource_versions")
 
-// Unmarshal implements encoding.CodecV2.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*discoverysvcv3.DeltaDiscoveryRequest)
-	if !ok || data.Len() < long {
-		return c.CodecV2.Unmarshal(data, v)
-	}
-	buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
-	defer buffer.Free()
-	return unmarshalRequest(buffer.ReadOnlyData(), r)
-}
-
 // unmarshalRequest does what proto.Unmarshal does, with a seventh of the allocations where a request has a thousand versions: names
 // and versions are parts of one string, and their map is made once, large enough. After a restart it is most of the work.
 func unmarshalRequest(b []byte, r *discoverysvcv3.DeltaDiscoveryRequest) error {
+	if len(b) < long {
+		return proto.Unmarshal(b, r)
+	}
+	return unmarshalLong(b, r)
+}
+
+func unmarshalLong(b []byte, r *discoverysvcv3.DeltaDiscoveryRequest) error {
 	var rest []byte // all other fields
 	count, size := 0, 0
 	if err := fields(b, func(number protowire.Number, whole, value []byte) {

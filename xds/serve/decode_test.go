@@ -41,7 +41,7 @@ func TestUnmarshalRequest(t *testing.T) {
 			b = b[:random.IntN(len(b))]
 		}
 		want, got := new(discoverysvcv3.DeltaDiscoveryRequest), new(discoverysvcv3.DeltaDiscoveryRequest)
-		wantErr, gotErr := proto.Unmarshal(b, want), serve.UnmarshalRequest(b, got)
+		wantErr, gotErr := proto.Unmarshal(b, want), serve.UnmarshalLong(b, got)
 		if (wantErr == nil) != (gotErr == nil) {
 			t.Fatalf("%x: %v, want %v", b, gotErr, wantErr)
 		}
@@ -65,7 +65,7 @@ func BenchmarkUnmarshalRequest(b *testing.B) {
 		b.Fatal(err)
 	}
 	for name, unmarshal := range map[string]func([]byte, *discoverysvcv3.DeltaDiscoveryRequest) error{
-		"weir": serve.UnmarshalRequest, "protobuf": func(b []byte, r *discoverysvcv3.DeltaDiscoveryRequest) error { return proto.Unmarshal(b, r) },
+		"weir": serve.UnmarshalLong, "protobuf": func(b []byte, r *discoverysvcv3.DeltaDiscoveryRequest) error { return proto.Unmarshal(b, r) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -5,9 +5,6 @@ import (
 	"sync"
 
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc/encoding"
-	_ "google.golang.org/grpc/encoding/proto" // registers the codec that takes everything else
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -19,9 +16,9 @@ import (
 // wireResource is a resource as part of a response: encoded once, and its parts go into the responses of all proxies as
 // they are. A response may say its repeated fields in any order.
 type wireResource struct {
-	delta mem.Buffer // what comes before the body in a DeltaDiscoveryResponse
-	sotw  mem.Buffer // and in a DiscoveryResponse
-	body  mem.Buffer
+	delta []byte // what comes before the body in a DeltaDiscoveryResponse
+	sotw  []byte // and in a DiscoveryResponse
+	body  []byte
 }
 
 // run is items that many proxies are sent together, as one piece. Making a response of a thousand pieces costs each
@@ -32,44 +29,43 @@ type run struct {
 }
 
 type onceBuffer struct {
-	once   sync.Once
-	buffer mem.Buffer
+	once sync.Once
+	all  []byte
 }
 
 // join gives the resources of items as one piece, made by the first that asks.
-func (o *onceBuffer) join(items []*item, head func(*wireResource) mem.Buffer) mem.Buffer {
+func (o *onceBuffer) join(items []*item, head func(*wireResource) []byte) []byte {
 	o.once.Do(func() {
 		n := 0
 		for _, i := range items {
-			n += head(i.wire).Len() + i.wire.body.Len()
+			n += len(head(i.wire)) + len(i.wire.body)
 		}
-		all := make([]byte, 0, n)
+		o.all = make([]byte, 0, n)
 		for _, i := range items {
-			all = append(append(all, head(i.wire).ReadOnlyData()...), i.wire.body.ReadOnlyData()...)
+			o.all = append(append(o.all, head(i.wire)...), i.wire.body...)
 		}
-		o.buffer = mem.SliceBuffer(all)
 	})
-	return o.buffer
+	return o.all
 }
 
-func deltaHead(w *wireResource) mem.Buffer { return w.delta }
-func sotwHead(w *wireResource) mem.Buffer  { return w.sotw }
+func deltaHead(w *wireResource) []byte { return w.delta }
+func sotwHead(w *wireResource) []byte  { return w.sotw }
 
 // fewest is how many items make a run worth its memory, which is theirs once more.
 const fewest = 8
 
-// pieces appends the resources of a response.
-func (r *response) pieces(f frame, head func(*wireResource) mem.Buffer, of func(*run) *onceBuffer) frame {
+// pieces gives a response that begins so with its resources.
+func (r *response) pieces(begin []byte, head func(*wireResource) []byte, of func(*run) *onceBuffer) [][]byte {
 	for _, one := range r.runs {
 		if len(one.items) >= fewest && slices.Equal(one.items, r.changed) {
-			return append(f, of(one).join(one.items, head))
+			return [][]byte{begin, of(one).join(one.items, head)}
 		}
 	}
-	f = slices.Grow(f, 2*len(r.changed))
+	pieces := append(make([][]byte, 0, 1+2*len(r.changed)), begin)
 	for _, i := range r.changed {
-		f = append(f, head(i.wire), i.wire.body)
+		pieces = append(pieces, head(i.wire), i.wire.body)
 	}
-	return f
+	return pieces
 }
 
 // The fields that a resource is in, each the last of its message that is written.
@@ -91,9 +87,9 @@ func encodeResource(r *xds.Resource) *wireResource {
 	inResource = appendHead(inResource, resourceAny, len(inAny)+len(r.Body))
 	inResource = append(inResource, inAny...)
 	return &wireResource{
-		delta: mem.SliceBuffer(append(appendHead(nil, deltaResources, len(inResource)+len(r.Body)), inResource...)),
-		sotw:  mem.SliceBuffer(append(appendHead(nil, sotwResources, len(inAny)+len(r.Body)), inAny...)),
-		body:  mem.SliceBuffer(r.Body),
+		delta: append(appendHead(nil, deltaResources, len(inResource)+len(r.Body)), inResource...),
+		sotw:  append(appendHead(nil, sotwResources, len(inAny)+len(r.Body)), inAny...),
+		body:  r.Body,
 	}
 }
 
@@ -108,17 +104,4 @@ func marshal(m proto.Message) []byte {
 		panic(err) // text that is not UTF-8, which Kubernetes' names and hashes are
 	}
 	return b
-}
-
-// frame is a response that is encoded already.
-type frame mem.BufferSlice
-
-// codec sends frames as they are.
-type codec struct{ encoding.CodecV2 }
-
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if f, ok := v.(frame); ok {
-		return mem.BufferSlice(f), nil
-	}
-	return c.CodecV2.Marshal(v)
 }

@@ -42,5 +42,5 @@ func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
 // TakesVirtualHosts says whether a node's Envoy has them over ADS.
 var TakesVirtualHosts = takesVirtualHosts
 
-// UnmarshalRequest decodes a delta request.
-var UnmarshalRequest = unmarshalRequest
+// UnmarshalLong decodes a delta request.
+var UnmarshalLong = unmarshalLong

@@ -2,9 +2,11 @@ package serve_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -91,13 +93,12 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) dial(s *serve.Server) *grpc.ClientConn {
 	w.t.Helper()
-	g, l := grpc.NewServer(serve.GRPCOptions()...), bufconn.Listen(1<<16)
-	s.Register(g)
+	server, l := s.Server(grpc.NewServer()), bufconn.Listen(1<<16)
 	ended := make(chan error, 1)
-	go func() { ended <- g.Serve(l) }()
+	go func() { ended <- server.Serve(l) }()
 	w.t.Cleanup(func() {
-		g.Stop()
-		if err := <-ended; err != nil {
+		server.Close()
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			w.t.Error(err)
 		}
 	})

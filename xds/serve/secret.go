@@ -10,7 +10,7 @@ import (
 // them when they are there, without being asked and without a word.
 func (st *stream) unreadLocked(f *flight, message string) {
 	for _, i := range f.items {
-		st.unread[i.name] = Refusal{Type: i.kind, Name: i.name, Version: i.version, Node: st.about.Node, Message: message, Time: time.Now()}
+		put(&st.unread, i.name, Refusal{Type: i.kind, Name: i.name, Version: i.version, Node: st.about.Node, Message: message, Time: time.Now()})
 		st.server.log.Error("a proxy can't read a secret's files", "name", i.name, "version", i.version, "node", st.about.Node, "message", message)
 	}
 }

@@ -1,32 +1,22 @@
 package serve
 
 import (
-	"context"
 	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 )
-
-// GRPCOptions are what a gRPC server of discovery streams must have.
-func GRPCOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
-		// Thousands of proxies that have nothing to say cost little.
-		grpc.ReadBufferSize(1 << 10),
-		grpc.MaxRecvMsgSize(64 << 20), // a first request names all that the proxy has
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	}
-}
 
 // The protocols.
 const (
@@ -36,11 +26,9 @@ const (
 
 // Server serves snapshots. Use New.
 type Server struct {
-	discoverysvcv3.UnimplementedAggregatedDiscoveryServiceServer
 	log     *slog.Logger
 	metrics *metrics
-	closed  chan struct{}
-	close   sync.Once
+	pushers pushers
 
 	mu       sync.Mutex         // guards everything below
 	applied  time.Time          // zero until the first Apply
@@ -52,25 +40,58 @@ type Server struct {
 	refused  map[*Refusal]*item // those in force; the item that was refused, where it is served
 	seen     map[audience]bool
 	streams  map[*stream]bool
+	closed   bool
 }
 
 // New gives a server that has nothing to serve yet.
 func New(log *slog.Logger) *Server {
 	return &Server{
-		log: log, metrics: newMetrics(), closed: make(chan struct{}),
+		log: log, metrics: newMetrics(),
 		views: make(map[audience]*view), latest: make(map[lineage]*item), refused: make(map[*Refusal]*item),
 		seen: make(map[audience]bool), streams: make(map[*stream]bool),
 	}
 }
 
-// Register adds the discovery service to a gRPC server.
-func (s *Server) Register(g *grpc.Server) {
-	discoverysvcv3.RegisterAggregatedDiscoveryServiceServer(g, s)
+// Server serves discovery, and everything else on the same connections by another handler, such as a *grpc.Server.
+func (s *Server) Server(other http.Handler) *h2.Server {
+	return &h2.Server{Calls: calls{s}, Handler: other}
 }
 
-// Close ends all streams, and those to come; proxies keep what they have. It does not wait for them: the gRPC server's
-// GracefulStop does.
-func (s *Server) Close() { s.close.Do(func() { close(s.closed) }) }
+// calls are those of the discovery service.
+type calls struct{ *Server }
+
+// Begin implements [h2.Calls].
+func (s calls) Begin(path string, call *h2.Call) h2.Receiver {
+	var st *stream
+	switch path {
+	case discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName:
+		st = newStream(s.Server, delta, deltaWire{}, call)
+	case discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResources_FullMethodName:
+		st = newStream(s.Server, sotw, &sotwWire{names: make(map[string]map[string]bool)}, call)
+	default:
+		return nil
+	}
+	if !s.add(st) {
+		st.end(errClosed)
+	}
+	return st
+}
+
+var errClosed = status.Error(codes.Unavailable, "weir is stopping")
+
+// Close ends all streams, and those to come; proxies keep what they have.
+func (s *Server) Close() {
+	for _, st := range s.closing() {
+		st.end(errClosed)
+	}
+}
+
+func (s *Server) closing() []*stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return slices.Collect(maps.Keys(s.streams))
+}
 
 // Apply serves a snapshot from now on. It does not wait for any proxy.
 func (s *Server) Apply(snapshot *xds.Snapshot) {
@@ -164,11 +185,13 @@ func (s *Server) forgetMendedLocked() {
 
 // wakeLocked tells the streams whose view is another one than before.
 func (s *Server) wakeLocked(before map[audience]*view) {
+	var woken []*stream
 	for st := range s.streams {
 		if p := st.proxy.Load(); p != nil && s.views[*p] != before[*p] {
-			st.wake()
+			woken = append(woken, st)
 		}
 	}
+	s.pushers.push(woken...)
 }
 
 // viewOf gives what a proxy is served, or nil where nothing is known of it.
@@ -274,10 +297,13 @@ func (s *Server) mendLocked(old *shelf, guilty map[*item]bool) *shelf {
 	return newShelfLocked(old.kind, old, old.wanted)
 }
 
-func (s *Server) add(st *stream) {
+func (s *Server) add(st *stream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.streams[st] = true
+	if !s.closed {
+		s.streams[st] = true
+	}
+	return !s.closed
 }
 
 // welcome notes that such a proxy is about, so that its view is kept.
@@ -294,21 +320,4 @@ func (s *Server) remove(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, st)
-}
-
-// DeltaAggregatedResources serves one delta stream.
-func (s *Server) DeltaAggregatedResources(g discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	return s.serve(g.Context(), delta, deltaWire{g})
-}
-
-// StreamAggregatedResources serves one state-of-the-world stream.
-func (s *Server) StreamAggregatedResources(g discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return s.serve(g.Context(), sotw, &sotwWire{stream: g, names: make(map[string]map[string]bool)})
-}
-
-func (s *Server) serve(ctx context.Context, protocol string, w wire) error {
-	st := newStream(ctx, s, protocol, w)
-	s.add(st)
-	defer s.remove(st)
-	return st.run(ctx)
 }

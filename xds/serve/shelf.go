@@ -32,8 +32,14 @@ type shelf struct {
 
 var shelfIDs atomic.Uint64
 
-// empty has nothing. It stands for what a proxy is served of which the snapshot knows nothing.
-func empty(kind string) *shelf { return &shelf{kind: kind} }
+// empties have nothing, one of each type. They stand for what a proxy is served of which the snapshot knows nothing.
+var empties = func() map[string]*shelf {
+	all := make(map[string]*shelf, len(xds.Types))
+	for _, kind := range xds.Types {
+		all[kind] = &shelf{kind: kind}
+	}
+	return all
+}()
 
 // item gives what is served of a name, or nil.
 func (s *shelf) item(name string) *item {

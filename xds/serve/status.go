@@ -2,6 +2,7 @@ package serve
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -89,9 +90,5 @@ func (s *Server) overview() (Status, []*stream) {
 		}
 		status.Refused = append(status.Refused, r)
 	}
-	streams := make([]*stream, 0, len(s.streams))
-	for st := range s.streams {
-		streams = append(streams, st)
-	}
-	return status, streams
+	return status, slices.Collect(maps.Keys(s.streams))
 }

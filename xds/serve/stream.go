@@ -1,9 +1,6 @@
 package serve
 
 import (
-	"context"
-	"errors"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,9 +10,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -23,31 +20,30 @@ import (
 // clusters and endpoints stay until what used them is known to be gone.
 const patience = 5 * time.Second
 
-// stream is one proxy's connection.
+// stream is one proxy's connection. It has no goroutine: what the proxy says is taken by the one that reads its
+// connection, and what changes is sent by one of the server's pushers. It is never waited for.
 type stream struct {
 	server   *Server
+	call     *h2.Call
 	wire     wire
 	protocol string
-	woken    chan struct{}            // capacity 1: a change that comes while another waits is the same wake
+	queued   atomic.Bool              // it is among those that are to be pushed to
 	proxy    atomic.Pointer[audience] // nil until it has said who it is
 
-	// Owned by run's goroutine:
+	mu     sync.Mutex // guards everything below
+	over   bool       // the proxy is gone or was turned away
 	nonces uint64
-
-	mu     sync.Mutex // guards everything below; written by run's goroutine only
+	timer  *time.Timer // when patience ends; nil: nothing waits
 	about  Proxy
 	subs   map[string]*subscription
 	held   time.Time          // since when removals of clusters or endpoints are held back; zero: none is
 	unread map[string]Refusal // of secrets whose files the proxy could not read, by name
 }
 
-func newStream(ctx context.Context, s *Server, protocol string, w wire) *stream {
+func newStream(s *Server, protocol string, w wire, call *h2.Call) *stream {
 	st := &stream{
-		server: s, wire: w, protocol: protocol, woken: make(chan struct{}, 1), subs: make(map[string]*subscription), unread: make(map[string]Refusal),
-		about: Proxy{Protocol: protocol, Connected: time.Now()},
-	}
-	if p, ok := peer.FromContext(ctx); ok {
-		st.about.Address = p.Addr.String()
+		server: s, call: call, wire: w, protocol: protocol, subs: make(map[string]*subscription, len(xds.Types)),
+		about: Proxy{Protocol: protocol, Connected: time.Now(), Address: call.RemoteAddr().String()},
 	}
 	for _, kind := range xds.Types {
 		st.subs[kind] = newSubscription(kind)
@@ -55,70 +51,74 @@ func newStream(ctx context.Context, s *Server, protocol string, w wire) *stream 
 	return st
 }
 
-func (st *stream) wake() {
-	select {
-	case st.woken <- struct{}{}:
-	default:
+// Receive implements [h2.Receiver].
+func (st *stream) Receive(message []byte) error {
+	r, err := st.wire.parse(message)
+	if err != nil {
+		st.Done()
+		return status.Error(codes.Internal, "the request can't be read: "+err.Error())
 	}
-}
-
-// run can, in one pass, take a request, see a change or the end of patience, or end.
-func (st *stream) run(ctx context.Context) error {
-	requests, ended := st.receive(ctx)
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-st.server.closed:
-			return status.Error(codes.Unavailable, "weir is stopping")
-		case err := <-ended:
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		case r := <-requests:
-			if err := st.take(r); err != nil {
-				return err
-			}
-		case <-st.woken:
-		case <-timer.C:
-		}
-		wait, err := st.push(time.Now())
-		if err != nil {
-			return err
-		}
-		if wait > 0 {
-			timer.Reset(wait)
-		}
+	if err := st.answer(r); err != nil {
+		st.Done()
+		return err
 	}
+	return nil
 }
 
-// receive reads requests until the stream ends, which gRPC makes it do when run returns.
-func (st *stream) receive(ctx context.Context) (<-chan *request, <-chan error) {
-	requests, ended := make(chan *request), make(chan error, 1)
-	go func() {
-		for {
-			r, err := st.wire.receive()
-			if err != nil {
-				ended <- err
-				return
-			}
-			select {
-			case requests <- r:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return requests, ended
-}
-
-// take notes what a request says.
-func (st *stream) take(r *request) error {
+// answer takes a request and sends what is due.
+func (st *stream) answer(r *request) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if st.over {
+		return nil
+	}
+	if err := st.takeLocked(r); err != nil {
+		return err
+	}
+	st.pushLocked(time.Now())
+	return nil
+}
+
+// Done implements [h2.Receiver].
+func (st *stream) Done() {
+	st.server.remove(st)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.over = true
+	st.rouseLocked(0)
+}
+
+// end cuts the stream off.
+func (st *stream) end(err error) {
+	st.Done()
+	st.call.End(err)
+}
+
+// push sends what is due.
+func (st *stream) push() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.over {
+		st.pushLocked(time.Now())
+		st.call.Flush()
+	}
+}
+
+// rouseLocked has the stream looked at after some time; 0 is never.
+func (st *stream) rouseLocked(after time.Duration) {
+	switch {
+	case after > 0 && st.timer != nil:
+		st.timer.Reset(after)
+	case after > 0:
+		st.timer = time.AfterFunc(after, func() { st.server.pushers.push(st) })
+	case st.timer != nil:
+		st.timer.Stop()
+		st.timer = nil
+	}
+}
+
+// takeLocked notes what a request says.
+func (st *stream) takeLocked(r *request) error {
 	if st.proxy.Load() == nil {
 		if err := st.identifyLocked(r.node); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
@@ -203,14 +203,11 @@ func (st *stream) answerLocked(sub *subscription, r *request) {
 	st.server.refuse(st.about.Node, guilty, message)
 }
 
-// push sends what is due, make before break: what listeners and routes refer to before them, and taken away after. It
-// says when to look again, or 0 where nothing waits.
-func (st *stream) push(now time.Time) (wait time.Duration, err error) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
+// pushLocked sends what is due, make before break: what listeners and routes refer to before them, and taken away after.
+func (st *stream) pushLocked(now time.Time) {
 	v := st.viewLocked()
 	if v == nil {
-		return 0, nil
+		return
 	}
 	mayRemove := st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType) && st.doneLocked(v, xds.VirtualHostType) ||
 		!st.held.IsZero() && now.Sub(st.held) >= patience
@@ -220,14 +217,10 @@ func (st *stream) push(now time.Time) (wait time.Duration, err error) {
 		if user && st.clustersLocked(now) > 0 {
 			continue
 		}
-		left, err := st.sendLocked(v.shelves[kind], user || mayRemove, now)
-		if err != nil {
-			return 0, err
-		}
-		held = held || left
+		held = st.sendLocked(v.shelves[kind], user || mayRemove, now) || held
 	}
 	st.holdLocked(held, now)
-	return st.waitLocked(now), nil
+	st.rouseLocked(st.waitLocked(now))
 }
 
 func (st *stream) viewLocked() *view {
@@ -279,12 +272,12 @@ func (st *stream) doneLocked(v *view, kind string) bool {
 }
 
 // sendLocked sends what is due of a type. held says whether removals remain that may not be sent yet.
-func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool, err error) {
+func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool) {
 	kind, sub := s.kind, st.subs[s.kind]
 	changed, removed := sub.difference(s)
 	held = len(removed) > 0 && !mayRemove
 	if !sub.asked || sub.flight != nil {
-		return held, nil
+		return held
 	}
 	if held {
 		removed = sub.unknown(removed)
@@ -307,7 +300,7 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 		}
 	}
 	if len(changed) == 0 && len(removed) == 0 && !sub.greet {
-		return held, nil
+		return held
 	}
 	if kind == xds.RouteType {
 		// Envoy drops virtual hosts that come before the route configuration to which they belong.
@@ -328,10 +321,11 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 			}
 		}
 	}
-	return held, st.writeLocked(s, changed, removed, now)
+	st.writeLocked(s, changed, removed, now)
+	return held
 }
 
-func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now time.Time) error {
+func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now time.Time) {
 	sub, out, again := st.subs[s.kind], changed, false
 	if st.wire.full(s.kind) {
 		out, again = sub.everything(s, removed)
@@ -341,10 +335,7 @@ func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now t
 	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out, runs: s.runs}
 	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
 	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))
-	// The lock is let go, so that a proxy which does not read cannot hold up the status.
-	st.mu.Unlock()
-	defer st.mu.Lock()
-	return st.wire.send(r)
+	st.call.Send(st.wire.encode(r)...)
 }
 
 // status describes the stream; ok is false before it has said who it is.

@@ -55,7 +55,7 @@ type flight struct {
 }
 
 func newSubscription(kind string) *subscription {
-	return &subscription{kind: kind, base: empty(kind)}
+	return &subscription{kind: kind, base: empties[kind]}
 }
 
 func put[V any](m *map[string]V, name string, v V) {

@@ -6,7 +6,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/xds"
 )
@@ -33,23 +33,23 @@ type response struct {
 	whole   string // the version of all that the proxy then has of the type
 }
 
-// wire is a stream's protocol. receive and send are each called from one goroutine.
+// wire is a stream's protocol.
 type wire interface {
-	receive() (*request, error)
-	send(*response) error
+	// parse keeps nothing of the message.
+	parse(message []byte) (*request, error)
+	// encode gives the pieces of a message, most of which are shared.
+	encode(*response) [][]byte
 	// full says whether every response must have all resources of the type.
 	full(kind string) bool
 }
 
-type deltaWire struct {
-	stream discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
-}
+type deltaWire struct{}
 
-func (w deltaWire) full(string) bool { return false }
+func (deltaWire) full(string) bool { return false }
 
-func (w deltaWire) receive() (*request, error) {
-	r, err := w.stream.Recv()
-	if err != nil {
+func (deltaWire) parse(message []byte) (*request, error) {
+	r := new(discoverysvcv3.DeltaDiscoveryRequest)
+	if err := unmarshalRequest(message, r); err != nil {
 		return nil, err
 	}
 	return &request{
@@ -66,24 +66,23 @@ func refusal(refused bool, message string) string {
 	return message
 }
 
-func (w deltaWire) send(r *response) error {
-	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DeltaDiscoveryResponse{
+func (deltaWire) encode(r *response) [][]byte {
+	head := marshal(&discoverysvcv3.DeltaDiscoveryResponse{
 		TypeUrl: r.kind, Nonce: r.nonce, RemovedResources: r.removed, SystemVersionInfo: r.whole,
-	}))}
-	return w.stream.SendMsg(r.pieces(f, deltaHead, func(one *run) *onceBuffer { return &one.delta }))
+	})
+	return r.pieces(head, deltaHead, func(one *run) *onceBuffer { return &one.delta })
 }
 
 type sotwWire struct {
-	stream discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer
-	names  map[string]map[string]bool // by type, what the last request named
+	names map[string]map[string]bool // by type, what the last request named
 }
 
 // full: in this protocol clusters and listeners that a response lacks are gone.
 func (w *sotwWire) full(kind string) bool { return kind == xds.ClusterType || kind == xds.ListenerType }
 
-func (w *sotwWire) receive() (*request, error) {
-	r, err := w.stream.Recv()
-	if err != nil {
+func (w *sotwWire) parse(message []byte) (*request, error) {
+	r := new(discoverysvcv3.DiscoveryRequest)
+	if err := proto.Unmarshal(message, r); err != nil {
 		return nil, err
 	}
 	out := &request{
@@ -112,7 +111,7 @@ func (w *sotwWire) receive() (*request, error) {
 	return out, nil
 }
 
-func (w *sotwWire) send(r *response) error {
-	f := frame{mem.SliceBuffer(marshal(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, VersionInfo: r.whole}))}
-	return w.stream.SendMsg(r.pieces(f, sotwHead, func(one *run) *onceBuffer { return &one.sotw }))
+func (w *sotwWire) encode(r *response) [][]byte {
+	head := marshal(&discoverysvcv3.DiscoveryResponse{TypeUrl: r.kind, Nonce: r.nonce, VersionInfo: r.whole})
+	return r.pieces(head, sotwHead, func(one *run) *onceBuffer { return &one.sotw })
 }

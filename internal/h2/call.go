@@ -1,0 +1,370 @@
+package h2
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"net"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Calls has the methods whose both sides are streams of messages.
+type Calls interface {
+	// Begin takes a call of a method, or gives nil where there is no such method. It may not send yet.
+	Begin(path string, c *Call) Receiver
+}
+
+// Receiver takes what a client says in a call. The goroutine that reads the connection calls it, so that a client is
+// told nothing and heard by nobody else meanwhile.
+type Receiver interface {
+	// Receive takes a message, which is the connection's memory and is kept no longer than the call. An error ends the
+	// call with it; Done is not called then.
+	Receive(message []byte) error
+	// Done is told once that the client has ended the call or is gone. It is not called after [Call.End].
+	Done()
+}
+
+// Call is one call. Its methods may be called by any goroutine, and wait for no client.
+type Call struct {
+	s        *stream
+	receiver Receiver
+
+	// Its connection's mu guards everything below.
+	queue    [][]byte // to be sent, shared with others
+	queued   int      // bytes of it
+	headed   bool     // its headers are sent
+	pouring  bool     // it is among the connection's pouring
+	closing  bool     // the client says no more, and has yet to be sent the queue
+	over     bool     // nothing is sent or received any more
+	admitted int64    // bytes that the gate has let in for the message that is being gathered
+	counted  int      // bytes of it that count as gathering instead
+}
+
+const (
+	maxCallMessage = 64 << 20
+	longMessage    = 4 << 10  // from where on a message has to be admitted
+	gateSize       = 32 << 20 // bytes of long messages that are taken at once, by all connections
+	gatherTimeout  = 30 * time.Second
+)
+
+// RemoteAddr is the client's.
+func (k *Call) RemoteAddr() net.Addr { return k.s.c.nc.RemoteAddr() }
+
+// TLS is what the client has shown, or nil.
+func (k *Call) TLS() *tls.ConnectionState { return k.s.c.state }
+
+// Send sends a message made of pieces, which may be shared and are not changed after. What the client has no room for
+// is kept until it has: whoever sends must bound that. It goes out with the next [Call.Flush], or by itself if it is sent
+// while a message is received.
+func (k *Call) Send(pieces ...[]byte) {
+	n := 0
+	for _, p := range pieces {
+		n += len(p)
+	}
+	c := k.s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k.over || k.closing {
+		return
+	}
+	if k.queue == nil {
+		k.queue = make([][]byte, 0, 1+len(pieces))
+	}
+	k.queue = append(k.queue, binary.BigEndian.AppendUint32(make([]byte, 1, prefixSize), uint32(n)))
+	k.queue = append(k.queue, pieces...)
+	k.queued += n + prefixSize
+	k.pourLater()
+}
+
+// Flush has everything written for which there is room.
+func (k *Call) Flush() {
+	k.s.c.mu.Lock()
+	defer k.s.c.mu.Unlock()
+	k.s.c.flushSoon()
+}
+
+// End ends the call with an error, or nil. What is not sent yet is not sent any more.
+func (k *Call) End(err error) {
+	c := k.s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !k.over {
+		k.finish(status.Convert(err))
+		c.flushSoon()
+	}
+}
+
+// begin makes a stream a call, if there is such a method.
+func (s *stream) begin(r *request) bool {
+	c, k := s.c, &Call{s: s}
+	c.mu.Unlock()
+	k.receiver = c.srv.Calls.Begin(r.path, k)
+	c.mu.Lock()
+	if k.receiver == nil {
+		return false
+	}
+	s.call, s.length = k, r.length
+	if s.aborted { // meanwhile
+		k.abort()
+	}
+	return true
+}
+
+// data takes a part of what the client says.
+func (k *Call) data(f *frame, length int) error {
+	s := k.s
+	last := f.flags&flagEndStream != 0
+	if !s.count(len(f.payload), last) {
+		return s.c.refuse(s.id, protocolError)
+	}
+	if s.ended = last; !last {
+		s.credit(length)
+	}
+	for p := f.payload; len(p) > 0 && !k.over; {
+		p = k.take(p)
+	}
+	if last {
+		k.ended()
+	}
+	return nil
+}
+
+// ended ends a call whose client says no more.
+func (k *Call) ended() {
+	k.s.ended = true
+	switch {
+	case k.over:
+	case len(k.s.body) > 0:
+		k.fail(errIncomplete)
+	case k.queued > 0:
+		k.closing = true
+		k.tell()
+	default:
+		k.finish(status.New(codes.OK, ""))
+		k.tell()
+	}
+}
+
+// take takes a message or a part of one, and gives what comes after it.
+func (k *Call) take(p []byte) []byte {
+	s := k.s
+	if len(s.body) == 0 && len(p) >= prefixSize {
+		if n := messageSize(p); len(p)-prefixSize >= n && n < longMessage && p[0] == 0 {
+			k.deliver(p[prefixSize : prefixSize+n]) // where it lies
+			return p[prefixSize+n:]
+		}
+	}
+	if missing := prefixSize - len(s.body); missing > 0 {
+		n := min(missing, len(p))
+		s.body = append(s.body, p[:n]...)
+		if p = p[n:]; len(s.body) < prefixSize || !k.expect(messageSize(s.body)) {
+			return p
+		}
+	}
+	n := min(prefixSize+messageSize(s.body)-len(s.body), len(p))
+	if s.body = append(s.body, p[:n]...); len(s.body) == prefixSize+messageSize(s.body) {
+		message := s.body[prefixSize:]
+		s.body = nil
+		k.deliver(message)
+		k.leave()
+	}
+	return p[n:]
+}
+
+func messageSize(prefix []byte) int { return int(binary.BigEndian.Uint32(prefix[1:])) }
+
+// expect makes room for a message of n bytes, and waits until it is admitted where it is long: by its place in line, so
+// that thousands that come at once are taken one after the other, and others are served meanwhile.
+func (k *Call) expect(n int) bool {
+	s, c := k.s, k.s.c
+	switch {
+	case s.body[0] != 0:
+		k.fail(errCompressed)
+	case n > maxCallMessage:
+		k.fail(errTooLong)
+	case n < longMessage:
+	case c.gatherer != nil: // who holds the gate must not wait for it
+		if c.gathering+n > maxGathering {
+			k.fail(errTooLong)
+			break
+		}
+		c.gathering += n
+		k.counted = n
+	default:
+		k.admit(int64(min(n, gateSize)))
+	}
+	if k.over {
+		return false
+	}
+	s.body = slices.Grow(s.body, n)
+	return true
+}
+
+var errTooLong = status.New(codes.ResourceExhausted, "the message is too long")
+
+func (k *Call) admit(n int64) {
+	c := k.s.c
+	if !c.srv.gate.TryAcquire(n) {
+		c.waits = true
+		c.flush() // meanwhile
+		c.mu.Unlock()
+		err := c.srv.gate.Acquire(c.srv.ctx, n)
+		c.mu.Lock()
+		c.waits = false
+		if err != nil {
+			c.fail(err)
+			return
+		}
+	}
+	if k.over {
+		c.srv.gate.Release(n)
+		return
+	}
+	k.admitted, c.gatherer = n, k
+	_ = c.nc.SetReadDeadline(time.Now().Add(gatherTimeout)) // others are waiting
+}
+
+// leave lets go of what a message that was gathered held.
+func (k *Call) leave() {
+	c := k.s.c
+	c.gathering -= k.counted
+	k.counted = 0
+	if k.admitted > 0 {
+		c.srv.gate.Release(k.admitted)
+		k.admitted, c.gatherer = 0, nil
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+}
+
+// deliver gives a message to who waits for it, and lets go of mu meanwhile.
+func (k *Call) deliver(message []byte) {
+	c := k.s.c
+	c.mu.Unlock()
+	err := k.receiver.Receive(message)
+	c.mu.Lock()
+	if err != nil && !k.over {
+		k.finish(status.Convert(err))
+	}
+}
+
+// fail ends the call for a mistake of the client's.
+func (k *Call) fail(err *status.Status) {
+	k.finish(err)
+	k.tell()
+}
+
+// finish writes the end of a call, which is over then.
+func (k *Call) finish(st *status.Status) {
+	s, c := k.s, k.s.c
+	k.end()
+	switch {
+	case !k.headed:
+		s.fail(st)
+	case st.Code() == codes.OK:
+		c.out = c.appendTrailers(c.out, s.id)
+	default:
+		c.out = appendBlock(c.out, s.id, flagEndStream, appendStatus(c.prefix(nil), st), c.peerFrame)
+	}
+	if !s.ended {
+		c.out = appendReset(c.out, s.id, noError)
+	}
+	c.drop(s)
+}
+
+// abort says that the client has given the call up, or is gone.
+func (k *Call) abort() {
+	if !k.over {
+		k.end()
+		if !k.closing {
+			k.tell()
+		}
+	}
+	k.leave()
+}
+
+func (k *Call) end() {
+	k.over = true
+	k.queue, k.queued = nil, 0
+	k.s.body = nil
+}
+
+// tell has the receiver told, when mu can be let go of.
+func (k *Call) tell() { k.s.c.over = append(k.s.c.over, k) }
+
+func (c *conn) tellOver() {
+	for len(c.over) > 0 {
+		over := c.over
+		c.over = nil
+		c.mu.Unlock()
+		for _, k := range over {
+			k.receiver.Done()
+		}
+		c.mu.Lock()
+	}
+}
+
+// pourLater notes that there may be something to write.
+func (k *Call) pourLater() {
+	if k.queued > 0 && !k.pouring {
+		k.pouring = true
+		k.s.c.pouring = append(k.s.c.pouring, k)
+	}
+}
+
+// pour adds to out of the messages of calls, in turn, as much as is written at once and clients have room for.
+func (c *conn) pour() {
+	for len(c.pouring) > 0 && len(c.out) < pourSize {
+		k := c.pouring[0]
+		if c.out == nil {
+			c.out = takeBuffer()[:0]
+		}
+		if c.pouring = c.pouring[1:]; k.pour() {
+			c.pouring = append(c.pouring, k)
+		} else {
+			k.pouring = false
+		}
+	}
+	if len(c.pouring) == 0 {
+		c.pouring = nil
+	}
+	if len(c.out) == 0 && c.out != nil {
+		giveBuffer(c.out)
+		c.out = nil
+	}
+}
+
+// pour adds a frame, and says whether there is more.
+func (k *Call) pour() bool {
+	s, c := k.s, k.s.c
+	n := min(s.sendable(k.queued), maxFrame)
+	if n == 0 {
+		return false
+	}
+	if !k.headed {
+		k.headed = true
+		c.out = c.appendHeaders(c.out, s.id)
+	}
+	c.sendWindow -= n
+	s.sendWindow -= n
+	k.queued -= n
+	c.out = appendHead(c.out, n, frameData, 0, s.id)
+	for n > 0 {
+		m := min(n, len(k.queue[0]))
+		c.out = append(c.out, k.queue[0][:m]...)
+		n -= m
+		if k.queue[0] = k.queue[0][m:]; len(k.queue[0]) == 0 {
+			k.queue[0] = nil
+			k.queue = k.queue[1:]
+		}
+	}
+	if k.queued == 0 {
+		k.queue = nil
+		if k.closing {
+			k.finish(status.New(codes.OK, ""))
+		}
+	}
+	return k.queued > 0 && s.sendable(1) > 0
+}
