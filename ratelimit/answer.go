@@ -24,12 +24,15 @@ const (
 )
 
 // appendAnswer appends what Envoy is told.
-func (q *question) appendAnswer(out []byte, allowed bool) []byte {
+func (q *question) appendAnswer(out []byte, allowed bool, names HeaderNames) []byte {
 	out = appendVarint(out, overallCode, uint64(code(allowed)))
 	for i := range q.asked {
 		var start int
 		out, start = begin(out, statuses)
 		out = end(q.asked[i].appendStatus(out), start)
+	}
+	if names != (HeaderNames{}) {
+		out = q.appendCompatHeaders(out, names)
 	}
 	return q.appendHeaders(out, allowed)
 }
@@ -50,9 +53,13 @@ func (a *asked) appendStatus(out []byte) []byte {
 	if d.Remaining > 0 {
 		out = appendVarint(out, remaining, uint64(narrow(d.Remaining)))
 	}
+	reset := d.Reset
+	if a.limit.compat {
+		reset = wholeSeconds(reset)
+	}
 	out, start := begin(out, untilReset)
-	out = appendVarint(out, durationSec, uint64(d.Reset/1e9))
-	out = appendVarint(out, durationNanos, uint64(d.Reset%1e9))
+	out = appendVarint(out, durationSec, uint64(reset/1e9))
+	out = appendVarint(out, durationNanos, uint64(reset%1e9))
 	return end(out, start)
 }
 

@@ -19,18 +19,18 @@ type Domain struct {
 	Descriptors []*Descriptor
 }
 
-// Descriptor is what one entry is compared with. Of those beside each other, one with the same value comes before one
-// whose value is a prefix, and that before one that takes any value.
+// Descriptor is what one entry is compared with. Of those beside each other, one with the same value comes before the
+// first whose pattern it matches, and that before one that takes any value.
 type Descriptor struct {
-	Key         string
-	Value       string           // "": any; with * at its end: a prefix
+	Key         string           // with * in it: a pattern, of key and value joined by an underscore
+	Value       string           // "": any; with * in it: a pattern, in which * is any text
 	Limit       *DescriptorLimit // of descriptors that end with this entry; nil: none
 	Descriptors []*Descriptor    // of the entry that comes next
 
 	Shadow         bool // counted, never refused
 	Quota          bool // refuses only if all others of a quota do
 	DetailedMetric bool // counts apart for each value that comes
-	ShareThreshold bool // all values that match the prefix share one counter
+	ShareThreshold bool // all values that match the pattern share one counter
 }
 
 // DescriptorLimit is so many requests in each window of the clock.
@@ -55,21 +55,34 @@ type node struct {
 type entry struct{ key, value string }
 
 type wildcard struct {
-	key, prefix string
+	key   string   // "": the parts are of key and value
+	parts []string // what stands between the stars
 	*node
 }
 
-// match says whether an entry matches. A key alone that ends in * is compared with key and value, joined by an
-// underscore.
 func (w *wildcard) match(e *commonratelimitv3.RateLimitDescriptor_Entry) bool {
-	if w.key != "" {
-		return e.GetKey() == w.key && strings.HasPrefix(e.GetValue(), w.prefix)
+	if w.key == "" {
+		return matches(w.parts, e.GetKey()+"_"+e.GetValue())
 	}
-	rest, ok := strings.CutPrefix(w.prefix, e.GetKey())
-	if !ok {
-		return strings.HasPrefix(e.GetKey(), w.prefix)
+	return e.GetKey() == w.key && matches(w.parts, e.GetValue())
+}
+
+// matches says whether text is the parts in their order, the first at its start and the last at its end, with anything
+// between them. There are two parts at least.
+func matches(parts []string, text string) bool {
+	first, last := parts[0], parts[len(parts)-1]
+	if len(text) < len(first)+len(last) || !strings.HasPrefix(text, first) || !strings.HasSuffix(text, last) {
+		return false
 	}
-	return rest == "" || rest[0] == '_' && strings.HasPrefix(e.GetValue(), rest[1:])
+	text = text[len(first) : len(text)-len(last)]
+	for _, part := range parts[1 : len(parts)-1] {
+		_, after, ok := strings.Cut(text, part)
+		if !ok {
+			return false
+		}
+		text = after
+	}
+	return true
 }
 
 func (n *node) next(e *commonratelimitv3.RateLimitDescriptor_Entry) *node {
@@ -97,6 +110,20 @@ func newDomain(d *Domain, t, old *table) *domain {
 	return out
 }
 
+// pattern is what the values of a key must match, or if key is "" what keys and values must; "" if there is none.
+func (d *Descriptor) pattern() (key, pattern string) {
+	switch {
+	case !strings.Contains(d.Key, "*"):
+		if strings.Contains(d.Value, "*") {
+			return d.Key, d.Value
+		}
+		return "", ""
+	case d.Value == "":
+		return "", d.Key
+	}
+	return "", d.Key + "_" + d.Value
+}
+
 func newNode(descriptors []*Descriptor, path string, t, old *table) *node {
 	n := &node{exact: map[entry]*node{}, any: map[string]*node{}}
 	for _, d := range descriptors {
@@ -109,17 +136,15 @@ func newNode(descriptors []*Descriptor, path string, t, old *table) *node {
 		if d.Limit != nil {
 			child.limit = newDescriptorLimit(d, id, t, old)
 		}
-		switch {
-		case strings.HasSuffix(d.Value, "*"):
+		if key, pattern := d.pattern(); pattern != "" {
 			if d.ShareThreshold {
-				child.pattern = d.Value
+				child.pattern = pattern
 			}
-			n.wildcards = append(n.wildcards, wildcard{d.Key, strings.TrimSuffix(d.Value, "*"), child})
-		case d.Value != "":
+			n.wildcards = append(n.wildcards, wildcard{key, strings.Split(pattern, "*"), child})
+		}
+		if d.Value != "" {
 			n.exact[entry{d.Key, d.Value}] = child
-		case strings.HasSuffix(d.Key, "*"):
-			n.wildcards = append(n.wildcards, wildcard{"", strings.TrimSuffix(d.Key, "*"), child})
-		default:
+		} else {
 			n.any[d.Key] = child
 		}
 	}
@@ -131,7 +156,7 @@ func newDescriptorLimit(d *Descriptor, id string, t, old *table) *limit {
 	m.ID, m.Shadow = id, d.Shadow
 	l := t.add(m, old)
 	l.compat, l.quota, l.replaces = true, d.Quota, d.Limit.Replaces
-	l.as(d.Limit.Requests, d.Limit.Unit)
+	l.as(d.Limit.Name, d.Limit.Requests, d.Limit.Unit)
 	l.replaceable = d.Limit.Name
 	if d.Limit.Unlimited {
 		l.rate, l.unlimited = NewUnlimited(), true
@@ -160,8 +185,8 @@ func windowOf(requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_U
 }
 
 // as sets what statuses tell of the limit.
-func (l *limit) as(requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_Unit) {
-	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{RequestsPerUnit: requests, Unit: unit})
+func (l *limit) as(name string, requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_Unit) {
+	b, _ := proto.Marshal(&ratelimitsvcv3.RateLimitResponse_RateLimit{Name: name, RequestsPerUnit: requests, Unit: unit})
 	field, start := begin(nil, currentLimit)
 	l.current = end(append(field, b...), start)
 }
@@ -199,7 +224,7 @@ func (d *domain) own(key []byte, q *commonratelimitv3.RateLimitDescriptor) (*lim
 	m.ID = d.override.ID
 	l := newLimit(m, d.override.counts)
 	l.compat = true
-	l.as(o.GetRequestsPerUnit(), unit)
+	l.as("", o.GetRequestsPerUnit(), unit)
 	return l, append(key, l.window...)
 }
 

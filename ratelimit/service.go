@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +25,7 @@ type Service struct {
 	log     *slog.Logger
 	store   Store
 	started time.Time // with its monotonic part: now does not jump when the wall clock is set
+	compat  Compat
 	metrics *metrics
 	refused *hitters
 	used    *hitters
@@ -41,11 +41,13 @@ type Service struct {
 type Options struct {
 	Keys  int   // how many keys the store in memory is made for; 0 is [DefaultKeys]
 	Store Store // nil: a [Memory]
+
+	Compat Compat
 }
 
 // New gives a service without any limits: it refuses nobody until [Service.Apply]. It starts nothing.
 func New(log *slog.Logger, o Options) *Service {
-	s := &Service{log: log, store: o.Store, started: time.Now(), metrics: newMetrics(), refused: newHitters(), used: newHitters()}
+	s := &Service{log: log, store: o.Store, compat: o.Compat, started: time.Now(), metrics: newMetrics(), refused: newHitters(), used: newHitters()}
 	if s.store == nil {
 		s.store = NewMemory(o.Keys)
 	}
@@ -93,6 +95,9 @@ type question struct {
 	scratch  []byte // a key
 	noDomain bool   // the domain is not known
 
+	overdraws bool // see [Hit.overdraws]
+	charges   []Hit
+
 	noting int64 // which 100 ms
 	noted  int   // in them
 }
@@ -137,9 +142,12 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 			return out, status.Error(codes.Unavailable, "the store of rate limits can't be asked")
 		}
 	}
+	if q.overdraws {
+		s.overdraw(ctx, start, q)
+	}
 	s.metrics.count(q, allowed)
 	s.note(q, start, allowed)
-	out = q.appendAnswer(out, allowed)
+	out = q.appendAnswer(out, allowed || s.compat.Shadow, s.compat.Headers)
 	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
 	return out, nil
 }
@@ -151,7 +159,7 @@ var (
 
 // read finds the limits of a request and makes its hits.
 func (q *question) read(r *ratelimitsvcv3.RateLimitRequest, t *table) error {
-	q.asked, q.hits, q.noDomain = q.asked[:0], q.hits[:0], false
+	q.asked, q.hits, q.noDomain, q.overdraws = q.asked[:0], q.hits[:0], false, false
 	switch {
 	case r.GetDomain() == "":
 		return errNoDomain
@@ -208,7 +216,7 @@ func (q *question) readDomain(r *ratelimitsvcv3.RateLimitRequest, in *domain, t 
 			a.counts = a.limit.counts
 		} else {
 			var n *node
-			if n, q.scratch = in.find(q.scratch[:0], d); n != nil && (n.limit.replaceable == "" || !slices.Contains(replaced, n.limit.replaceable)) {
+			if n, q.scratch = in.find(q.scratch[:0], d); n != nil && !n.limit.replacedBy(replaced) {
 				a.limit, a.counts = n.limit, n.limit.counts
 				if n.detailed {
 					a.counts = t.details.of(n.limit, d)
@@ -219,6 +227,7 @@ func (q *question) readDomain(r *ratelimitsvcv3.RateLimitRequest, in *domain, t 
 		if a.limit != nil && !a.limit.unlimited {
 			h := q.hit(r, d, a.limit)
 			h.Key = append(h.Key, q.scratch...)
+			q.overdraws = q.overdraws || h.overdraws()
 		}
 	}
 }

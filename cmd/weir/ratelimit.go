@@ -40,6 +40,8 @@ type rateLimitOptions struct {
 	cert, key, ca      string
 	manager            compat.Client
 	keys               int
+	headers            []string
+	shadow             bool
 	logLevel, logStyle string
 }
 
@@ -66,6 +68,9 @@ func newRateLimit() *cobra.Command {
 					return fmt.Errorf("--config-xds %s: without --config-xds-ca, TLS, the server must be on loopback", o.manager.Address)
 				}
 			}
+			if len(o.headers) != 0 && len(o.headers) != 3 {
+				return errors.New("--response-headers: want three names, LIMIT,REMAINING,RESET")
+			}
 			o.manager.Log = log
 			return runRateLimit(cmd.Context(), o, log)
 		},
@@ -82,6 +87,9 @@ func newRateLimit() *cobra.Command {
 	f.StringVar(&o.key, "tls-key", "", "the key of --tls-cert in PEM")
 	f.StringVar(&o.ca, "tls-client-ca", "", "the authorities in PEM of which clients must have a certificate")
 	f.IntVar(&o.keys, "keys", ratelimit.DefaultKeys, "how many counters there is room for, 32 bytes each")
+	f.StringSliceVar(&o.headers, "response-headers", nil, "have answers tell of the nearest limit of --config, in headers of the names `LIMIT,REMAINING,RESET`")
+	f.Lookup("response-headers").NoOptDefVal = "RateLimit-Limit,RateLimit-Remaining,RateLimit-Reset"
+	f.BoolVar(&o.shadow, "shadow", false, "refuse nobody, and count as if")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
 	cmd.AddCommand(newLimitCheck(), newLimitTop())
@@ -103,7 +111,11 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	limits := ratelimit.New(log, ratelimit.Options{Keys: o.keys})
+	compatible := ratelimit.Compat{Shadow: o.shadow}
+	if len(o.headers) > 0 {
+		compatible.Headers = ratelimit.HeaderNames{Limit: o.headers[0], Remaining: o.headers[1], Reset: o.headers[2]}
+	}
+	limits := ratelimit.New(log, ratelimit.Options{Keys: o.keys, Compat: compatible})
 	quotas := quota.New(log, limits)
 	registry.MustRegister(limits, quotas)
 	tasks, ctx := errgroup.WithContext(ctx)
@@ -206,13 +218,15 @@ func serverTLS(cert, key, ca string) (*tls.Config, error) {
 func rateLimitHandler(limits *ratelimit.Service, metrics prometheus.Gatherer, ready func() bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeText(w, http.StatusOK, "ok\n") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	readyz := func(w http.ResponseWriter, _ *http.Request) {
 		if !ready() {
 			writeText(w, http.StatusServiceUnavailable, "no configuration is in force yet\n")
 			return
 		}
 		writeText(w, http.StatusOK, "ready\n")
-	})
+	}
+	mux.HandleFunc("GET /readyz", readyz)
+	mux.HandleFunc("GET /healthcheck", readyz) // envoyproxy/ratelimit's
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = writeJSON(w, limits.Status()) // a client that went away needs no answer
@@ -258,7 +272,9 @@ func serveLimits(ctx context.Context, s *ratelimit.Service, quotas *quota.Server
 	s.Register(g)
 	quotas.Register(g)
 	checks := health.NewServer()
-	checks.SetServingStatus(ratelimitsvcv3.RateLimitService_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
+	for _, name := range []string{ratelimitsvcv3.RateLimitService_ServiceDesc.ServiceName, "ratelimit"} { // the latter is envoyproxy/ratelimit's
+		checks.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
+	}
 	healthpb.RegisterHealthServer(g, checks)
 	reflection.Register(g)
 	server := s.Server(g)

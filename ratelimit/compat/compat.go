@@ -11,7 +11,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -169,8 +168,8 @@ func (p *parser) boolean(n *yaml.Node, path string) bool {
 	if n == nil {
 		return false
 	}
-	b, err := strconv.ParseBool(n.Value)
-	if n.Kind != yaml.ScalarNode || err != nil {
+	var b bool // yes and on too, as in YAML 1.1
+	if n.Kind != yaml.ScalarNode || n.Decode(&b) != nil {
 		p.problem(n, path, "want true or false")
 	}
 	return b
@@ -229,8 +228,8 @@ func (p *parser) descriptor(n *yaml.Node, path string) *ratelimit.Descriptor {
 		p.problem(n, at("key"), "missing: name the key of an entry")
 		return nil
 	}
-	if d.ShareThreshold && !strings.HasSuffix(d.Value, "*") {
-		p.problem(f["share_threshold"], at("share_threshold"), "only values that match a prefix can share: let value end in *, or remove it")
+	if d.ShareThreshold && !strings.Contains(d.Key+d.Value, "*") {
+		p.problem(f["share_threshold"], at("share_threshold"), "only values that match a pattern can share: put a * into value, or remove it")
 	}
 	d.Limit = p.limit(f["rate_limit"], at("rate_limit"))
 	d.Descriptors = p.descriptors(f["descriptors"], at("descriptors"), nil)
@@ -286,9 +285,9 @@ func (p *parser) number(n *yaml.Node, path string) uint32 {
 	if n == nil {
 		return 0
 	}
-	v, err := strconv.ParseUint(n.Value, 10, 32)
-	if n.Kind != yaml.ScalarNode || err != nil {
+	var v uint32 // 1_000 and 0x3e8 too
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || n.Decode(&v) != nil {
 		p.problem(n, path, "want a whole number from 0 to %d", uint32(math.MaxUint32))
 	}
-	return uint32(v)
+	return v
 }

@@ -271,7 +271,7 @@ descriptors:
 		`a.yaml:11:41: descriptors[4].rate_limit.unit: what is unlimited has no unit: remove one of them`,
 		`a.yaml:11:66: descriptors[4].rate_limit.replaces[0].name: "n" is the name of this limit itself`,
 		`a.yaml:11:77: descriptors[4].rate_limit.replaces[1].name: missing: name the limit that is replaced`,
-		`a.yaml:13:22: descriptors[5].share_threshold: only values that match a prefix can share: let value end in *, or remove it`,
+		`a.yaml:13:22: descriptors[5].share_threshold: only values that match a pattern can share: put a * into value, or remove it`,
 		`a.yaml:14:37: descriptors[5].rate_limit.requests_per_unit: want a whole number from 0 to 4294967295`,
 		`a.yaml:14:17: descriptors[5].rate_limit.unit: missing: want second, minute, hour, day, week, month or year`,
 		`b.yaml:1:1: domain: missing: name the domain that Envoy's filter asks for`,

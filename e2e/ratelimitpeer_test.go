@@ -1,0 +1,430 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/machinenativeops/weir/internal/servers"
+)
+
+const (
+	limitOK   = ratelimitsvcv3.RateLimitResponse_OK
+	limitOver = ratelimitsvcv3.RateLimitResponse_OVER_LIMIT
+)
+
+// rivals are envoyproxy/ratelimit, with a Redis, and weir ratelimit, which have read the same files.
+type rivals struct {
+	peer, weir ratelimitsvcv3.RateLimitServiceClient
+	dir        string // of the files
+	weirHTTP   string
+	redis      *servers.Redis
+}
+
+// newRivals starts both with the files, by name; env is more of the peer's environment, and args are more of weir's.
+func newRivals(t *testing.T, files map[string]string, env, args []string) *rivals {
+	t.Helper()
+	root := t.TempDir()
+	r := &rivals{dir: filepath.Join(root, "ratelimit", "config"), redis: servers.RunRedis(t)}
+	must(t, os.MkdirAll(r.dir, 0o700))
+	for name, text := range files {
+		must(t, os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600))
+	}
+	ports := freePorts(t, 5)
+	peer := servers.StartProcess(t, servers.Command{
+		Name: "ratelimit", Path: servers.MustTool(t, "ratelimit"),
+		Env: append([]string{
+			"RUNTIME_ROOT=" + root, "RUNTIME_SUBDIRECTORY=ratelimit", "RUNTIME_WATCH_ROOT=false", "MERGE_DOMAIN_CONFIG=true",
+			"HOST=127.0.0.1", "PORT=" + port(ports[0]), "GRPC_HOST=127.0.0.1", "GRPC_PORT=" + port(ports[1]), "DEBUG_HOST=127.0.0.1", "DEBUG_PORT=" + port(ports[2]),
+			"BACKEND_TYPE=redis", "REDIS_SOCKET_TYPE=tcp", "REDIS_URL=" + r.redis.Address, "USE_STATSD=false", "DISABLE_STATS=true", "LOG_LEVEL=error",
+		}, env...),
+	})
+	weir := servers.StartProcess(t, servers.Command{
+		Name: "weir", Path: weirBinary,
+		Args: append([]string{"ratelimit", "--config", r.dir, "--address", ports[3], "--http-address", ports[4]}, args...),
+	})
+	r.weirHTTP = "http://" + ports[4]
+	must(t, peer.WaitHTTP(t.Context(), "http://"+ports[0]+"/healthcheck"))
+	must(t, weir.WaitHTTP(t.Context(), r.weirHTTP+"/readyz"))
+	r.peer, r.weir = limitClient(t, ports[1]), limitClient(t, ports[3])
+	return r
+}
+
+func limitClient(t *testing.T, address string) ratelimitsvcv3.RateLimitServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	return ratelimitsvcv3.NewRateLimitServiceClient(conn)
+}
+
+// both asks both.
+func (r *rivals) both(t *testing.T, q *ratelimitsvcv3.RateLimitRequest) (peer, weir *ratelimitsvcv3.RateLimitResponse) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	peer, err := r.peer.ShouldRateLimit(ctx, q)
+	if err != nil {
+		t.Fatalf("envoyproxy/ratelimit: %v\n%s", err, prototext.Format(q))
+	}
+	weir, err = r.weir.ShouldRateLimit(ctx, q)
+	if err != nil {
+		t.Fatalf("weir: %v\n%s", err, prototext.Format(q))
+	}
+	return peer, weir
+}
+
+// rule is a descriptor of a configuration file, as both read it.
+type rule struct {
+	Key            string     `json:"key"`
+	Value          string     `json:"value,omitempty"`
+	Limit          *ruleLimit `json:"rate_limit,omitempty"`
+	Rules          []*rule    `json:"descriptors,omitempty"`
+	Shadow         bool       `json:"shadow_mode,omitempty"`
+	Quota          bool       `json:"quota_mode,omitempty"`
+	DetailedMetric bool       `json:"detailed_metric,omitempty"`
+	ValueToMetric  bool       `json:"value_to_metric,omitempty"`
+	Share          bool       `json:"share_threshold,omitempty"`
+}
+
+type ruleLimit struct {
+	Unit      string     `json:"unit,omitempty"`
+	Requests  uint32     `json:"requests_per_unit"`
+	Unlimited bool       `json:"unlimited,omitempty"`
+	Name      string     `json:"name,omitempty"`
+	Replaces  []ruleName `json:"replaces,omitempty"`
+}
+
+type ruleName struct {
+	Name string `json:"name"`
+}
+
+// world of limits that is made up by a seed.
+type madeLimits struct {
+	*rand.Rand
+	rules []*rule
+	names int
+}
+
+var limitUnits = []string{"second", "minute", "hour", "day", "week", "month", "year"}
+
+func (m *madeLimits) chance(of float64) bool { return m.Float64() < of }
+
+func (m *madeLimits) rulesAt(depth int, path string) []*rule {
+	var out []*rule
+	seen := map[string]bool{}
+	for range 3 + m.IntN(5) {
+		x := &rule{Key: fmt.Sprintf("%sk%d", path, m.IntN(4)), Value: []string{"", "", "v0", "v1", "v*", "w*", "*"}[m.IntN(7)]}
+		if m.chance(0.05) {
+			x.Key, x.Value = x.Key+"*", ""
+		}
+		if seen[x.Key+" "+x.Value] {
+			continue
+		}
+		seen[x.Key+" "+x.Value] = true
+		if depth > 0 && m.chance(0.5) {
+			x.Rules = m.rulesAt(depth-1, path+"d")
+		}
+		if x.Rules == nil || m.chance(0.5) {
+			x.Limit = m.limit()
+		}
+		x.Shadow, x.Quota = m.chance(0.15), m.chance(0.15)
+		x.DetailedMetric, x.ValueToMetric = m.chance(0.1), m.chance(0.1)
+		x.Share = strings.Contains(x.Value, "*") && m.chance(0.5) || strings.Contains(x.Key, "*") && m.chance(0.5)
+		out = append(out, x)
+	}
+	return out
+}
+
+func (m *madeLimits) limit() *ruleLimit {
+	m.names++
+	l := &ruleLimit{Requests: uint32([]int{0, 1, 2, 3, 4, 5, 8, 20}[m.IntN(8)]), Unit: limitUnits[m.IntN(len(limitUnits))]}
+	if m.chance(0.1) {
+		l.Unlimited, l.Unit = true, ""
+	}
+	if m.chance(0.5) {
+		l.Name = fmt.Sprintf("n%d", m.names)
+	}
+	if m.chance(0.15) {
+		if other := fmt.Sprintf("n%d", 1+m.IntN(m.names)); other != l.Name {
+			l.Replaces = append(l.Replaces, ruleName{other})
+		}
+	}
+	return l
+}
+
+func (m *madeLimits) question(domain string) *ratelimitsvcv3.RateLimitRequest {
+	q := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
+	if m.chance(0.2) {
+		q.HitsAddend = uint32(m.IntN(4))
+	}
+	seen := map[string]bool{} // two descriptors of one counter are another test's
+	for range 1 + m.IntN(3) {
+		d := m.descriptor()
+		if top := d.GetEntries()[0].GetKey(); !seen[top] {
+			seen[top] = true
+			q.Descriptors = append(q.Descriptors, d)
+		}
+	}
+	if m.chance(0.1) { // a check; alone, since what it finds may differ
+		q.Descriptors = q.Descriptors[:1]
+		q.Descriptors[0].HitsAddend = wrapperspb.UInt64(0)
+	}
+	return q
+}
+
+func (m *madeLimits) descriptor() *commonratelimitv3.RateLimitDescriptor {
+	d := &commonratelimitv3.RateLimitDescriptor{}
+	if m.chance(0.15) {
+		d.HitsAddend = wrapperspb.UInt64(uint64(1 + m.IntN(4)))
+	}
+	add := func(key, value string) {
+		d.Entries = append(d.Entries, &commonratelimitv3.RateLimitDescriptor_Entry{Key: key, Value: value})
+	}
+	if m.chance(0.1) { // a limit of its own, one for each value
+		unit := []int{0, 1, 2, 3, 5, 6}[m.IntN(6)] // protocols have no week
+		add("own", limitUnits[unit])
+		d.Limit = &commonratelimitv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: uint32(unit+3) % 5, Unit: typev3.RateLimitUnit(typev3.RateLimitUnit_value[strings.ToUpper(limitUnits[unit])])}
+		return d
+	}
+	for rules := m.rules; len(rules) > 0; {
+		x := rules[m.IntN(len(rules))]
+		value := []string{"v0", "v1", "v2", "w0", "w1", "x", "", "v"}[m.IntN(8)]
+		switch {
+		case strings.HasSuffix(x.Value, "*"):
+			value = strings.TrimSuffix(x.Value, "*") + []string{"0", "1", ""}[m.IntN(3)]
+		case x.Value != "":
+			value = x.Value
+		}
+		key := strings.Replace(x.Key, "*", []string{"", "1"}[m.IntN(2)], 1)
+		if m.chance(0.03) {
+			key = "unknown"
+		}
+		add(key, value)
+		if rules = x.Rules; m.chance(0.4) {
+			break
+		}
+	}
+	return d
+}
+
+// find gives the rule of a descriptor, nil if there is none, and what names its counter.
+func (m *madeLimits) find(d *commonratelimitv3.RateLimitDescriptor) (found *rule, counter string) {
+	rules := m.rules
+	for i, e := range d.GetEntries() {
+		value := e.GetValue()
+		x := match(rules, e)
+		if x != nil {
+			if pattern := x.Value; x.Share {
+				if pattern == "" {
+					pattern = x.Key
+				}
+				value = pattern
+			}
+			rules = x.Rules
+			if i == len(d.GetEntries())-1 && x.Limit != nil {
+				found = x
+			}
+		} else {
+			rules = nil
+		}
+		counter += fmt.Sprintf("%q=%q ", e.GetKey(), value)
+	}
+	if d.GetLimit() != nil {
+		return &rule{Limit: &ruleLimit{Requests: d.GetLimit().GetRequestsPerUnit()}}, counter
+	}
+	return found, counter
+}
+
+func match(rules []*rule, e *commonratelimitv3.RateLimitDescriptor_Entry) *rule {
+	for _, fits := range []func(x *rule) bool{
+		func(x *rule) bool { return x.Key == e.GetKey() && x.Value != "" && x.Value == e.GetValue() },
+		func(x *rule) bool {
+			key, star := strings.CutSuffix(x.Key, "*")
+			prefix, stars := strings.CutSuffix(x.Value, "*")
+			return star && strings.HasPrefix(e.GetKey(), key) || stars && x.Key == e.GetKey() && strings.HasPrefix(e.GetValue(), prefix)
+		},
+		func(x *rule) bool { return x.Key == e.GetKey() && x.Value == "" },
+	} {
+		if i := slices.IndexFunc(rules, fits); i >= 0 {
+			return rules[i]
+		}
+	}
+	return nil
+}
+
+// TestSameAnswersAsEnvoyproxyRatelimit asks both the same, by configurations and questions that are made up by seeds. The
+// answers are the same in every field, but for what docs/envoyproxy-ratelimit.md says is different on purpose; then they
+// differ by just that, and what it did to a counter lets that counter be asked no more.
+func TestSameAnswersAsEnvoyproxyRatelimit(t *testing.T) {
+	const seeds, copies, questions = 60, 4, 80
+	files := map[string]string{}
+	made := make([]*madeLimits, seeds)
+	domain := func(seed, n int) string { return fmt.Sprintf("s%d-%d", seed, n) }
+	for seed := range seeds {
+		made[seed] = &madeLimits{Rand: rand.New(rand.NewPCG(uint64(seed), 5))}
+		made[seed].rules = made[seed].rulesAt(2, "")
+		for n := range copies {
+			text, err := json.Marshal(map[string]any{"domain": domain(seed, n), "descriptors": made[seed].rules})
+			must(t, err)
+			files[domain(seed, n)+".yaml"] = string(text)
+		}
+	}
+	for name, env := range map[string][]string{
+		"counting": nil,
+		"stopping": {"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRivals(t, files, append(env, "LIMIT_RESPONSE_HEADERS_ENABLED=true"), []string{"--response-headers"})
+			asked, compared := 0, 0
+			for seed := range seeds {
+				for n := 0; ; n++ {
+					if n == copies {
+						t.Fatalf("seed %d: no copy was asked without a second that ended between the two", seed)
+					}
+					m := &madeLimits{Rand: rand.New(rand.NewPCG(uint64(seed), 6)), rules: made[seed].rules}
+					c := &comparison{t: t, rivals: r, made: m, stopping: name == "stopping", apart: map[string]bool{}}
+					if c.run(domain(seed, n), questions, seed%10 == 0) {
+						asked, compared = asked+questions, compared+c.compared
+						break
+					}
+				}
+			}
+			t.Logf("%d questions, %d descriptors compared", asked, compared)
+			if compared < asked/2 {
+				t.Errorf("of %d questions only %d descriptors were compared", asked, compared)
+			}
+		})
+	}
+}
+
+// comparison is of one domain.
+type comparison struct {
+	t        *testing.T
+	rivals   *rivals
+	made     *madeLimits
+	stopping bool
+	apart    map[string]bool // counters that differ, on purpose
+	compared int             // descriptors
+}
+
+// run asks so many questions, and gives false if a second ended between the two answers, so that they may be of
+// different windows. With over the middle lies in another second than the beginning.
+func (c *comparison) run(domain string, questions int, over bool) bool {
+	for i := range questions {
+		if over && i == questions/2 {
+			time.Sleep(time.Second)
+		}
+		q := c.made.question(domain)
+		if slices.ContainsFunc(q.GetDescriptors(), func(d *commonratelimitv3.RateLimitDescriptor) bool {
+			_, counter := c.made.find(d)
+			return c.apart[counter]
+		}) {
+			continue
+		}
+		now := time.Now()
+		if in := now.Nanosecond(); in < 10e6 || in > 600e6 {
+			time.Sleep(time.Until(now.Truncate(time.Second).Add(time.Second + 10*time.Millisecond)))
+			now = time.Now()
+		}
+		peer, weir := c.rivals.both(c.t, q)
+		if end := time.Now(); end.Unix() != now.Unix() || end.Nanosecond() > 990e6 {
+			return false
+		}
+		before := proto.Clone(peer)
+		if wrong := c.differs(q, peer, weir); wrong != "" {
+			c.t.Fatalf("%s\n\nquestion %d: %s\nenvoyproxy/ratelimit: %s\nweir: %s", wrong, i, prototext.Format(q), prototext.Format(before), prototext.Format(weir))
+		}
+	}
+	return true
+}
+
+// differs changes the peer's answer to what weir's must be, and says how that differs.
+func (c *comparison) differs(q *ratelimitsvcv3.RateLimitRequest, peer, weir *ratelimitsvcv3.RateLimitResponse) string {
+	if len(peer.GetStatuses()) != len(weir.GetStatuses()) {
+		return "another number of statuses"
+	}
+	var over, overall, quotas, quotasOver int
+	asItIs := true       // nothing is changed
+	shadowAtEnd := false // whether it was over can't be told from its answer
+	for i, d := range q.GetDescriptors() {
+		st, found := peer.GetStatuses()[i], weir.GetStatuses()[i]
+		x, _ := c.made.find(d)
+		if x == nil || st.GetCurrentLimit() == nil {
+			continue
+		}
+		if st.GetDurationUntilReset() == nil { // a quota that is over, which newer versions of the peer tell as weir does
+			asItIs = false
+			st.Code, st.DurationUntilReset = limitOver, found.GetDurationUntilReset()
+		}
+		// A check of what has just been used up.
+		if d.GetHitsAddend() != nil && d.GetHitsAddend().GetValue() == 0 && st.GetCode() == limitOK && st.GetLimitRemaining() == 0 && !x.Shadow {
+			asItIs = false
+			st.Code = limitOver
+		}
+		if x.Quota {
+			quotas++
+		}
+		if st.GetCode() == limitOver {
+			over++
+			if x.Quota {
+				quotasOver++
+			} else {
+				overall++
+			}
+		}
+		shadowAtEnd = shadowAtEnd || x.Shadow && st.GetLimitRemaining() == 0
+	}
+	peer.OverallCode = limitOK
+	if overall > 0 || quotas > 0 && quotas == quotasOver {
+		peer.OverallCode = limitOver
+	}
+	// Weir counts what passes, and the peer everything, or if it is told so what none is over of.
+	weirCounts, peerCounts := peer.GetOverallCode() == limitOK, !c.stopping || over == 0
+	for i, d := range q.GetDescriptors() {
+		st, found := peer.GetStatuses()[i], weir.GetStatuses()[i]
+		x, counter := c.made.find(d)
+		hits := max(q.GetHitsAddend(), 1)
+		if d.GetHitsAddend() != nil {
+			hits = uint32(d.GetHitsAddend().GetValue())
+		}
+		switch {
+		case x == nil || st.GetCurrentLimit() == nil || st.GetCode() == limitOver:
+			continue
+		case x.Shadow && st.GetLimitRemaining() == 0 && weirCounts != peerCounts:
+			st.LimitRemaining = min(found.GetLimitRemaining(), hits)
+		case weirCounts && !peerCounts, c.stopping && shadowAtEnd && weirCounts && st.GetLimitRemaining() == found.GetLimitRemaining()+hits:
+			st.LimitRemaining -= min(hits, st.GetLimitRemaining())
+		case peerCounts && !weirCounts:
+			st.LimitRemaining += hits
+		default:
+			continue
+		}
+		asItIs = false
+		c.apart[counter] = true
+	}
+	if !asItIs { // headers tell of what is different
+		peer.ResponseHeadersToAdd = weir.GetResponseHeadersToAdd()
+	}
+	c.compared += len(q.GetDescriptors())
+	if proto.Equal(peer, weir) {
+		return ""
+	}
+	return "want: " + prototext.Format(peer)
+}
