@@ -36,7 +36,7 @@ bench:
 	go test -run '^$$' -bench . -benchmem ./...
 
 bench-smoke: ## each benchmark once, and a small fleet on each control plane
-	cd bench && go vet ./... && go run ./xds -services 20 -proxies 20 -rounds 1 && go run ./ratelimit -for 100ms -in-flight 16
+	cd bench && go vet ./... && go run ./xds -services 20 -proxies 20 -rounds 1 && go run ./ratelimit -planes floor,peer,peer-cache,weir -for 100ms -in-flight 16
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v 'no test files'
 
 e2e: build ## a real Envoy against a real weir

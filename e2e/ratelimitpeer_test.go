@@ -16,7 +16,9 @@ import (
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -427,4 +429,112 @@ func (c *comparison) differs(q *ratelimitsvcv3.RateLimitRequest, peer, weir *rat
 		return ""
 	}
 	return "want: " + prototext.Format(peer)
+}
+
+// askLimits makes a question of descriptors, each of KEY=VALUE entries with commas between them.
+func askLimits(domain string, descriptors ...string) *ratelimitsvcv3.RateLimitRequest {
+	q := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
+	for _, text := range descriptors {
+		d := &commonratelimitv3.RateLimitDescriptor{}
+		for _, entry := range strings.Split(text, ",") {
+			key, value, _ := strings.Cut(entry, "=")
+			d.Entries = append(d.Entries, &commonratelimitv3.RateLimitDescriptor_Entry{Key: key, Value: value})
+		}
+		q.Descriptors = append(q.Descriptors, d)
+	}
+	return q
+}
+
+// TestDifferentFromEnvoyproxyRatelimitOnPurpose has a case for each row of docs/envoyproxy-ratelimit.md that says so: what
+// both answer to the last question. Limits are by year, so that no window ends but one.
+func TestDifferentFromEnvoyproxyRatelimitOnPurpose(t *testing.T) {
+	files := map[string]string{"a.yaml": `
+domain: shop
+descriptors:
+- {key: one, rate_limit: {unit: year, requests_per_unit: 1}}
+- {key: five, rate_limit: {unit: year, requests_per_unit: 5}}
+- {key: shadow, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 0}}
+- {key: quota, quota_mode: true, rate_limit: {unit: year, requests_per_unit: 0}}
+- {key: path, value: /api/*/x, rate_limit: {unit: year, requests_per_unit: 0}}
+- key: tenant
+  rate_limit: {unit: year, requests_per_unit: 2}
+  descriptors:
+  - {key: user, rate_limit: {unit: year, requests_per_unit: 2}}
+`}
+	ask := func(descriptors ...string) *ratelimitsvcv3.RateLimitRequest { return askLimits("shop", descriptors...) }
+	hits := func(n uint64, negative bool, descriptor string) *ratelimitsvcv3.RateLimitRequest {
+		q := ask(descriptor)
+		q.GetDescriptors()[0].HitsAddend, q.GetDescriptors()[0].IsNegativeHits = wrapperspb.UInt64(n), negative
+		return q
+	}
+	type questions = []*ratelimitsvcv3.RateLimitRequest
+	type test struct {
+		ask        questions
+		peer, weir string // the codes and what remains
+	}
+	run := func(t *testing.T, r *rivals, tests map[string]test) {
+		for name, c := range tests {
+			t.Run(name, func(t *testing.T) {
+				var peer, weir *ratelimitsvcv3.RateLimitResponse
+				for _, q := range c.ask {
+					peer, weir = r.both(t, q)
+				}
+				if got := inShort(peer); got != c.peer {
+					t.Errorf("envoyproxy/ratelimit: %s, want %s", got, c.peer)
+				}
+				if got := inShort(weir); got != c.weir {
+					t.Errorf("weir: %s, want %s", got, c.weir)
+				}
+			})
+		}
+	}
+	r := newRivals(t, files, nil, nil)
+	run(t, r, map[string]test{
+		"a refused question uses nothing up":   {questions{ask("one=a", "five=a"), ask("one=a", "five=a"), ask("five=a")}, "OK: OK 2", "OK: OK 3"},
+		"one counter twice":                    {questions{ask("one=b", "one=b"), ask("one=b")}, "OVER: OVER 0", "OK: OK 0"},
+		"a check of what is used up":           {questions{ask("one=c"), hits(0, false, "one=c")}, "OK: OK 0", "OVER: OVER 0"},
+		"keys do not collide":                  {questions{ask("tenant=d_user_e"), ask("tenant=d_user_e"), ask("tenant=d,user=e")}, "OVER: OVER 0", "OK: OK 1"},
+		"negative hits":                        {questions{hits(3, false, "five=f"), hits(2, true, "five=f")}, "OK: OK 0", "OK: OK 4"},
+		"all quotas are over":                  {questions{ask("quota=g", "five=g")}, "OK: OK 0, OK 4", "OVER: OVER 0, OK 5"},
+		"stars in the middle":                  {questions{ask("path=/api/h/x")}, "OK: OK 0", "OVER: OVER 0"},
+		"a shadow is no reason to use up less": {questions{ask("shadow=i", "five=i"), ask("five=i")}, "OK: OK 3", "OK: OK 3"},
+	})
+	t.Run("no domain, no descriptors", func(t *testing.T) {
+		for _, q := range []*ratelimitsvcv3.RateLimitRequest{ask("one=a"), ask()} {
+			if len(q.GetDescriptors()) > 0 {
+				q.Domain = ""
+			}
+			_, peer := r.peer.ShouldRateLimit(t.Context(), q)
+			_, weir := r.weir.ShouldRateLimit(t.Context(), q)
+			if grpcstatus.Code(peer) != codes.Unknown || grpcstatus.Code(weir) != codes.InvalidArgument {
+				t.Errorf("envoyproxy/ratelimit: %v; weir: %v", peer, weir)
+			}
+		}
+	})
+	t.Run("a limit without a unit", func(t *testing.T) { // last: it ends the peer
+		q := ask("own=x")
+		q.GetDescriptors()[0].Limit = &commonratelimitv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: 5}
+		if _, err := r.peer.ShouldRateLimit(t.Context(), q); grpcstatus.Code(err) != codes.Unavailable {
+			t.Errorf("envoyproxy/ratelimit: %v", err)
+		}
+		answer, err := r.weir.ShouldRateLimit(t.Context(), q)
+		must(t, err)
+		if got := inShort(answer); got != "OK: OK 4" {
+			t.Errorf("weir: %s", got)
+		}
+	})
+	run(t, newRivals(t, files, []string{"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true"}, nil), map[string]test{
+		"stopping: a refused question uses nothing up":   {questions{ask("one=a", "five=a"), ask("one=a", "five=a"), ask("five=a")}, "OK: OK 3", "OK: OK 3"},
+		"stopping: a shadow is no reason to use up less": {questions{ask("shadow=i", "five=i"), ask("five=i")}, "OK: OK 4", "OK: OK 3"},
+		"stopping: a quota is no reason to use up less":  {questions{ask("quota=i", "five=j"), ask("five=j")}, "OK: OK 4", "OK: OK 4"},
+	})
+}
+
+func inShort(r *ratelimitsvcv3.RateLimitResponse) string {
+	code := func(c ratelimitsvcv3.RateLimitResponse_Code) string { return strings.TrimSuffix(c.String(), "_LIMIT") }
+	statuses := make([]string, len(r.GetStatuses()))
+	for i, st := range r.GetStatuses() {
+		statuses[i] = fmt.Sprint(code(st.GetCode()), " ", st.GetLimitRemaining())
+	}
+	return code(r.GetOverallCode()) + ": " + strings.Join(statuses, ", ")
 }

@@ -1,10 +1,11 @@
 // Command ratelimit measures what a rate limit decision costs: Weir's service beside a gRPC service that always says
-// OK, which is the floor of gRPC-Go's transport, and envoyproxy/ratelimit, each in a process of its own, asked the same
-// questions by the same client.
+// OK, which is the floor of gRPC-Go's transport, and envoyproxy/ratelimit with a Redis, each in a process of its own, with
+// the same limits, asked the same questions by the same client.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -25,13 +26,14 @@ import (
 const (
 	services = 50
 	keys     = 100_000
-	batch    = 16 // descriptors of a question, where it is batched
+	requests = 100 // a second, of each key
+	batch    = 16  // descriptors of a question, where it is batched
 )
 
 func main() {
 	var (
 		role     = flag.String("role", "", "internal: the server to be")
-		planes   = flag.String("planes", "floor,weir", "servers")
+		planes   = flag.String("planes", "floor,weir", "servers: floor, weir, weir-grpc, peer, peer-cache")
 		inFlight = flag.String("in-flight", "1,16,64,256", "questions at once, over one connection")
 		batched  = flag.Bool("batched", false, "ask by "+strconv.Itoa(batch)+" descriptors")
 		during   = flag.Duration("for", 3*time.Second, "how long each is measured")
@@ -52,12 +54,16 @@ func main() {
 
 func run(planes, inFlight []string, batched bool, during time.Duration) error {
 	fmt.Printf("%d services, %d Zipf keys, %s\n\n", services, keys, time.Now().UTC().Format(time.DateOnly))
-	fmt.Printf("%-8s %9s %11s %9s %9s %9s %14s %14s %10s\n",
-		"server", "in flight", "decisions/s", "p50", "p99", "p99.9", "server cpu s/M", "client cpu s/M", "resident")
+	fmt.Printf("%-11s %9s %11s %9s %9s %9s %14s %13s %14s %15s\n",
+		"server", "in flight", "decisions/s", "p50", "p99", "p99.9", "server cpu s/M", "redis cpu s/M", "client cpu s/M", "resident, redis")
 	for _, plane := range planes {
 		s, err := start(plane)
 		if err != nil {
 			return err
+		}
+		if err := s.check(plane != "floor"); err != nil {
+			s.stop()
+			return fmt.Errorf("%s: %w", plane, err)
 		}
 		for _, n := range inFlight {
 			concurrency, err := strconv.Atoi(n)
@@ -68,8 +74,8 @@ func run(planes, inFlight []string, batched bool, during time.Duration) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", plane, err)
 			}
-			fmt.Printf("%-8s %9d %11.0f %9s %9s %9s %14.2f %14.2f %7.0f MB\n", plane, concurrency, r.rate,
-				r.quantile(0.5), r.quantile(0.99), r.quantile(0.999), r.server, r.client, s.resident())
+			fmt.Printf("%-11s %9d %11.0f %9s %9s %9s %14.2f %13.2f %14.2f %7.0f %4.0f MB\n", plane, concurrency, r.rate,
+				r.quantile(0.5), r.quantile(0.99), r.quantile(0.999), r.server, r.redis, r.client, resident(s.pid), resident(s.redis))
 		}
 		s.stop()
 	}
@@ -77,9 +83,9 @@ func run(planes, inFlight []string, batched bool, during time.Duration) error {
 }
 
 type result struct {
-	rate           float64 // decisions a second
-	server, client float64 // CPU seconds a million decisions
-	latency        []time.Duration
+	rate                  float64 // decisions a second
+	server, redis, client float64 // CPU seconds a million decisions
+	latency               []time.Duration
 }
 
 func (r *result) quantile(q float64) time.Duration {
@@ -125,7 +131,7 @@ func ask(s *server, concurrency int, batched bool, during time.Duration) (*resul
 		wg.Wait()
 	}
 	phase(time.Second, false) // warms up
-	server, own, begun := s.cpu(), ownCPU(), time.Now()
+	server, redis, own, begun := cpu(s.pid), cpu(s.redis), ownCPU(), time.Now()
 	phase(during, true)
 	took := time.Since(begun)
 	r := &result{latency: slices.Concat(parts...)}
@@ -135,9 +141,57 @@ func ask(s *server, concurrency int, batched bool, during time.Duration) (*resul
 	slices.Sort(r.latency)
 	decisions := float64(len(r.latency) * each)
 	r.rate = decisions / took.Seconds()
-	r.server = (s.cpu() - server).Seconds() / decisions * 1e6
+	r.server = (cpu(s.pid) - server).Seconds() / decisions * 1e6
+	r.redis = (cpu(s.redis) - redis).Seconds() / decisions * 1e6
 	r.client = (ownCPU() - own).Seconds() / decisions * 1e6
 	return r, nil
+}
+
+// check asks a key until it is refused, so that what is compared does the same work: each answer tells of the limit, it
+// is found for every service, and it refuses, but not too early.
+func (s *server) check(limited bool) error {
+	if !limited {
+		return nil
+	}
+	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := ratelimitsvcv3.NewRateLimitServiceClient(conn)
+	all := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
+	for n := range services {
+		all.Descriptors = append(all.Descriptors, descriptor(n, "check"))
+	}
+	answer, err := client.ShouldRateLimit(context.Background(), all)
+	if err != nil {
+		return err
+	}
+	for n, st := range answer.GetStatuses() {
+		if limit := st.GetCurrentLimit(); limit.GetRequestsPerUnit() != requests || limit.GetUnit() != ratelimitsvcv3.RateLimitResponse_RateLimit_SECOND || st.GetLimitRemaining() != requests-1 {
+			return fmt.Errorf("service %d has another limit: %v", n, st)
+		}
+	}
+	burst := &ratelimitsvcv3.RateLimitRequest{Domain: domain, Descriptors: []*commonratelimitv3.RateLimitDescriptor{descriptor(0, "burst")}, HitsAddend: requests / 4}
+	for n := range 1000 {
+		answer, err := client.ShouldRateLimit(context.Background(), burst)
+		switch {
+		case err != nil:
+			return err
+		case answer.GetOverallCode() == ratelimitsvcv3.RateLimitResponse_OK:
+			continue
+		case n < 4:
+			return fmt.Errorf("refused after %d of %d requests", n*requests/4, requests)
+		}
+		return nil
+	}
+	return errors.New("it refuses nothing")
+}
+
+func descriptor(n int, user string) *commonratelimitv3.RateLimitDescriptor {
+	return &commonratelimitv3.RateLimitDescriptor{Entries: []*commonratelimitv3.RateLimitDescriptor_Entry{
+		{Key: serviceKey, Value: service(n)}, {Key: "x-user", Value: user},
+	}}
 }
 
 // questions are made before anything is measured: each asks for one key of one service, the same for every server.
@@ -153,10 +207,7 @@ func questions(batched bool) []*ratelimitsvcv3.RateLimitRequest {
 		q := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
 		for range n {
 			key := zipf.Uint64()
-			q.Descriptors = append(q.Descriptors, &commonratelimitv3.RateLimitDescriptor{Entries: []*commonratelimitv3.RateLimitDescriptor_Entry{
-				{Key: serviceKey, Value: service(int(key % services))},
-				{Key: "x-user", Value: "user-" + strconv.FormatUint(key, 10)},
-			}})
+			q.Descriptors = append(q.Descriptors, descriptor(int(key%services), "user-"+strconv.FormatUint(key, 10)))
 		}
 		all[i] = q
 	}

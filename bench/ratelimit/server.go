@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 
+	"github.com/machinenativeops/weir/internal/servers"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/ratelimit"
@@ -54,7 +56,7 @@ func limits() []*mesh.Limit {
 	var out []*mesh.Limit
 	for n := range services {
 		out = append(out, &mesh.Limit{
-			ID: service(n), By: []policy.LimitBy{{Header: "x-user"}}, Requests: 100, Burst: 100, Per: time.Second,
+			ID: service(n), By: []policy.LimitBy{{Header: "x-user"}}, Requests: requests, Burst: requests, Per: time.Second,
 		})
 	}
 	return out
@@ -73,41 +75,126 @@ func (floor) ShouldRateLimit(_ context.Context, r *ratelimitsvcv3.RateLimitReque
 	return out, nil
 }
 
-// server is a server's process, as the client sees it.
+// server is a server's process, as the client sees it, and the Redis that it has to itself, if it has one.
 type server struct {
-	cmd     *exec.Cmd
-	address string
-}
-
-func start(role string) (*server, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, "-role", role)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	address, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		return nil, fmt.Errorf("%s does not start: %w", role, err)
-	}
-	return &server{cmd, strings.TrimSpace(address)}, nil
+	address    string
+	pid, redis int // redis is 0 without one
+	end        []func()
 }
 
 func (s *server) stop() {
-	_ = s.cmd.Process.Kill()
-	_ = s.cmd.Wait()
+	for _, end := range s.end {
+		end()
+	}
 }
 
-// cpu is what the process has used.
-func (s *server) cpu() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+// start starts the server of a plane.
+func start(plane string) (*server, error) {
+	dir, err := os.MkdirTemp("", "weir-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{end: []func(){func() { _ = os.RemoveAll(dir) }}}
+	switch plane {
+	case "peer":
+		err = s.startPeer(dir)
+	case "peer-cache": // which keeps the keys that are over their limit
+		err = s.startPeer(dir, "LOCAL_CACHE_SIZE_IN_BYTES=100000000")
+	default:
+		err = s.startSelf(plane)
+	}
+	if err != nil {
+		s.stop()
+		return nil, fmt.Errorf("%s: %w", plane, err)
+	}
+	return s, nil
+}
+
+func (s *server) startSelf(role string, args ...string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, append([]string{"-role", role}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.end = append([]func(){func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }}, s.end...)
+	s.pid = cmd.Process.Pid
+	address, err := bufio.NewReader(out).ReadString('\n')
+	s.address = strings.TrimSpace(address)
+	return err
+}
+
+func (s *server) startRedis(ctx context.Context, dir string) (string, error) {
+	r, err := servers.StartRedis(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	s.end = append([]func(){r.Process.Stop}, s.end...)
+	s.redis = r.Process.PID()
+	return r.Address, nil
+}
+
+// startPeer starts envoyproxy/ratelimit as it comes, but for its statistics, which are off.
+func (s *server) startPeer(dir string, env ...string) error {
+	ctx := context.Background()
+	path, err := servers.Tool("ratelimit")
+	if err != nil {
+		return err
+	}
+	redis, err := s.startRedis(ctx, dir)
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(dir, "ratelimit", "config")
+	if err := os.MkdirAll(config, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(config, "limits.yaml"), peerLimits(), 0o600); err != nil {
+		return err
+	}
+	var ports [3]string
+	for i := range ports {
+		port, err := servers.FreePort(ctx)
+		if err != nil {
+			return err
+		}
+		ports[i] = strconv.Itoa(port)
+	}
+	p, err := servers.Start(servers.Command{
+		Name: "ratelimit", Path: path, Log: filepath.Join(dir, "ratelimit.log"),
+		Env: append([]string{
+			"RUNTIME_ROOT=" + dir, "RUNTIME_SUBDIRECTORY=ratelimit", "RUNTIME_WATCH_ROOT=false",
+			"HOST=127.0.0.1", "PORT=" + ports[0], "GRPC_HOST=127.0.0.1", "GRPC_PORT=" + ports[1], "DEBUG_HOST=127.0.0.1", "DEBUG_PORT=" + ports[2],
+			"BACKEND_TYPE=redis", "REDIS_SOCKET_TYPE=tcp", "REDIS_URL=" + redis, "USE_STATSD=false", "DISABLE_STATS=true", "LOG_LEVEL=error",
+		}, env...),
+	})
+	if err != nil {
+		return err
+	}
+	s.end = append([]func(){p.Stop}, s.end...)
+	s.pid, s.address = p.PID(), "127.0.0.1:"+ports[1]
+	return p.WaitHTTP(ctx, "http://127.0.0.1:"+ports[0]+"/healthcheck")
+}
+
+// peerLimits are limits as envoyproxy/ratelimit reads them.
+func peerLimits() []byte {
+	out := []byte("domain: " + domain + "\ndescriptors:\n")
+	for _, l := range limits() {
+		out = fmt.Appendf(out, "- {key: %s, value: %s, descriptors: [{key: x-user, rate_limit: {unit: second, requests_per_unit: %d}}]}\n", serviceKey, l.ID, l.Requests)
+	}
+	return out
+}
+
+// cpu is what a process has used; none if there is none.
+func cpu(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
@@ -118,8 +205,8 @@ func (s *server) cpu() time.Duration {
 }
 
 // resident is in MB.
-func (s *server) resident() float64 {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", s.cmd.Process.Pid))
+func resident(pid int) float64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	f := strings.Fields(string(b))
 	if len(f) < 2 {
 		return 0
