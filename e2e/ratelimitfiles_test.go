@@ -138,9 +138,14 @@ static_resources:
 	conn, err := grpc.NewClient(ports[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	defer func() { _ = conn.Close() }()
-	check, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "envoy.service.ratelimit.v3.RateLimitService"})
-	if err != nil || check.GetStatus() != healthpb.HealthCheckResponse_SERVING {
-		t.Errorf("health: %v %v", check, err)
+	for _, name := range []string{"envoy.service.ratelimit.v3.RateLimitService", "ratelimit"} {
+		check, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: name})
+		if err != nil || check.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+			t.Errorf("health of %s: %v %v", name, check, err)
+		}
+	}
+	if res, err := http.Get("http://" + ports[1] + "/healthcheck"); err != nil || res.Body.Close() != nil || res.StatusCode != http.StatusOK {
+		t.Errorf("/healthcheck: %v %v", res, err)
 	}
 	reflection, err := reflectpb.NewServerReflectionClient(conn).ServerReflectionInfo(t.Context())
 	must(t, err)

@@ -29,13 +29,17 @@ const (
 
 // service is one of the configuration above, or of another.
 func service(t *testing.T, other ...string) *ratelimit.Service {
+	return serviceWith(t, ratelimit.Compat{}, other...)
+}
+
+func serviceWith(t *testing.T, how ratelimit.Compat, other ...string) *ratelimit.Service {
 	text := strings.Join(other, "")
 	if text == "" {
 		text = config
 	}
 	domains, problems := compat.Parse([]compat.File{{Name: "a.yaml", Data: []byte(text)}})
 	require.Empty(t, problems)
-	s := ratelimit.New(slog.New(slog.DiscardHandler), ratelimit.Options{Keys: 10_000})
+	s := ratelimit.New(slog.New(slog.DiscardHandler), ratelimit.Options{Keys: 10_000, Compat: how})
 	s.ApplyDomains(domains)
 	return s
 }
@@ -189,6 +193,81 @@ func TestHits(t *testing.T) {
 	require.Equal(t, 2, passes(t, s, of("plan=gold")))
 	d.IsNegativeHits, d.HitsAddend = false, wrapperspb.UInt64(0)
 	require.Equal(t, over, ask(t, s, d).GetOverallCode(), "a check without a hit")
+}
+
+// TestCostsCount has what a request costs come after it has passed, as Envoy's AI gateway asks: a check first, and then
+// hits, which may be more than is left.
+func TestCostsCount(t *testing.T) {
+	s := service(t, `{domain: shop, descriptors: [{key: tokens, rate_limit: {unit: day, requests_per_unit: 100}}, {key: dark, shadow_mode: true, rate_limit: {unit: day, requests_per_unit: 10}}]}`)
+	hits := func(key string, n uint64) *ratelimitsvcv3.RateLimitResponse {
+		d := of(key + "=acme")
+		d.HitsAddend = wrapperspb.UInt64(n)
+		return ask(t, s, d)
+	}
+	require.Equal(t, ok, hits("tokens", 0).GetOverallCode())
+	require.EqualValues(t, 30, hits("tokens", 70).GetStatuses()[0].GetLimitRemaining())
+	require.Equal(t, ok, hits("tokens", 0).GetOverallCode())
+	cost := hits("tokens", 70)
+	require.Equal(t, over, cost.GetOverallCode())
+	require.Zero(t, cost.GetStatuses()[0].GetLimitRemaining())
+	require.Equal(t, over, hits("tokens", 0).GetOverallCode(), "it is used up")
+	require.Equal(t, over, hits("tokens", 1).GetOverallCode())
+	require.Equal(t, ok, hits("dark", 20).GetOverallCode())
+	require.Zero(t, hits("dark", 1).GetStatuses()[0].GetLimitRemaining(), "of a shadow too")
+}
+
+func TestStars(t *testing.T) {
+	s := service(t, `{domain: shop, descriptors: [
+		{key: path, value: /api/*/x/*/y, rate_limit: {unit: day, requests_per_unit: 0}}, {key: path, value: "*.png", rate_limit: {unit: day, requests_per_unit: 0}},
+		{key: path, value: a*a, rate_limit: {unit: day, requests_per_unit: 0}}, {key: "k*", value: v, rate_limit: {unit: day, requests_per_unit: 0}},
+		{key: "shared*", share_threshold: true, rate_limit: {unit: day, requests_per_unit: 2}}]}`)
+	for entry, want := range map[string]ratelimitsvcv3.RateLimitResponse_Code{
+		"path=/api/1/x/2/y": over, "path=/api//x//y": over, "path=/api/x/y": ok, "path=/api/1/x/2/y/": ok, "path=/api/1/x/2/x/3/y": over,
+		"path=b.png": over, "path=.png": over, "path=png": ok, "path=aa": over, "path=a": ok, "path=aba": over, "path=/api/*/x/*/y": over,
+		"k1=v": over, "k=v": over, "k=w": ok,
+	} {
+		require.Equal(t, want, ask(t, s, of(entry)).GetOverallCode(), entry)
+	}
+	require.EqualValues(t, 1, ask(t, s, of("shared1=a")).GetStatuses()[0].GetLimitRemaining())
+	require.EqualValues(t, 0, ask(t, s, of("shared1=b")).GetStatuses()[0].GetLimitRemaining(), "all values of a key share")
+	require.EqualValues(t, 1, ask(t, s, of("shared2=a")).GetStatuses()[0].GetLimitRemaining())
+}
+
+func TestResponseHeaders(t *testing.T) {
+	s := serviceWith(t, ratelimit.Compat{Headers: ratelimit.HeaderNames{Limit: "L", Remaining: "R"}})
+	headers := func(ds ...*commonratelimitv3.RateLimitDescriptor) string {
+		var out []string
+		for _, h := range ask(t, s, ds...).GetResponseHeadersToAdd() {
+			out = append(out, h.GetKey()+"="+h.GetValue())
+		}
+		return strings.Join(out, " ")
+	}
+	require.Equal(t, "L=4 R=3", headers(of("plan=gold"), of("tenant=acme"), of("free=x"), of("other=x")), "the nearest")
+	require.Empty(t, headers(of("free=x"), of("other=x")))
+	ask(t, s, of("base=x"))
+	require.Equal(t, "L=1 R=0", headers(of("base=x"), of("plan=gold")), "what refuses")
+	require.Equal(t, "L=1 R=0", headers(of("watched=y"), of("plan=gold")), "a shadow")
+}
+
+// TestShadowOfAll refuses nobody, and says what it would have done.
+func TestShadowOfAll(t *testing.T) {
+	s := serviceWith(t, ratelimit.Compat{Shadow: true})
+	require.Equal(t, 20, passes(t, s, of("plan=gold")))
+	require.Equal(t, over, ask(t, s, of("plan=gold")).GetStatuses()[0].GetCode())
+}
+
+// TestYAML has what YAML 1.1 reads, which is the peer's.
+func TestYAML(t *testing.T) {
+	s := service(t, `
+domain: shop
+descriptors:
+- {key: a, value: 12, shadow_mode: yes, rate_limit: {unit: Day, requests_per_unit: 0}}
+- {key: a, value: on, shadow_mode: off, rate_limit: {unit: DAY, requests_per_unit: 1_000, name: n}}
+`)
+	require.Equal(t, ok, ask(t, s, of("a=12")).GetOverallCode())
+	limit := ask(t, s, of("a=on")).GetStatuses()[0].GetCurrentLimit()
+	require.EqualValues(t, 1000, limit.GetRequestsPerUnit())
+	require.Equal(t, "n", limit.GetName())
 }
 
 func TestOverride(t *testing.T) {
