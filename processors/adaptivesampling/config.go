@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"go.opentelemetry.io/collector/component"
+
 	"github.com/machinenativeops/weir/sampling/whole"
 )
 
@@ -13,6 +15,8 @@ type Config struct {
 	Policy []string `mapstructure:"policy"`
 	// Replicas is how many collectors share the traffic, and so the budget of the documents.
 	Replicas int `mapstructure:"replicas"`
+	// Storage is an extension that keeps held spans over a restart and a crash; without one, a crash loses them.
+	Storage *component.ID `mapstructure:"storage"`
 
 	// Whole bounds and tells what is done where the documents have traces judged whole (keep).
 	Whole WholeConfig `mapstructure:"whole"`

@@ -22,7 +22,7 @@ func NewFactory() processor.Factory {
 }
 
 func defaultConfig() component.Config {
-	return &Config{Replicas: 1, Whole: WholeConfig{MaxSpans: 1_000_000, MaxBytes: 512 << 20, Decisions: 200_000, Why: "weir.sampling"}}
+	return &Config{Replicas: 1, Whole: WholeConfig{MaxSpans: 4_000_000, MaxBytes: 512 << 20, Decisions: 200_000, Why: "weir.sampling"}}
 }
 
 func createTraces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {
@@ -37,8 +37,14 @@ func createTraces(ctx context.Context, set processor.Settings, cfg component.Con
 			if err := watcher.Start(ctx, host); err != nil {
 				return err
 			}
-			s.whole.start()
-			return nil
+			var j *journal
+			if id := cfg.(*Config).Storage; id != nil {
+				var err error
+				if j, err = openJournal(ctx, host, *id, set.ID, set.Logger); err != nil {
+					return err
+				}
+			}
+			return s.whole.start(ctx, j)
 		}),
 		processorhelper.WithShutdown(func(ctx context.Context) error {
 			return errors.Join(watcher.Shutdown(ctx), s.whole.shutdown(ctx), s.shutdown(ctx))

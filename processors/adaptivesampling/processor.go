@@ -85,7 +85,9 @@ func (s *sampler) apply(set *policy.Set) error {
 func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces, error) {
 	rates := s.rates.Load()
 	if rules := s.whole.rules.Load(); rules != nil {
-		s.whole.take(ctx, td, rates, rules, time.Now().UnixNano())
+		if err := s.whole.take(ctx, td, rates, rules, time.Now().UnixNano()); err != nil {
+			return td, err
+		}
 		return td, processorhelper.ErrSkipProcessingData
 	}
 	var counts tally

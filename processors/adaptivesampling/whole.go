@@ -3,20 +3,16 @@ package adaptivesampling
 import (
 	"context"
 	"errors"
-	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
-	"github.com/machinenativeops/weir/collector/documents"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
@@ -27,24 +23,29 @@ const (
 	forgetEach    = time.Minute
 	forgotten     = time.Hour // an operation without traces, or twice rarerThan where that is longer
 	maxOperations = 10_000    // with a history; 0.7 KB each
-	// spanOverhead is what a span takes beside its bytes on the wire, which take twice as much in memory.
-	spanOverhead = 512
+	maxSweepers   = 16
+	spanOverhead  = 64 // bytes that a held span takes beside its own, with its part of what is known of its trace
+	shedParts     = 32 // of what may be held one is shed at a time
 )
+
+var errFull = errors.New("what is kept is not taken by the next component, and whole.max_bytes of it wait: try again later")
 
 // holder holds spans until their traces are judged, and sends on what is kept.
 type holder struct {
 	cfg     WholeConfig
 	log     *zap.Logger
 	sampler *sampler
-	next    consumer.Traces
-	traces  metric.Int64Counter
-	told    metric.Registration
+	sender  *sender
+	journal *journal // nil: nothing is kept over a restart
+	metrics *wholeMetrics
 
 	rules      atomic.Pointer[rules] // nil: spans are judged one by one
 	table      *whole.Table[part]
 	operations *whole.Operations
+	live       live
+	shedding   sync.Mutex // held by who makes room
 
-	done chan struct{} // closed to stop the sweeper
+	done chan struct{} // closed to stop the sweepers
 	wait sync.WaitGroup
 	once sync.Once
 }
@@ -54,39 +55,14 @@ type rules struct {
 	marked []string
 }
 
-// origin is what spans that came together share. It is read only.
-type origin struct {
-	resource ptrace.ResourceSpans // without spans
-	scope    ptrace.ScopeSpans    // without spans
-	service  *sampling.Service
-}
-
-// part is spans of one trace from one origin.
-type part struct {
-	*origin
-	spans []ptrace.Span // each a pointer, so that none keeps the others of its batch in memory
-}
-
 func newHolder(set component.TelemetrySettings, cfg WholeConfig, s *sampler, next consumer.Traces) (*holder, error) {
 	h := &holder{
-		cfg: cfg, log: set.Logger, sampler: s, next: next, done: make(chan struct{}), operations: whole.NewOperations(maxOperations),
-		table: whole.NewTable[part](whole.Limits{Spans: cfg.MaxSpans, Bytes: cfg.MaxBytes, Decisions: cfg.Decisions}),
+		cfg: cfg, log: set.Logger, sampler: s, done: make(chan struct{}),
+		operations: whole.NewOperations(maxOperations), table: whole.NewTable[part](cfg.Decisions),
 	}
-	meter := set.MeterProvider.Meter(scopeName)
+	h.sender = &sender{holder: h, next: next}
 	var err error
-	h.traces, err = meter.Int64Counter("weir_sampling_traces",
-		metric.WithDescription("Traces judged whole, by rule, decision (kept or dropped) and whether they were shed (judged early for want of room)."), metric.WithUnit("{traces}"))
-	if err != nil {
-		return nil, fmt.Errorf("metric weir_sampling_traces: %w", err)
-	}
-	held, err := meter.Int64ObservableGauge("weir_sampling_held_spans", metric.WithDescription("Spans whose traces are not judged yet."), metric.WithUnit("{spans}"))
-	if err != nil {
-		return nil, fmt.Errorf("metric weir_sampling_held_spans: %w", err)
-	}
-	h.told, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveInt64(held, h.table.Held())
-		return nil
-	}, held)
+	h.metrics, err = newWholeMetrics(set, h)
 	return h, err
 }
 
@@ -99,15 +75,55 @@ func (h *holder) apply(spec *policy.SamplingSpec) {
 	}
 	h.rules.Store(&rules{marked: k.Marked, Rules: whole.Rules{
 		Errors: k.Errors, SlowerThan: time.Duration(k.SlowerThan), SlowestPercent: k.SlowestPercent,
-		RarerThan: time.Duration(k.RarerThan), Wait: time.Duration(spec.Wait),
+		RarerThan: time.Duration(k.RarerThan), Marks: len(k.Marked) > 0, Wait: time.Duration(spec.Wait),
 	}})
 }
 
-func (h *holder) start() { h.wait.Go(h.sweep) }
+// inForce are the rules; without any, what is held is judged by its rates.
+func (h *holder) inForce() *rules {
+	if r := h.rules.Load(); r != nil {
+		return r
+	}
+	return new(rules)
+}
 
-// sweep judges the traces whose wait is over, until the end. Where documents no longer hold traces, those that are
-// held go at once.
-func (h *holder) sweep() {
+// start takes up what is in the journal, which may be nil, and starts the sweepers.
+func (h *holder) start(ctx context.Context, j *journal) error {
+	h.journal = j
+	if j != nil {
+		if err := j.replay(ctx, h); err != nil {
+			return err
+		}
+	}
+	sweepers := min(runtime.GOMAXPROCS(0), maxSweepers)
+	for i := range sweepers {
+		h.wait.Go(func() { h.sweep(i, sweepers) })
+	}
+	h.wait.Go(h.tidy)
+	return nil
+}
+
+// sweep judges the traces whose wait is over, of the shards that are this sweeper's, until the end. Where documents no
+// longer hold traces, those that are held go at once.
+func (h *holder) sweep(first, step int) {
+	tick := time.NewTicker(sweepEach)
+	defer tick.Stop()
+	var judged whole.Judged[part]
+	for {
+		select {
+		case <-h.done:
+			return
+		case now := <-tick.C:
+			rules := h.inForce()
+			h.table.Sweep(&judged, &rules.Rules, first, step, now.UnixNano()-int64(rules.Wait), now.UnixNano(), false)
+			h.sender.send(context.Background(), &judged)
+			judged.Reset()
+		}
+	}
+}
+
+// tidy sends again what was refused, writes down what is done with, and forgets operations that are no more.
+func (h *holder) tidy() {
 	tick := time.NewTicker(sweepEach)
 	defer tick.Stop()
 	forget := time.Now()
@@ -116,232 +132,176 @@ func (h *holder) sweep() {
 		case <-h.done:
 			return
 		case now := <-tick.C:
-			if rules := h.rules.Load(); rules != nil {
-				h.send(context.Background(), h.table.Sweep(nil, &rules.Rules, now.UnixNano()))
-				if now.Sub(forget) > forgetEach {
-					forget = now
-					h.operations.Forget(now.Add(-max(forgotten, 2*rules.RarerThan)).UnixNano())
-				}
-			} else if h.table.Held() > 0 {
-				h.flush(context.Background())
+			h.sender.retry(context.Background(), now)
+			if h.journal != nil {
+				h.journal.flush()
+			}
+			if now.Sub(forget) > forgetEach {
+				forget = now
+				h.operations.Forget(now.Add(-max(forgotten, 2*h.inForce().RarerThan)).UnixNano())
 			}
 		}
 	}
 }
 
-func (h *holder) flush(ctx context.Context) {
-	var none rules
-	r := h.rules.Load()
-	if r == nil {
-		r = &none
-	}
-	h.send(ctx, h.table.Flush(nil, &r.Rules, time.Now().UnixNano()))
+// judgeAll judges everything that is held.
+func (h *holder) judgeAll(ctx context.Context) {
+	var judged whole.Judged[part]
+	now := time.Now().UnixNano()
+	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, 1<<63-1, now, false)
+	h.sender.send(ctx, &judged)
 }
 
+// shutdown leaves what is held to the journal, or judges it and sends it on.
 func (h *holder) shutdown(ctx context.Context) (err error) {
 	h.once.Do(func() {
 		close(h.done)
 		h.wait.Wait()
-		h.flush(ctx)
-		err = h.told.Unregister()
+		if h.journal == nil {
+			h.judgeAll(ctx)
+			h.sender.retry(ctx, time.Time{})
+			h.sender.lose()
+		} else {
+			h.journal.flush()
+			err = h.journal.client.Close(ctx)
+		}
+		err = errors.Join(err, h.metrics.told.Unregister())
 	})
 	return err
 }
 
-// take moves all spans into the table, and sends on what is judged by that.
-func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rates, rules *rules, now int64) {
-	var released []whole.Released[part]
-	for _, rs := range td.ResourceSpans().All() {
-		ref, claimed := documents.Service(rs.Resource())
-		service := rates.Service(ref, claimed)
-		resource := ptrace.NewResourceSpans()
-		rs.Resource().MoveTo(resource.Resource())
-		resource.SetSchemaUrl(rs.SchemaUrl())
-		for _, ss := range rs.ScopeSpans().All() {
-			o := &origin{resource: resource, scope: ptrace.NewScopeSpans(), service: service}
-			ss.Scope().MoveTo(o.scope.Scope())
-			o.scope.SetSchemaUrl(ss.SchemaUrl())
-			s := scratches.Get().(*scratch)
-			h.group(s, ss.Spans(), o, ref, rates.Adaptive(), rules, now)
-			for _, g := range s.groups {
-				released = h.table.Add(released, &rules.Rules, g.id, g.seen, part{o, g.spans}, now)
+// take takes spans, and sends on what is judged by that. They are kept over a crash from then on, where there is a
+// journal.
+func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rates, rules *rules, now int64) error {
+	var m ptrace.ProtoMarshaler
+	data, err := m.MarshalTraces(td)
+	if err != nil {
+		return err
+	}
+	return h.add(ctx, &batch{data: data, arrived: now}, rates, rules, now, nil)
+}
+
+// add puts a batch into the table. What is done with of it, which a journal may know, is left out.
+func (h *holder) add(ctx context.Context, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) error {
+	r := readers.Get().(*reader)
+	defer r.release()
+	r.holder, r.rates, r.rules, r.now = h, rates, rules, now
+	if err := r.read(b); err != nil {
+		return err
+	}
+	b.size = int64(len(b.data) + spanOverhead*b.spans)
+	fresh := b.number == 0
+	if fresh {
+		if !h.room(ctx, b) {
+			h.metrics.refused.Add(ctx, int64(b.spans))
+			return errFull
+		}
+		b.number = h.live.next()
+		if h.journal != nil {
+			if err := h.journal.put(b); err != nil {
+				return err
 			}
-			s.clear()
-			scratches.Put(s)
 		}
 	}
-	h.send(ctx, released)
-}
-
-type group struct {
-	id    whole.ID
-	seen  whole.Seen
-	spans []ptrace.Span
-}
-
-// scratch is the groups of one scope's spans; it is used again.
-type scratch struct {
-	groups []group
-	index  map[whole.ID]int // of groups
-}
-
-var scratches = sync.Pool{New: func() any { return &scratch{index: map[whole.ID]int{}} }}
-
-func (s *scratch) clear() {
-	clear(s.groups)
-	s.groups = s.groups[:0]
-	clear(s.index)
-}
-
-// group takes the spans out of their batch, into one slice for each trace.
-func (h *holder) group(s *scratch, batch ptrace.SpanSlice, o *origin, ref policy.Ref, adaptive bool, rules *rules, now int64) {
-	var size ptrace.ProtoMarshaler
-	spans := ptrace.NewSpanSlice()
-	batch.MoveAndAppendTo(spans) // so that whoever owns the batch can't reuse them
-	shared := 2 * (size.ResourceSpansSize(o.resource) + size.ScopeSpansSize(o.scope)) / max(spans.Len(), 1)
-	for _, span := range spans.All() {
-		seen := whole.Seen{Spans: 1, Bytes: spanOverhead + shared + 2*size.SpanSize(span)}
-		look(span, &seen, rules.marked)
-		state := stateOf(span)
-		seen.Randomness = state.RandomnessOf(span.TraceID())
-		if adaptive {
-			operation := o.service.Operation(span.Name())
-			seen.Threshold = operation.Threshold()
-			adjusted := 1.0
-			if state.HasThreshold && state.Threshold.Keep(seen.Randomness) {
-				adjusted = state.Threshold.AdjustedCount()
-			}
-			operation.Seen(adjusted, false)
+	h.live.enter(b)
+	if len(r.groups) == 0 {
+		h.drop(part{batch: b})
+	}
+	for i := range r.groups {
+		g := &r.groups[i]
+		if done[doneWith{g.id, b.number}] {
+			h.drop(g.part)
 		} else {
-			seen.Threshold = o.service.Threshold(span.Name())
+			h.table.Add(&r.judged, &rules.Rules, g.id, &g.seen, g.part, now)
 		}
-		seen.Operation = h.operations.Of(ref, span.Name(), now)
-		i, ok := s.index[span.TraceID()]
-		if !ok {
-			s.index[span.TraceID()] = len(s.groups)
-			s.groups = append(s.groups, group{span.TraceID(), seen, []ptrace.Span{span}})
+	}
+	h.sender.send(ctx, &r.judged)
+	return nil
+}
+
+// room judges the oldest traces before their time until there is room for a batch. There is none where too much that
+// is kept waits to be taken by the next component: then the sender is to keep its spans.
+func (h *holder) room(ctx context.Context, b *batch) bool {
+	over := func() bool {
+		return h.live.bytes.Load()+h.sender.bytes.Load()+b.size > int64(h.cfg.MaxBytes) || h.table.Held()+int64(b.spans) > int64(h.cfg.MaxSpans)
+	}
+	full := func() bool { return h.sender.bytes.Load() > int64(h.cfg.MaxBytes)/2 }
+	if !over() && !full() {
+		return true
+	}
+	h.shedding.Lock()
+	defer h.shedding.Unlock()
+	var judged whole.Judged[part]
+	for parts := shedParts; !full(); parts /= 2 {
+		if !over() || parts == 0 { // it is more than there is room for at all
+			return true
+		}
+		now := time.Now().UnixNano()
+		began := h.live.oldest(int64(h.cfg.MaxBytes/parts), h.cfg.MaxSpans/parts)
+		h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, began, now, true)
+		h.sender.send(ctx, &judged)
+		judged.Reset()
+	}
+	return false
+}
+
+// drop is done with a part that is not sent on.
+func (h *holder) drop(p part) {
+	h.release(p.batch)
+	h.finish(p.batch)
+}
+
+// release is that a part of a batch is held no more. The last one frees the spans.
+func (h *holder) release(b *batch) {
+	if b.held.Add(-1) <= 0 {
+		b.data, b.runs, b.origins = nil, nil, nil
+		h.live.bytes.Add(-b.size)
+	}
+}
+
+// finish is done with a part of a batch: it is dropped, or taken by the next component.
+func (h *holder) finish(b *batch) {
+	if b.owed.Add(-1) <= 0 && h.journal != nil {
+		h.journal.remove(b.number)
+	}
+}
+
+// live is the batches of which spans are held, in the order in which they came.
+type live struct {
+	bytes   atomic.Int64
+	numbers atomic.Uint64
+
+	mu      sync.Mutex // guards what follows
+	batches []*batch
+}
+
+func (l *live) next() uint64 { return l.numbers.Add(1) }
+
+func (l *live) enter(b *batch) {
+	l.bytes.Add(b.size)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	gone := 0
+	for gone < len(l.batches) && l.batches[gone].held.Load() == 0 {
+		gone++
+	}
+	clear(l.batches[:gone])
+	l.batches = append(l.batches[gone:], b)
+}
+
+// oldest gives when the last of the oldest batches came that have so many bytes or spans together.
+func (l *live) oldest(bytes int64, spans int) (arrived int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.batches {
+		if b.held.Load() == 0 {
 			continue
 		}
-		g := &s.groups[i]
-		g.seen.Merge(&seen)
-		g.spans = append(g.spans, span)
-	}
-}
-
-func stateOf(span ptrace.Span) sampling.State {
-	tracestate := span.TraceState().AsRaw()
-	if tracestate == "" { // the usual case
-		return sampling.State{}
-	}
-	return sampling.ParseState(tracestate)
-}
-
-// look notes what rules ask of a span.
-func look(span ptrace.Span, seen *whole.Seen, marked []string) {
-	start, end := int64(span.StartTimestamp()), int64(span.EndTimestamp())
-	if start > 0 && end >= start { // a clock that makes no sense says nothing
-		seen.Start, seen.End = start, end
-		seen.Longest = time.Duration(end - start)
-	}
-	seen.Failed = span.Status().Code() == ptrace.StatusCodeError
-	if seen.Rooted = span.ParentSpanID().IsEmpty(); seen.Rooted {
-		seen.Took = seen.Longest
-	}
-	for _, name := range marked {
-		if v, ok := span.Attributes().Get(name); ok && marks(v) {
-			seen.Marked = true
+		bytes -= b.size
+		spans -= b.spans
+		if arrived = max(arrived, b.arrived); bytes <= 0 || spans <= 0 {
+			break
 		}
 	}
-}
-
-func marks(v pcommon.Value) bool {
-	s := v.AsString()
-	return s != "" && s != "false"
-}
-
-// send sends on what is kept. What the next component refuses is lost, since its senders were told long ago that it
-// was taken: a queue belongs behind.
-func (h *holder) send(ctx context.Context, released []whole.Released[part]) {
-	if len(released) == 0 {
-		return
-	}
-	out := ptrace.NewTraces()
-	var counts tally
-	var all int64
-	places := map[*origin]ptrace.SpanSlice{} // what came together goes together
-	for i := range released {
-		r := &released[i]
-		h.count(ctx, r)
-		told := false
-		for _, p := range r.Parts {
-			n := int64(len(p.spans))
-			if r.Verdict.Keep {
-				all += n
-				counts.add(p.service.Class, n, 0)
-			} else {
-				counts.add(p.service.Class, 0, n)
-				if !h.cfg.DryRun {
-					continue
-				}
-			}
-			told = h.mark(r, p.spans, told)
-			spans, ok := places[p.origin]
-			if !ok {
-				spans = p.appendTo(out)
-				places[p.origin] = spans
-			}
-			for _, span := range p.spans {
-				span.MoveTo(spans.AppendEmpty())
-			}
-		}
-	}
-	h.sampler.rates.Load().Kept(all, time.Now().UnixNano())
-	counts.record(ctx, h.sampler.spans)
-	if out.ResourceSpans().Len() == 0 {
-		return
-	}
-	n := out.SpanCount()
-	if err := h.next.ConsumeTraces(ctx, out); err != nil && !errors.Is(err, context.Canceled) {
-		h.log.Error("spans of kept traces are lost: the next component refuses them; put a queue behind", zap.Int("spans", n), zap.Error(err))
-	}
-}
-
-func (h *holder) count(ctx context.Context, r *whole.Released[part]) {
-	if r.Late {
-		return
-	}
-	decision := "dropped"
-	if r.Verdict.Keep {
-		decision = "kept"
-	}
-	h.traces.Add(ctx, 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("rule", r.Verdict.Rule.String()),
-		attribute.String("decision", decision), attribute.Bool("shed", r.Shed))))
-}
-
-// mark writes on spans what they stand for, and on the root, or where there is none on the first, why it was kept.
-func (h *holder) mark(r *whole.Released[part], spans []ptrace.Span, told bool) bool {
-	for _, span := range spans {
-		if h.cfg.DryRun {
-			span.Attributes().PutBool(h.cfg.Why+".keep", r.Verdict.Keep)
-		} else {
-			state := stateOf(span)
-			span.TraceState().FromRaw(sampling.WithThreshold(span.TraceState().AsRaw(), state.Final(r.Verdict.Threshold, state.RandomnessOf(span.TraceID()))))
-		}
-		root := span.ParentSpanID().IsEmpty()
-		if h.cfg.Why != "" && (root || !told && !r.Seen.Rooted && !r.Late) {
-			told = true
-			span.Attributes().PutStr(h.cfg.Why+".rule", r.Verdict.Rule.String())
-			span.Attributes().PutDouble(h.cfg.Why+".rate", r.Verdict.Threshold.Probability())
-		}
-	}
-	return told
-}
-
-// appendTo gives a place for spans of the origin.
-func (o *origin) appendTo(td ptrace.Traces) ptrace.SpanSlice {
-	rs := td.ResourceSpans().AppendEmpty()
-	o.resource.CopyTo(rs)
-	ss := rs.ScopeSpans().AppendEmpty()
-	o.scope.CopyTo(ss)
-	return ss.Spans()
+	return arrived
 }

@@ -40,16 +40,17 @@ type Rules struct {
 	SlowerThan     time.Duration // 0: however slow
 	SlowestPercent float64       // of an operation's roots; 0: none
 	RarerThan      time.Duration // each operation is kept at least once in so long; 0: it need not be
+	Marks          bool          // spans may be marked
 	Wait           time.Duration // from a trace's first span until it is judged at the latest
 }
 
 // Seen is what is known of a trace, or of the spans of it that came together.
 type Seen struct {
-	Spans, Bytes int
-	Start, End   int64 // the first and the last, nanoseconds since 1970; both 0 where nothing is known
-	Longest      time.Duration
-	Failed       bool
-	Marked       bool
+	Spans      int
+	Start, End int64 // the first and the last, nanoseconds since 1970; both 0 where nothing is known
+	Longest    time.Duration
+	Failed     bool
+	Marked     bool
 
 	// Rooted says that the root is among the spans. Then Operation, Threshold and Took are the root's; otherwise
 	// Threshold is the lowest among the spans, and Operation that span's. Operation may be nil.
@@ -70,7 +71,6 @@ func (s *Seen) Merge(later *Seen) {
 		s.Start, s.End = min(s.Start, later.Start), max(s.End, later.End)
 	}
 	s.Spans += later.Spans
-	s.Bytes += later.Bytes
 	s.Longest = max(s.Longest, later.Longest)
 	s.Failed = s.Failed || later.Failed
 	s.Marked = s.Marked || later.Marked
@@ -89,8 +89,8 @@ type Verdict struct {
 	Threshold sampling.Threshold
 }
 
-// early says what is certain before the wait is over: that a rule keeps the trace. A root is taken note of by its
-// operation, so it must be shown once.
+// early says what is certain before the wait is over: that a rule keeps the trace, or, where no rule could keep it for
+// what may still come, what its root's rate says. A root is taken note of by its operation, so it must be shown once.
 func (r *Rules) early(s, arrived *Seen, now int64) Verdict {
 	slowest := arrived.Rooted && arrived.Operation.slowest(arrived.Took, r.SlowestPercent, now)
 	switch {
@@ -104,6 +104,8 @@ func (r *Rules) early(s, arrived *Seen, now int64) Verdict {
 		return Verdict{true, Slowest, sampling.Always}
 	case arrived.Rooted && s.Operation.rare(r.RarerThan, now):
 		return Verdict{true, Rare, sampling.Always}
+	case s.Rooted && !r.Errors && r.SlowerThan == 0 && !r.Marks:
+		return r.final(s, now)
 	}
 	return Verdict{}
 }

@@ -1,6 +1,7 @@
 package whole
 
 import (
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 )
@@ -8,184 +9,337 @@ import (
 // ID is a trace's.
 type ID = [16]byte
 
-// Limits bound what a [Table] holds.
-type Limits struct {
-	Spans, Bytes int // of traces that are not judged
-	Decisions    int // remembered for late spans
-}
-
-// Shards is among how many parts, each with a lock of its own, a table spreads traces. Each has its part of the limits,
-// so that they hold without a word between the shards.
+// Shards is among how many parts, each with a lock of its own, a table spreads traces.
 const Shards = 64
 
-// Table holds the traces that are not judged yet. What holds the spans of a trace that came together is a P. Its
-// methods may be called from many goroutines.
+// Table holds the traces that are not judged yet, and remembers how so many others were. What holds the spans of a trace
+// that came together is a P. Its methods may be called from many goroutines.
 type Table[P any] struct {
+	seed   maphash.Seed
 	shards [Shards]shard[P]
 }
 
-type shard[P any] struct {
-	mu sync.Mutex // guards everything declared below
-
-	spans, bytes       int // Invariant: at most the limits, when mu is free
-	maxSpans, maxBytes int
-	traces             map[ID]*trace[P]
-	oldest, newest     *trace[P] // in the order in which they began
-
-	decided map[ID]Verdict
-	order   []ID // of decided, a ring; the next to be forgotten is at next
-	next    int
-
-	held atomic.Int64 // spans, to be read without mu
-	_    [64]byte     // a cache line to each
-}
-
-type trace[P any] struct {
-	id            ID
-	began         int64
-	seen          Seen
-	parts         []P
-	before, after *trace[P]
-}
-
-// Released is a trace, or what came of it late, that is judged.
-type Released[P any] struct {
-	ID      ID
-	Verdict Verdict
-	Seen    Seen
-	Parts   []P
-	Late    bool // the trace was judged before; these spans follow
-	Shed    bool // it was judged before its time, for want of room
-}
-
-// NewTable makes a table. Each shard has room for one span and one decision at least.
-func NewTable[P any](l Limits) *Table[P] {
-	t := new(Table[P])
+// NewTable makes a table that remembers so many decisions for late spans; each shard remembers one at least.
+func NewTable[P any](decisions int) *Table[P] {
+	t := &Table[P]{seed: maphash.MakeSeed()}
 	for i := range t.shards {
-		s := &t.shards[i]
-		s.maxSpans, s.maxBytes = max(l.Spans/Shards, 1), max(l.Bytes/Shards, 1)
-		s.traces, s.decided = map[ID]*trace[P]{}, map[ID]Verdict{}
-		s.order = make([]ID, max(l.Decisions/Shards, 1))
+		t.shards[i].init(max(decisions/Shards, 1))
 	}
 	return t
 }
 
-func (t *Table[P]) shard(id ID) *shard[P] { return &t.shards[id[15]%Shards] }
+// Judged is traces that are judged, or what came of them late, and their parts.
+type Judged[P any] struct {
+	Traces []Released
+	Parts  []P
+}
 
-// Add takes spans of one trace, and appends to dst what is judged by that: the trace, where a rule keeps it or it was
-// judged before, and others that are shed, oldest first, to make room. Spans that a shard has no room for even when it
-// is empty are judged at once, by what is known.
-func (t *Table[P]) Add(dst []Released[P], rules *Rules, id ID, seen Seen, part P, now int64) []Released[P] {
-	s := t.shard(id)
+// Released is one of them.
+type Released struct {
+	ID      ID
+	Verdict Verdict
+	Seen    Seen
+	Late    bool // the trace was judged before; these spans follow
+	Shed    bool // it was judged before its time, for want of room
+
+	from, to int // of the parts
+}
+
+// Of gives the parts of a trace, in the order in which they came.
+func (j *Judged[P]) Of(r *Released) []P { return j.Parts[r.from:r.to] }
+
+// Reset empties it, to be used again.
+func (j *Judged[P]) Reset() {
+	clear(j.Traces)
+	clear(j.Parts)
+	j.Traces, j.Parts = j.Traces[:0], j.Parts[:0]
+}
+
+// Add takes a part of a trace, and appends the trace to dst if that judges it: a rule keeps it, nothing that may still
+// come could change what its rate says, or it was judged before.
+func (t *Table[P]) Add(dst *Judged[P], rules *Rules, id ID, seen *Seen, p P, now int64) {
+	hash := maphash.Bytes(t.seed, id[:])
+	s := t.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v, ok := s.decided[id]; ok {
-		if seen.Rooted { // its operation is told all the same
-			seen.Operation.slowest(seen.Took, rules.SlowestPercent, now)
-			if v.Keep {
-				seen.Operation.keep(now)
-			}
-		}
-		return append(dst, Released[P]{ID: id, Verdict: v, Seen: seen, Parts: []P{part}, Late: true})
+	r := s.find(id, uint32(hash))
+	if r != none && s.records.items[r].held == none {
+		s.late(dst, rules, r, seen, p, now)
+		return
 	}
-	tr := s.traces[id]
-	if tr == nil {
-		tr = &trace[P]{id: id, began: now, seen: seen}
-		s.link(tr)
+	if r == none {
+		r = s.begin(id, uint32(hash), seen, now)
 	} else {
-		tr.seen.Merge(&seen)
+		s.traces.items[s.records.items[r].held].seen.Merge(seen)
 	}
-	tr.parts = append(tr.parts, part)
-	s.count(seen.Spans, seen.Bytes)
-	if v := rules.early(&tr.seen, &seen, now); v.Rule != None {
-		return append(dst, s.release(tr, v, now))
+	tr := &s.traces.items[s.records.items[r].held]
+	s.append(tr, p)
+	s.spans.Add(int64(seen.Spans))
+	if v := rules.early(&tr.seen, seen, now); v.Rule != None {
+		s.release(dst, r, v, now)
 	}
-	for s.spans > s.maxSpans || s.bytes > s.maxBytes {
-		oldest := s.oldest
-		r := s.release(oldest, rules.final(&oldest.seen, now), now)
-		r.Shed = true
-		dst = append(dst, r)
-	}
-	return dst
 }
 
-// Sweep judges the traces whose wait is over, and appends them to dst.
-func (t *Table[P]) Sweep(dst []Released[P], rules *Rules, now int64) []Released[P] {
-	for i := range t.shards {
-		dst = t.shards[i].until(dst, rules, now-int64(rules.Wait), now)
+// Sweep judges the traces of the shards from the first on, each step-th, that began at or before an instant, and appends
+// them to dst. Shed says that it is before their time.
+func (t *Table[P]) Sweep(dst *Judged[P], rules *Rules, first, step int, began, now int64, shed bool) {
+	for i := first; i < Shards; i += step {
+		t.shards[i].until(dst, rules, began, now, shed)
 	}
-	return dst
 }
 
-// Flush judges all traces, and appends them to dst.
-func (t *Table[P]) Flush(dst []Released[P], rules *Rules, now int64) []Released[P] {
-	for i := range t.shards {
-		dst = t.shards[i].until(dst, rules, 1<<63-1, now)
-	}
-	return dst
-}
-
-func (s *shard[P]) until(dst []Released[P], rules *Rules, began, now int64) []Released[P] {
+// Remember is that a trace was judged, as Add and Sweep do by themselves.
+func (t *Table[P]) Remember(id ID, v Verdict, now int64) {
+	hash := maphash.Bytes(t.seed, id[:])
+	s := t.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for tr := s.oldest; tr != nil && tr.began <= began; tr = s.oldest {
-		dst = append(dst, s.release(tr, rules.final(&tr.seen, now), now))
+	if s.find(id, uint32(hash)) == none {
+		s.decide(s.begin(id, uint32(hash), &Seen{}, now), v)
 	}
-	return dst
 }
 
 // Held is how many spans wait to be judged.
 func (t *Table[P]) Held() (spans int64) {
 	for i := range t.shards {
-		spans += t.shards[i].held.Load()
+		spans += t.shards[i].spans.Load()
 	}
 	return spans
 }
 
-// release takes a trace out and remembers what was decided.
-func (s *shard[P]) release(tr *trace[P], v Verdict, now int64) Released[P] {
-	s.unlink(tr)
-	s.count(-tr.seen.Spans, -tr.seen.Bytes)
+func (t *Table[P]) shard(hash uint64) *shard[P] { return &t.shards[hash>>32%Shards] }
+
+// none is no index.
+const none = -1
+
+// shard is one table for what is held and what is decided: one look finds either. Everything is linked by indexes, so
+// that the garbage collector has little to follow.
+type shard[P any] struct {
+	mu sync.Mutex // guards everything declared below
+
+	// index has a record's number + 1 where its hash says, or the next free place after; 0 is free. Invariant: at
+	// most half of it is used, and its length is a power of two.
+	index   []int32
+	records pool[record]
+	traces  pool[trace]
+	parts   pool[linked[P]]
+
+	waiting, decided queue // of records; the first is the oldest
+	decisions        int   // most that are decided
+
+	spans atomic.Int64 // that are held, to be read without mu
+	_     [64]byte     // a cache line to each
+}
+
+// record is a trace of which something is known.
+type record struct {
+	id            ID
+	hash          uint32
+	before, after int32 // in its queue
+	held          int32 // its trace, or none where it is decided
+	verdict       Verdict
+}
+
+// trace is what a record has while it is held.
+type trace struct {
+	began       int64
+	seen        Seen
+	first, last int32 // of its parts
+}
+
+type linked[P any] struct {
+	part  P
+	after int32
+}
+
+type queue struct {
+	first, last int32
+	n           int
+}
+
+func (s *shard[P]) init(decisions int) {
+	s.decisions = decisions
+	s.index = make([]int32, 16)
+	s.waiting, s.decided = queue{none, none, 0}, queue{none, none, 0}
+}
+
+// find gives the record of an id, or none.
+func (s *shard[P]) find(id ID, hash uint32) int32 {
+	mask := uint32(len(s.index) - 1)
+	for i := hash & mask; s.index[i] != 0; i = (i + 1) & mask {
+		if r := &s.records.items[s.index[i]-1]; r.hash == hash && r.id == id {
+			return s.index[i] - 1
+		}
+	}
+	return none
+}
+
+// begin makes a record of a trace that is held.
+func (s *shard[P]) begin(id ID, hash uint32, seen *Seen, now int64) int32 {
+	if n := s.waiting.n + s.decided.n; 2*n >= len(s.index) {
+		s.grow()
+	}
+	held, r := s.traces.take(), s.records.take()
+	s.traces.items[held] = trace{now, *seen, none, none}
+	s.records.items[r] = record{id: id, hash: hash, held: held}
+	s.place(r, hash)
+	s.push(&s.waiting, r)
+	return r
+}
+
+func (s *shard[P]) place(r int32, hash uint32) {
+	mask := uint32(len(s.index) - 1)
+	i := hash & mask
+	for s.index[i] != 0 {
+		i = (i + 1) & mask
+	}
+	s.index[i] = r + 1
+}
+
+func (s *shard[P]) grow() {
+	old := s.index
+	s.index = make([]int32, 2*len(old))
+	for _, r := range old {
+		if r != 0 {
+			s.place(r-1, s.records.items[r-1].hash)
+		}
+	}
+}
+
+// forget takes a record out of the index, and moves those behind it up, so that each is still found from where its
+// hash says.
+func (s *shard[P]) forget(r int32) {
+	mask := uint32(len(s.index) - 1)
+	gap := s.records.items[r].hash & mask
+	for s.index[gap] != r+1 {
+		gap = (gap + 1) & mask
+	}
+	for i := (gap + 1) & mask; s.index[i] != 0; i = (i + 1) & mask {
+		home := s.records.items[s.index[i]-1].hash & mask
+		if (i-home)&mask >= (i-gap)&mask { // the gap lies between its home and where it is
+			s.index[gap], gap = s.index[i], i
+		}
+	}
+	s.index[gap] = 0
+	s.records.give(r)
+}
+
+func (s *shard[P]) append(tr *trace, p P) {
+	n := s.parts.take()
+	s.parts.items[n] = linked[P]{p, none}
+	if tr.last == none {
+		tr.first = n
+	} else {
+		s.parts.items[tr.last].after = n
+	}
+	tr.last = n
+}
+
+// late follows the decision of a trace. The root's operation is told all the same.
+func (s *shard[P]) late(dst *Judged[P], rules *Rules, r int32, seen *Seen, p P, now int64) {
+	v := s.records.items[r].verdict
+	if seen.Rooted {
+		seen.Operation.slowest(seen.Took, rules.SlowestPercent, now)
+		if v.Keep {
+			seen.Operation.keep(now)
+		}
+	}
+	from := len(dst.Parts)
+	dst.Parts = append(dst.Parts, p)
+	dst.Traces = append(dst.Traces, Released{ID: s.records.items[r].id, Verdict: v, Seen: *seen, Late: true, from: from, to: len(dst.Parts)})
+}
+
+func (s *shard[P]) until(dst *Judged[P], rules *Rules, began, now int64, shed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r := s.waiting.first; r != none; r = s.waiting.first {
+		tr := &s.traces.items[s.records.items[r].held]
+		if tr.began > began {
+			return
+		}
+		s.release(dst, r, rules.final(&tr.seen, now), now)
+		dst.Traces[len(dst.Traces)-1].Shed = shed
+	}
+}
+
+// release appends a trace and its parts to dst, and remembers what was decided.
+func (s *shard[P]) release(dst *Judged[P], r int32, v Verdict, now int64) {
+	tr := &s.traces.items[s.records.items[r].held]
 	if v.Keep {
 		tr.seen.Operation.keep(now)
 	}
-	// No id is remembered twice: one that is would not have been held. What is overwritten is the oldest, or nothing.
-	if len(s.decided) == len(s.order) {
-		delete(s.decided, s.order[s.next])
+	from := len(dst.Parts)
+	for n := tr.first; n != none; {
+		p := &s.parts.items[n]
+		dst.Parts = append(dst.Parts, p.part)
+		after := p.after
+		s.parts.give(n)
+		n = after
 	}
-	s.order[s.next] = tr.id
-	s.next = (s.next + 1) % len(s.order)
-	s.decided[tr.id] = v
-	return Released[P]{ID: tr.id, Verdict: v, Seen: tr.seen, Parts: tr.parts}
+	dst.Traces = append(dst.Traces, Released{ID: s.records.items[r].id, Verdict: v, Seen: tr.seen, from: from, to: len(dst.Parts)})
+	s.spans.Add(-int64(tr.seen.Spans))
+	s.decide(r, v)
 }
 
-func (s *shard[P]) count(spans, bytes int) {
-	s.spans += spans
-	s.bytes += bytes
-	s.held.Store(int64(s.spans))
+// decide makes of a record that is held one that is decided; the oldest of those is forgotten where there are too many.
+func (s *shard[P]) decide(r int32, v Verdict) {
+	s.pull(&s.waiting, r)
+	if s.decided.n == s.decisions {
+		oldest := s.decided.first
+		s.pull(&s.decided, oldest)
+		s.forget(oldest)
+	}
+	s.traces.give(s.records.items[r].held)
+	s.records.items[r].held, s.records.items[r].verdict = none, v
+	s.push(&s.decided, r)
 }
 
-func (s *shard[P]) link(tr *trace[P]) {
-	s.traces[tr.id] = tr
-	if tr.before = s.newest; tr.before != nil {
-		tr.before.after = tr
+func (s *shard[P]) push(q *queue, r int32) {
+	s.records.items[r].before, s.records.items[r].after = q.last, none
+	if q.last == none {
+		q.first = r
 	} else {
-		s.oldest = tr
+		s.records.items[q.last].after = r
 	}
-	s.newest = tr
+	q.last = r
+	q.n++
 }
 
-func (s *shard[P]) unlink(tr *trace[P]) {
-	delete(s.traces, tr.id)
-	if tr.before != nil {
-		tr.before.after = tr.after
+func (s *shard[P]) pull(q *queue, r int32) {
+	before, after := s.records.items[r].before, s.records.items[r].after
+	if before == none {
+		q.first = after
 	} else {
-		s.oldest = tr.after
+		s.records.items[before].after = after
 	}
-	if tr.after != nil {
-		tr.after.before = tr.before
+	if after == none {
+		q.last = before
 	} else {
-		s.newest = tr.before
+		s.records.items[after].before = before
 	}
-	tr.before, tr.after = nil, nil
+	q.n--
+}
+
+// pool is items that are used again.
+type pool[T any] struct {
+	items []T
+	free  []int32
+}
+
+// take gives the number of an item, which the caller sets.
+func (p *pool[T]) take() int32 {
+	if n := len(p.free); n > 0 {
+		i := p.free[n-1]
+		p.free = p.free[:n-1]
+		return i
+	}
+	var zero T
+	p.items = append(p.items, zero)
+	return int32(len(p.items) - 1)
+}
+
+func (p *pool[T]) give(i int32) {
+	var zero T
+	p.items[i] = zero // it keeps nothing in memory
+	p.free = append(p.free, i)
 }

@@ -2,6 +2,7 @@ package whole
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -17,8 +18,31 @@ const second = int64(time.Second)
 var (
 	half = sampling.FromPercent(50)
 	all  = Rules{Errors: true, SlowerThan: time.Second, SlowestPercent: 1, RarerThan: time.Minute, Wait: 5 * time.Second}
-	wide = Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: 1 << 20}
 )
+
+const many = 1 << 20 // decisions
+
+// add and sweep give what is judged by that; a part is a number.
+func add(table *Table[int], rules *Rules, id ID, seen Seen, part int, now int64) *Judged[int] {
+	dst := new(Judged[int])
+	table.Add(dst, rules, id, &seen, part, now)
+	return dst
+}
+
+func sweep(table *Table[int], rules *Rules, now int64) *Judged[int] {
+	dst := new(Judged[int])
+	table.Sweep(dst, rules, 0, 1, now-int64(rules.Wait), now, false)
+	return dst
+}
+
+// only is the one trace that was judged, and its parts.
+func (j *Judged[P]) only(t *testing.T) (Released, []P) {
+	t.Helper()
+	if len(j.Traces) != 1 {
+		t.Fatalf("%d traces are judged, want 1: %+v", len(j.Traces), j.Traces)
+	}
+	return j.Traces[0], j.Of(&j.Traces[0])
+}
 
 // traceID gives an id with that randomness; n tells it from others with the same.
 func traceID(n uint64, r sampling.Randomness) (id ID) {
@@ -29,7 +53,7 @@ func traceID(n uint64, r sampling.Randomness) (id ID) {
 
 // one is a span of a trace that nothing is known against, at half the rate.
 func one(r sampling.Randomness) Seen {
-	return Seen{Spans: 1, Bytes: 100, Threshold: half, Randomness: r}
+	return Seen{Spans: 1, Threshold: half, Randomness: r}
 }
 
 func TestEarly(t *testing.T) {
@@ -54,24 +78,22 @@ func TestEarly(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			seen := one(0)
 			tt.seen(&seen)
-			table := NewTable[int](wide)
-			got := table.Add(nil, &all, ID{}, seen, 7, 2*second)
+			table := NewTable[int](many)
+			got := add(table, &all, ID{}, seen, 7, 2*second)
 			if tt.want == None {
-				if len(got) != 0 || table.Held() != 1 {
+				if len(got.Traces) != 0 || table.Held() != 1 {
 					t.Fatalf("it is judged before its time: %+v", got)
 				}
-				got = table.Sweep(nil, &all, 7*second-1)
-				if len(got) != 0 {
+				if got = sweep(table, &all, 7*second-1); len(got.Traces) != 0 {
 					t.Fatal("it is judged before the wait is over")
 				}
-				got = table.Sweep(nil, &all, 7*second)
-				if len(got) != 1 || got[0].Verdict != (Verdict{false, Rate, half}) {
-					t.Errorf("after the wait: %+v", got)
+				if r, _ := sweep(table, &all, 7*second).only(t); r.Verdict != (Verdict{false, Rate, half}) {
+					t.Errorf("after the wait: %+v", r)
 				}
 				return
 			}
-			if len(got) != 1 || got[0].Verdict != (Verdict{true, tt.want, sampling.Always}) || !slices.Equal(got[0].Parts, []int{7}) {
-				t.Errorf("got %+v, want it kept by %v", got, tt.want)
+			if r, parts := got.only(t); r.Verdict != (Verdict{true, tt.want, sampling.Always}) || !slices.Equal(parts, []int{7}) {
+				t.Errorf("got %+v, want it kept by %v", r, tt.want)
 			}
 		})
 	}
@@ -79,9 +101,34 @@ func TestEarly(t *testing.T) {
 
 func TestNoRuleKeepsMore(t *testing.T) {
 	seen := one(0)
-	seen.Failed, seen.Longest, seen.Rooted, seen.Operation = true, time.Hour, true, new(Operation)
-	if got := NewTable[int](wide).Add(nil, &Rules{}, ID{}, seen, 0, 1); len(got) != 0 {
-		t.Errorf("without rules it is kept by %v", got[0].Verdict.Rule)
+	seen.Failed, seen.Longest, seen.Operation = true, time.Hour, new(Operation)
+	if got := add(NewTable[int](many), &Rules{}, ID{}, seen, 0, 1); len(got.Traces) != 0 {
+		t.Errorf("without rules it is kept by %v", got.Traces[0].Verdict.Rule)
+	}
+}
+
+// TestTheRootDecides holds that a trace is judged when its root has come, where nothing that may still come could change
+// what becomes of it, and only then.
+func TestTheRootDecides(t *testing.T) {
+	for _, tt := range []struct {
+		rules Rules
+		want  Rule
+	}{
+		{Rules{}, Rate},
+		{Rules{SlowestPercent: 1}, Rate},
+		{Rules{Errors: true}, None},
+		{Rules{SlowerThan: time.Second}, None},
+		{Rules{Marks: true}, None},
+	} {
+		seen := one(0)
+		seen.Rooted = true
+		got := None
+		if j := add(NewTable[int](many), &tt.rules, ID{}, seen, 0, 1); len(j.Traces) > 0 {
+			got = j.Traces[0].Verdict.Rule
+		}
+		if got != tt.want {
+			t.Errorf("%+v: judged by %v at once, want %v", tt.rules, got, tt.want)
+		}
 	}
 }
 
@@ -107,71 +154,62 @@ func TestRootOverRates(t *testing.T) {
 }
 
 func TestLateSpansFollow(t *testing.T) {
-	table := NewTable[int](Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: Shards}) // one for each shard
-	dropped, kept := traceID(1, 0), traceID(2, 0)
-	table.Add(nil, &all, dropped, one(0), 1, 1)
-	table.Sweep(nil, &all, 10*second)
+	table := NewTable[int](2 * Shards) // two for each shard
+	var dropped, kept, other ID
+	for n := uint64(1); other == (ID{}); n++ { // three of one shard
+		id := traceID(n, 0)
+		if table.shard(maphash.Bytes(table.seed, id[:])) == &table.shards[0] {
+			dropped, kept, other = id, dropped, kept
+		}
+	}
+	add(table, &all, dropped, one(0), 1, 1)
+	sweep(table, &all, 10*second)
 	failed := one(0)
 	failed.Failed = true
-	if got := table.Add(nil, &all, dropped, failed, 2, 11*second); len(got) != 1 || !got[0].Late || got[0].Verdict.Keep {
-		t.Errorf("an error after the decision: %+v", got)
+	if r, _ := add(table, &all, dropped, failed, 2, 11*second).only(t); !r.Late || r.Verdict.Keep {
+		t.Errorf("an error after the decision: %+v", r)
 	}
-	table.Add(nil, &all, kept, failed, 3, 11*second) // the same shard: the first decision is forgotten
-	if got := table.Add(nil, &all, kept, one(0), 4, 12*second); len(got) != 1 || got[0].Verdict != (Verdict{true, Errors, sampling.Always}) || !slices.Equal(got[0].Parts, []int{4}) {
-		t.Errorf("after an error: %+v", got)
+	add(table, &all, kept, failed, 3, 11*second)
+	if r, parts := add(table, &all, kept, one(0), 4, 12*second).only(t); r.Verdict != (Verdict{true, Errors, sampling.Always}) || !slices.Equal(parts, []int{4}) {
+		t.Errorf("after an error: %+v", r)
 	}
-	if got := table.Add(nil, &all, dropped, one(0), 5, 12*second); len(got) != 0 {
+	table.Remember(other, Verdict{}, 12*second) // the first decision is forgotten
+	if got := add(table, &all, dropped, one(0), 5, 12*second); len(got.Traces) != 0 {
 		t.Errorf("a forgotten decision is followed: %+v", got)
 	}
 }
 
+func TestRememberedDecisionsAreFollowed(t *testing.T) {
+	table, id := NewTable[int](many), traceID(1, 0)
+	table.Remember(id, Verdict{true, Slow, sampling.Always}, 1)
+	if r, _ := add(table, &all, id, one(0), 1, 2).only(t); !r.Late || r.Verdict.Rule != Slow || table.Held() != 0 {
+		t.Errorf("got %+v", r)
+	}
+}
+
 func TestRulesChangeWhileTracesAreHeld(t *testing.T) {
-	table := NewTable[int](wide)
-	table.Add(nil, &all, ID{}, one(0), 1, 1)
+	table := NewTable[int](many)
+	add(table, &all, ID{}, one(0), 1, 1)
 	sooner := all
 	sooner.Wait = time.Second
-	if got := table.Sweep(nil, &sooner, second+1); len(got) != 1 {
+	if got := sweep(table, &sooner, second+1); len(got.Traces) != 1 {
 		t.Error("a shorter wait does not hold for what is held")
 	}
 }
 
-func TestShedOldestFirst(t *testing.T) {
-	for name, limits := range map[string]Limits{
-		"spans": {Spans: 2 * Shards, Bytes: 1 << 30, Decisions: 1 << 10},
-		"bytes": {Spans: 1 << 20, Bytes: 200 * Shards, Decisions: 1 << 10},
-	} {
-		t.Run(name, func(t *testing.T) {
-			table := NewTable[int](limits)
-			var got []Released[int]
-			for i := range 3 {
-				got = table.Add(got, &all, traceID(uint64(i), 0), one(0), i, int64(i))
-			}
-			if len(got) != 1 || !got[0].Shed || got[0].Parts[0] != 0 {
-				t.Errorf("got %+v, want the first one shed", got)
-			}
-			huge := one(0)
-			huge.Spans, huge.Bytes = 1000, 100_000
-			if got = table.Add(nil, &all, traceID(9, 0), huge, 9, 9); len(got) != 3 || table.Held() != 0 {
-				t.Errorf("more than there is room for: %d judged, %d held", len(got), table.Held())
-			}
-		})
-	}
-}
-
 // TestNothingIsLost holds, of any order of events: every part is released exactly once, a trace's parts in their order
-// and by one decision while it is remembered, every failed and every slow trace is kept, and the limits hold.
+// and by one decision while it is remembered, and every failed and every slow trace is kept.
 func TestNothingIsLost(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		limits := Limits{Spans: Shards * (1 + r.IntN(20)), Bytes: Shards * (100 + r.IntN(2000)), Decisions: 1 << 20}
-		table, operations := NewTable[int](limits), NewOperations(3)
+		table, operations := NewTable[int](many), NewOperations(3)
 		var added, now int64
 		got := map[ID][]int{}
 		verdicts := map[ID]Verdict{}
 		sent := map[ID][]int{}
-		take := func(released []Released[int]) {
-			for _, x := range released {
-				got[x.ID] = append(got[x.ID], x.Parts...)
+		take := func(j *Judged[int]) {
+			for _, x := range j.Traces {
+				got[x.ID] = append(got[x.ID], j.Of(&x)...)
 				if v, ok := verdicts[x.ID]; ok && v != x.Verdict {
 					t.Fatalf("seed %d: %+v after %+v", seed, x.Verdict, v)
 				} else if ok != x.Late {
@@ -187,31 +225,34 @@ func TestNothingIsLost(t *testing.T) {
 			now += r.Int64N(second / 2)
 			randomness := sampling.Randomness(r.Uint64N(8)<<53 | 5*Shards + r.Uint64N(2)) // of two shards
 			seen := Seen{
-				Spans: 1 + r.IntN(4), Bytes: r.IntN(300), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
+				Spans: 1 + r.IntN(4), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
 				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0, Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now),
 			}
 			id := traceID(r.Uint64N(40), randomness)
 			added++
 			sent[id] = append(sent[id], int(added))
-			take(table.Add(nil, &all, id, seen, int(added), now))
+			take(add(table, &all, id, seen, int(added), now))
 			if r.IntN(5) == 0 {
-				take(table.Sweep(nil, &all, now))
+				take(sweep(table, &all, now))
 			}
-			for i := range table.shards {
-				if s := &table.shards[i]; s.spans > limits.Spans/Shards || s.bytes > limits.Bytes/Shards {
-					t.Fatalf("seed %d: a shard holds %d spans, %d bytes of %+v", seed, s.spans, s.bytes, limits)
-				}
+			if r.IntN(20) == 0 { // shed
+				j := new(Judged[int])
+				table.Sweep(j, &all, r.IntN(2), 2, now-r.Int64N(5*second), now, true)
+				take(j)
 			}
 		}
-		take(table.Flush(nil, &all, now))
+		j := new(Judged[int])
+		table.Sweep(j, &all, 0, 1, now, now, false)
+		take(j)
 		for id, parts := range sent {
 			if !slices.Equal(parts, got[id]) {
 				t.Fatalf("seed %d: sent %v, got %v", seed, parts, got[id])
 			}
 		}
 		for i := range table.shards {
-			if s := &table.shards[i]; s.spans != 0 || s.bytes != 0 || len(s.traces) != 0 || s.oldest != nil || s.newest != nil {
-				t.Fatalf("seed %d: after a flush a shard holds %d spans, %d bytes", seed, s.spans, s.bytes)
+			s := &table.shards[i]
+			if s.spans.Load() != 0 || s.waiting.n != 0 || len(s.traces.free) != len(s.traces.items) || len(s.parts.free) != len(s.parts.items) {
+				t.Fatalf("seed %d: after all is judged a shard holds %d spans of %d traces", seed, s.spans.Load(), s.waiting.n)
 			}
 		}
 	}
@@ -222,7 +263,7 @@ func TestNothingIsLost(t *testing.T) {
 func TestUnbiased(t *testing.T) {
 	const n, critical = 50, 86.66
 	r := rand.New(rand.NewPCG(3, 4))
-	table, operations := NewTable[struct{}](Limits{Spans: 20_000, Bytes: 1 << 30, Decisions: 1 << 20}), NewOperations(n)
+	table, operations := NewTable[int](many), NewOperations(n)
 	zipf := rand.NewZipf(r, 1.05, 2, n-1)
 	var truth, sum, variance [n]float64
 	var thresholds [n]sampling.Threshold
@@ -231,8 +272,10 @@ func TestUnbiased(t *testing.T) {
 	}
 	of := map[ID]uint64{}
 	shed, byRule := 0, map[Rule]int{}
-	take := func(released []Released[struct{}]) {
-		for _, x := range released {
+	j := new(Judged[int])
+	take := func() {
+		defer j.Reset()
+		for _, x := range j.Traces {
 			i := of[x.ID]
 			if x.Shed {
 				shed++
@@ -255,18 +298,26 @@ func TestUnbiased(t *testing.T) {
 		of[id] = i
 		took := time.Duration(r.ExpFloat64() * 2e8)
 		seen := Seen{
-			Spans: 1, Bytes: 100, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
+			Spans: 1, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
 			Rooted: true, Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now), Took: took, Longest: took,
 		}
 		truth[i] += 2
-		take(table.Add(nil, &all, id, seen, struct{}{}, now))
+		table.Add(j, &all, id, &seen, 0, now)
+		take()
 		if k%1000 == 0 {
-			take(table.Sweep(nil, &all, now))
+			table.Sweep(j, &all, 0, 1, now-int64(all.Wait), now, false)
+			take()
+		}
+		if k%50_000 == 0 {
+			table.Sweep(j, &all, 0, 1, now-2*second, now, true)
+			take()
 		}
 	}
-	take(table.Flush(nil, &all, now))
+	table.Sweep(j, &all, 0, 1, now, now, false)
+	take()
 	for id, i := range of { // a second span of each, late
-		take(table.Add(nil, &all, id, Seen{Spans: 1, Threshold: thresholds[i]}, struct{}{}, now))
+		table.Add(j, &all, id, &Seen{Spans: 1, Threshold: thresholds[i]}, 0, now)
+		take()
 	}
 	square := 0.0
 	for i := range truth {
@@ -354,26 +405,25 @@ func TestOperationsAreBounded(t *testing.T) {
 // TestManyAtOnce is for the race detector; it counts that nothing is lost.
 func TestManyAtOnce(t *testing.T) {
 	const workers, each = 4, 5000
-	table, operations := NewTable[int](Limits{Spans: 4096, Bytes: 1 << 20, Decisions: 4096}), NewOperations(10)
+	table, operations := NewTable[int](4096), NewOperations(10)
 	released := make([]int, workers)
 	var group sync.WaitGroup
 	for w := range workers {
 		group.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(w), 9))
-			var dst []Released[int]
+			var dst Judged[int]
 			for k := range int64(each) {
 				randomness := sampling.Randomness(r.Uint64() >> 8)
 				seen := one(randomness)
 				seen.Failed, seen.Rooted = r.IntN(50) == 0, r.IntN(2) == 0
 				seen.Operation = operations.Of(policy.Ref{}, string(rune('a'+r.IntN(20))), k)
-				dst = table.Add(dst[:0], &all, traceID(r.Uint64N(2000), randomness), seen, 1, k*second/100)
+				dst.Reset()
+				table.Add(&dst, &all, traceID(r.Uint64N(2000), randomness), &seen, 1, k*second/100)
 				if k%100 == 0 {
-					dst = table.Sweep(dst, &all, k*second/100)
+					table.Sweep(&dst, &all, w, workers, k*second/100-int64(all.Wait), k*second/100, false)
 					operations.Forget(k - 1000)
 				}
-				for _, x := range dst {
-					released[w] += len(x.Parts)
-				}
+				released[w] += len(dst.Parts)
 			}
 		})
 	}
@@ -382,9 +432,9 @@ func TestManyAtOnce(t *testing.T) {
 	for _, n := range released {
 		total += n
 	}
-	for _, x := range table.Flush(nil, &all, each*second) {
-		total += len(x.Parts)
-	}
+	var rest Judged[int]
+	table.Sweep(&rest, &all, 0, 1, each*second, each*second, false)
+	total += len(rest.Parts)
 	if total != workers*each {
 		t.Errorf("%d parts came out of %d", total, workers*each)
 	}
@@ -393,11 +443,11 @@ func TestManyAtOnce(t *testing.T) {
 // BenchmarkTable is what a span costs that comes alone, eight to a trace, without pdata: looking up the trace, merging,
 // judging, sweeping. The whole path may cost 400 ns.
 func BenchmarkTable(b *testing.B) {
-	table, operations := NewTable[uint64](Limits{Spans: 1 << 20, Bytes: 1 << 30, Decisions: 1 << 17}), NewOperations(1000)
+	table, operations := NewTable[uint64](1<<17), NewOperations(1000)
 	operation := operations.Of(policy.Ref{}, "a", 1)
 	r := rand.New(rand.NewPCG(1, 1))
 	var ids [1 << 10]ID
-	var dst []Released[uint64]
+	var dst Judged[uint64]
 	b.ReportAllocs()
 	var k uint64
 	for b.Loop() {
@@ -407,10 +457,11 @@ func BenchmarkTable(b *testing.B) {
 			ids[slot] = traceID(k, sampling.Randomness(r.Uint64()>>8))
 		}
 		now := int64(k) * 1000
-		seen := Seen{Spans: 1, Bytes: 300, Threshold: half, Randomness: sampling.FromTraceID(ids[slot]), Rooted: round == 7, Operation: operation, Took: time.Duration(slot) * time.Millisecond / 2}
-		dst = table.Add(dst[:0], &all, ids[slot], seen, k, now)
+		seen := Seen{Spans: 1, Threshold: half, Randomness: sampling.FromTraceID(ids[slot]), Rooted: round == 7, Operation: operation, Took: time.Duration(slot) * time.Millisecond / 2}
+		dst.Reset()
+		table.Add(&dst, &all, ids[slot], &seen, k, now)
 		if k++; k%10_000 == 0 {
-			dst = table.Sweep(dst[:0], &all, now)
+			table.Sweep(&dst, &all, 0, 1, now-int64(all.Wait), now, false)
 		}
 	}
 }

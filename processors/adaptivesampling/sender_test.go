@@ -1,0 +1,241 @@
+package adaptivesampling
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/sampling"
+	"github.com/machinenativeops/weir/sampling/whole"
+)
+
+// moody is a consumer that refuses with an error, as long as there is one.
+type moody struct {
+	consumertest.TracesSink
+
+	mu  sync.Mutex
+	err error
+}
+
+func (m *moody) Capabilities() consumer.Capabilities { return consumer.Capabilities{MutatesData: true} }
+
+func (m *moody) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		td.ResourceSpans().RemoveIf(func(ptrace.ResourceSpans) bool { return true }) // as who may change it does
+		return m.err
+	}
+	return m.TracesSink.ConsumeTraces(ctx, td)
+}
+
+func (m *moody) set(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = err
+}
+
+func TestRefusedIsSentAgain(t *testing.T) {
+	next := &moody{err: errors.New("full")}
+	p, _ := startWhole(t, config(t, rates+held), next)
+	for i := range uint64(5) {
+		spanOf(t, p, string(rune('a'+i)), traceID(i), true, fail)
+	}
+	next.set(nil)
+	eventually(t, func() bool { return next.SpanCount() == 5 })
+	if got := came(&next.TracesSink); why(got["a"]) != "ot=th:0 error 1" {
+		t.Errorf("it comes as %q", why(got["a"]))
+	}
+}
+
+func TestRefusedForGoodIsLost(t *testing.T) {
+	next := &moody{err: consumererror.NewPermanent(errors.New("malformed"))}
+	p, end := startWhole(t, config(t, rates+held), next)
+	spanOf(t, p, "root", traceID(0), true, fail)
+	next.set(nil)
+	spanOf(t, p, "late", traceID(0), false, nil)
+	end()
+	if got := came(&next.TracesSink); len(got) != 1 || got["late"] == (ptrace.Span{}) {
+		t.Errorf("came %v, want what came after the refusal", got)
+	}
+}
+
+// TestBackpressure holds that when the next component takes nothing, what is held is bounded and senders are told to keep
+// their spans; and that later everything arrives for which they were not.
+func TestBackpressure(t *testing.T) {
+	next := &moody{err: errors.New("full")}
+	cfg := config(t, rates+held)
+	cfg.Whole.MaxBytes = 1 << 20
+	p, _ := startWhole(t, cfg, next)
+	taken, refused := 0, 0
+	for i := uint64(0); refused < 10; i++ {
+		td := ptrace.NewTraces()
+		spans := resource(td, "checkout", "")
+		for k := range uint64(100) {
+			span := spans.AppendEmpty()
+			span.SetTraceID(traceID(i<<16 | k<<8))
+			span.SetName("GET /a/path/of/some/length")
+			fail(span)
+		}
+		if err := p.ConsumeTraces(t.Context(), td); err == nil {
+			taken += 100
+		} else if refused++; consumererror.IsPermanent(err) {
+			t.Fatal("senders are told to give up")
+		}
+		if taken > 1_000_000 {
+			t.Fatal("there is no end of it")
+		}
+	}
+	next.set(nil)
+	eventually(t, func() bool { return next.SpanCount() == taken })
+}
+
+// TestSpansStayWhatTheyAre sends spans with everything that they may have through, and holds that they come out as they
+// went in, where they belong, but for the tracestate.
+func TestSpansStayWhatTheyAre(t *testing.T) {
+	sink := new(consumertest.TracesSink)
+	cfg := config(t, "kind: Sampling\nmetadata: {name: default}\nspec: {classes: {default: 100}, keep: {errors: true}, wait: 10m}\n")
+	cfg.Whole.Why = ""
+	p, end := startWhole(t, cfg, sink)
+	random := rand.New(rand.NewPCG(1, 2))
+	want, sent := map[pcommon.SpanID]string{}, 0
+	for range 50 {
+		td := everything(random)
+		sent += td.SpanCount()
+		collect(t, td, want)
+		if err := p.ConsumeTraces(t.Context(), td); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	got := map[pcommon.SpanID]string{}
+	for _, td := range sink.AllTraces() {
+		collect(t, td, got)
+	}
+	if sink.SpanCount() != sent || len(got) != len(want) {
+		t.Fatalf("%d spans came out of %d", sink.SpanCount(), sent)
+	}
+	for id, w := range want {
+		if got[id] != w {
+			t.Fatalf("span %s came out as\n%q, went in as\n%q", id, got[id], w)
+		}
+	}
+}
+
+// everything is a batch with resources, scopes and spans that have all there is, or nothing.
+func everything(random *rand.Rand) ptrace.Traces {
+	td := ptrace.NewTraces()
+	for range random.IntN(4) {
+		rs := td.ResourceSpans().AppendEmpty()
+		fill := func(m pcommon.Map) {
+			for i := range random.IntN(3) {
+				m.PutStr(string(rune('a'+i)), string(make([]byte, random.IntN(300))))
+				m.PutInt(string(rune('k'+i)), random.Int64())
+				m.PutEmptySlice(string(rune('p'+i))).AppendEmpty().SetEmptyMap().PutBool("x", true)
+			}
+		}
+		fill(rs.Resource().Attributes())
+		if random.IntN(2) == 0 {
+			rs.Resource().Attributes().PutInt("service.name", 7)
+			rs.SetSchemaUrl("https://example.com/r")
+		}
+		for range random.IntN(4) {
+			ss := rs.ScopeSpans().AppendEmpty()
+			if random.IntN(2) == 0 {
+				ss.Scope().SetName("scope")
+				fill(ss.Scope().Attributes())
+				ss.SetSchemaUrl("https://example.com/s")
+			}
+			for range random.IntN(20) {
+				span := ss.Spans().AppendEmpty()
+				span.SetTraceID(traceID(random.Uint64N(10)))
+				span.SetSpanID(pcommon.SpanID{byte(random.Uint32()), byte(random.Uint32()), byte(random.Uint32()), byte(random.Uint32()), 1})
+				fill(span.Attributes())
+				if random.IntN(2) == 0 {
+					span.SetName("GET /")
+					span.SetParentSpanID(pcommon.SpanID{1})
+					span.SetStartTimestamp(pcommon.Timestamp(random.Uint64()))
+					span.SetEndTimestamp(pcommon.Timestamp(random.Uint64()))
+					span.SetFlags(random.Uint32())
+					span.SetKind(ptrace.SpanKindClient)
+					span.SetDroppedEventsCount(3)
+					fill(span.Events().AppendEmpty().Attributes())
+					fill(span.Links().AppendEmpty().Attributes())
+					span.Status().SetMessage("hm")
+				}
+			}
+		}
+	}
+	return td
+}
+
+// collect gives each span as JSON with its resource and scope, without its tracestate.
+func collect(t *testing.T, td ptrace.Traces, to map[pcommon.SpanID]string) {
+	t.Helper()
+	for _, rs := range td.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, span := range ss.Spans().All() {
+				one := ptrace.NewTraces()
+				r := one.ResourceSpans().AppendEmpty()
+				rs.Resource().CopyTo(r.Resource())
+				r.SetSchemaUrl(rs.SchemaUrl())
+				s := r.ScopeSpans().AppendEmpty()
+				ss.Scope().CopyTo(s.Scope())
+				s.SetSchemaUrl(ss.SchemaUrl())
+				copied := s.Spans().AppendEmpty()
+				span.CopyTo(copied)
+				copied.TraceState().FromRaw("")
+				text, err := new(ptrace.JSONMarshaler).MarshalTraces(one)
+				if err != nil {
+					t.Fatal(err)
+				}
+				to[span.SpanID()] = string(text)
+			}
+		}
+	}
+}
+
+// TestMalformedBatches holds that bytes which are no spans, as a damaged storage may give, are told as such.
+func TestMalformedBatches(t *testing.T) {
+	set, problems := policy.Load(nil, nil)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	r := reader{
+		holder: &holder{operations: whole.NewOperations(10)}, rules: &rules{marked: []string{"a"}},
+		rates: sampling.NewRates(&set.Sampling.Spec, nil, 1, nil),
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	refused := 0
+	for range 300 {
+		data, err := new(ptrace.ProtoMarshaler).MarshalTraces(everything(random))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(data) == 0 {
+			continue
+		}
+		switch random.IntN(3) {
+		case 0:
+			data = data[:random.IntN(len(data))]
+		case 1:
+			data[random.IntN(len(data))] ^= 1 << random.IntN(8)
+		}
+		r.groups, r.runs = nil, nil
+		if err := r.read(&batch{data: data}); err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("nothing is refused")
+	}
+}
