@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 ARGS ?=
 FUZZTIME ?= 10s
-GENERATED := deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md
+COMPONENTS := $(patsubst %/metadata.yaml,%,$(wildcard processors/*/metadata.yaml collector/*/metadata.yaml))
+GENERATED := deploy/schema policy/testdata xds/testdata lint/testdata diff/testdata importer/testdata docs/validate.md docs/diff.md docs/import.md $(COMPONENTS)
 
 all: build lint test
 
@@ -25,7 +26,10 @@ lint: tools
 golden: ## rewrite generated files and the wanted output of the golden tests
 	go test ./policy ./xds ./lint ./diff ./importer ./cmd/weir -update
 
-stale: ## generated files are as their generators make them
+components: ## what the collector's builder of components makes of each metadata.yaml
+	@mdatagen=$$(tools/install.sh mdatagen)/mdatagen; for c in $(COMPONENTS); do (cd $$c && "$$mdatagen" metadata.yaml) || exit 1; done
+
+stale: components ## generated files are as their generators make them
 	@test -z "$$(git status --porcelain $(GENERATED))" || { git status --short $(GENERATED); echo "generated files changed: commit them"; exit 1; }
 
 fuzz:
@@ -48,4 +52,4 @@ demo: tools build
 clean:
 	rm -rf bin _build
 
-.PHONY: all tools build test race lint golden stale fuzz bench bench-smoke e2e demo clean
+.PHONY: all tools build test race lint golden components stale fuzz bench bench-smoke e2e demo clean

@@ -2,7 +2,7 @@
 # Installs the real parts Weir is tested and demonstrated with, each pinned, into a cache outside the tree,
 # and prints the folder. Safe to run again, and side by side: what is there already is left alone.
 #
-#   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc|redis-server|ratelimit]...      (all of them by default)
+#   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc|redis-server|ratelimit|mdatagen]...      (all of them by default)
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -58,7 +58,7 @@ redis() {
   ln -sf "$program" "$bin/redis-server"
 }
 
-[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc redis-server ratelimit
+[ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc redis-server ratelimit mdatagen
 for tool in "$@"; do
   case $tool in
     envoy) envoy ;;
@@ -68,8 +68,9 @@ for tool in "$@"; do
     h2spec) go_tool h2spec github.com/summerwind/h2spec/cmd/h2spec ;;
     gcc) c_compiler ;;
     redis-server) redis ;;
+    mdatagen) go_tool mdatagen go.opentelemetry.io/collector/cmd/mdatagen ;;
     ratelimit) go_tool ratelimit github.com/envoyproxy/ratelimit/src/service_cmd ;;
-    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server and ratelimit" >&2; exit 2 ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server, ratelimit and mdatagen" >&2; exit 2 ;;
   esac
 done
 echo "$bin"

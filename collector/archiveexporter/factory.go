@@ -8,16 +8,14 @@ import (
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exporterhelper"
 
+	"github.com/machinenativeops/weir/collector/archiveexporter/internal/metadata"
 	"github.com/machinenativeops/weir/collector/documents"
 )
 
-// Type is what the exporter is called in configurations.
-var Type = component.MustNewType("archive")
-
 // NewFactory makes the exporter.
 func NewFactory() exporter.Factory {
-	return exporter.NewFactory(Type, func() component.Config { return defaultConfig() },
-		exporter.WithTraces(createTraces, component.StabilityLevelBeta))
+	return exporter.NewFactory(metadata.Type, func() component.Config { return defaultConfig() },
+		exporter.WithTraces(createTraces, metadata.TracesStability))
 }
 
 func createTraces(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Traces, error) {

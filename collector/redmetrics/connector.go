@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -15,10 +16,9 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/machinenativeops/weir/collector/redmetrics/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
 )
-
-const scopeName = "github.com/machinenativeops/weir/collector/redmetrics"
 
 // counter counts spans and sends on what it has counted.
 type counter struct {
@@ -27,7 +27,7 @@ type counter struct {
 	resource pcommon.Resource // the collector's own
 	next     consumer.Metrics
 	series   *register
-	told     metric.Registration
+	told     *metadata.TelemetryBuilder
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -39,23 +39,20 @@ func newCounter(set connector.Settings, cfg *Config, next consumer.Metrics) (*co
 		cfg: cfg, logger: set.Logger, resource: set.Resource, next: next,
 		series: newRegister(cfg), stop: make(chan struct{}),
 	}
-	meter := set.MeterProvider.Meter(scopeName)
-	held, err := meter.Int64ObservableGauge("weir_red_metrics_series",
-		metric.WithDescription("Series held."), metric.WithUnit("{series}"))
-	if err != nil {
+	var err error
+	if c.told, err = metadata.NewTelemetryBuilder(set.TelemetrySettings); err != nil {
 		return nil, err
 	}
-	over, err := meter.Int64ObservableCounter("weir_red_metrics_overflow",
-		metric.WithDescription("Spans counted together, since there were too many series."), metric.WithUnit("{spans}"))
-	if err != nil {
-		return nil, err
-	}
-	c.told, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveInt64(held, c.series.held.Load())
-		o.ObserveInt64(over, c.series.overflown.Load())
+	return c, errors.Join(
+		c.told.RegisterConnectorRedMetricsSeriesCallback(observe(&c.series.held)),
+		c.told.RegisterConnectorRedMetricsOverflowCallback(observe(&c.series.overflown)))
+}
+
+func observe(n *atomic.Int64) metric.Int64Callback {
+	return func(_ context.Context, o metric.Int64Observer) error {
+		o.Observe(n.Load())
 		return nil
-	}, held, over)
-	return c, err
+	}
 }
 
 // Capabilities implements [consumer.Traces].
@@ -82,14 +79,13 @@ func (c *counter) run() {
 
 // Shutdown implements [component.Component]. It sends on what was counted since the last flush.
 func (c *counter) Shutdown(ctx context.Context) error {
-	var err error
 	c.once.Do(func() {
 		close(c.stop)
 		c.done.Wait()
 		c.flush(ctx, time.Now())
-		err = c.told.Unregister()
+		c.told.Shutdown()
 	})
-	return errors.Join(err)
+	return nil
 }
 
 // flush sends on all series. What the next component refuses is in the next flush: sums only grow.

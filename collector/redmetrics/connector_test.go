@@ -21,18 +21,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.uber.org/goleak"
 
 	"github.com/machinenativeops/weir/sampling"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 func TestConfig(t *testing.T) {
 	cfg := NewFactory().CreateDefaultConfig().(*Config)
-	if err := componenttest.CheckConfigStruct(cfg); err != nil {
-		t.Error(err)
-	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -55,7 +49,7 @@ func start(t *testing.T, next consumer.Metrics, change func(*Config)) connector.
 	if change != nil {
 		change(cfg)
 	}
-	c, err := NewFactory().CreateTracesToMetrics(t.Context(), connectortest.NewNopSettings(Type), cfg, next)
+	c, err := NewFactory().CreateTracesToMetrics(t.Context(), connectortest.NewNopSettings(typ), cfg, next)
 	if err != nil {
 		t.Fatal(err)
 	}

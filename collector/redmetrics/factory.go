@@ -7,15 +7,14 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/connector"
 	"go.opentelemetry.io/collector/consumer"
-)
 
-// Type is what the connector is called in configurations.
-var Type = component.MustNewType("red_metrics")
+	"github.com/machinenativeops/weir/collector/redmetrics/internal/metadata"
+)
 
 // NewFactory makes the connector.
 func NewFactory() connector.Factory {
-	return connector.NewFactory(Type, defaultConfig,
-		connector.WithTracesToMetrics(createTracesToMetrics, component.StabilityLevelBeta))
+	return connector.NewFactory(metadata.Type, defaultConfig,
+		connector.WithTracesToMetrics(createTracesToMetrics, metadata.TracesToMetricsStability))
 }
 
 func defaultConfig() component.Config {

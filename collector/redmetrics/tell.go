@@ -6,12 +6,14 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/machinenativeops/weir/collector/redmetrics/internal/metadata"
 )
 
 // appendTo writes down all series as they are now, and forgets those without a span for long.
 func (r *register) appendTo(to pmetric.ScopeMetrics, now time.Time) {
 	w := writer{now: now}
-	to.Scope().SetName(scopeName)
+	to.Scope().SetName(metadata.ScopeName)
 	w.begin(to.Metrics(), r.cfg.Namespace)
 	r.mu.RLock()
 	all := make([]*service, 0, len(r.services)+1)

@@ -9,15 +9,13 @@ import (
 	"go.opentelemetry.io/collector/processor/processorhelper"
 
 	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/processors/retention/internal/metadata"
 )
-
-// Type is what the processor is called in configurations.
-var Type = component.MustNewType("retention")
 
 // NewFactory makes the processor.
 func NewFactory() processor.Factory {
-	return processor.NewFactory(Type, func() component.Config { return &Config{} },
-		processor.WithTraces(createTraces, component.StabilityLevelBeta))
+	return processor.NewFactory(metadata.Type, func() component.Config { return &Config{} },
+		processor.WithTraces(createTraces, metadata.TracesStability))
 }
 
 func createTraces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {

@@ -10,10 +10,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor/processortest"
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const text = `
 kind: Service
@@ -29,9 +26,6 @@ spec:
 `
 
 func TestConfig(t *testing.T) {
-	if err := componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()); err != nil {
-		t.Error(err)
-	}
 	if err := (&Config{}).Validate(); err == nil {
 		t.Error("a configuration without documents is taken")
 	}
@@ -61,7 +55,7 @@ func TestResourcesAreMarked(t *testing.T) {
 		rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
 	}
 	sink := new(consumertest.TracesSink)
-	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(Type), config(t), sink)
+	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(typ), config(t), sink)
 	if err != nil {
 		t.Fatal(err)
 	}
