@@ -77,7 +77,7 @@ type Taken struct {
 	RequestHeaders  []Change   `json:"requestHeaders,omitempty"`
 	Path            string     `json:"path,omitempty"` // rewritten
 	Hostname        string     `json:"hostname,omitempty"`
-	LoadTest        string     `json:"loadTest,omitempty"` // until when, and how many requests
+	LoadTest        string     `json:"loadTest,omitempty"` // until when, how many requests, and what stops it
 	To              []Share    `json:"to,omitempty"`
 	Sticky          *Sticky    `json:"sticky,omitempty"` // nil: shares are by chance, request by request
 	Mirrors         []Mirror   `json:"mirrors,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
 )
 
 // marked says whether the request is load that an earlier hop has marked for such a rule.
@@ -31,6 +32,7 @@ func (x *explainer) loadTest(r *mesh.Rule) {
 	if n := r.LoadTest.Requests; n > 0 {
 		t.LoadTest += fmt.Sprintf(", at most %d requests in all", n)
 	}
+	t.LoadTest += stops(r.LoadTest.StopWhen)
 	if x.seen.marked(r) {
 		return
 	}
@@ -40,4 +42,19 @@ func (x *explainer) loadTest(r *mesh.Rule) {
 		mark.Value = strings.Join(lines, ",") + "," + mark.Value
 	}
 	t.RequestHeaders = append(t.RequestHeaders, mark)
+}
+
+// stops says what stops a load test.
+func stops(w *policy.StopWhen) string {
+	if w == nil {
+		return ""
+	}
+	var all []string
+	if w.Errors != nil {
+		all = append(all, fmt.Sprintf("more than %v %% fail", *w.Errors))
+	}
+	if w.MeanLatency != nil {
+		all = append(all, fmt.Sprintf("they take more than %s on average", w.MeanLatency.Text()))
+	}
+	return fmt.Sprintf("; stops when, of %d or more real requests within %s, %s", *w.MinRequests, w.Window.Text(), strings.Join(all, " or "))
 }

@@ -113,6 +113,9 @@ func At(set *policy.Set, now time.Time) *Model { return new(Resolver).At(set, no
 // Resolver resolves one set after another as [At] does, and leaves services as they are that depend on nothing that has
 // changed: they are the same [Service] then, and cost nothing. It is for one goroutine.
 type Resolver struct {
+	// Stopped are the load tests that have stopped before their time: their rules refuse what they would take.
+	Stopped map[LoadTestID]bool
+
 	made map[*policy.Document[policy.ServiceSpec]]*made
 }
 
@@ -123,7 +126,7 @@ type made struct {
 	route   *policy.Document[policy.RouteSpec]
 	shared  []*policy.Document[policy.RateLimitSpec]
 	others  []other
-	timed   bool // it is another one at another time
+	timed   bool // it is another one at another time, or when a load test stops
 }
 
 // other is a service that rules send requests to.
@@ -135,7 +138,7 @@ type other struct {
 // At resolves a set as [At] does.
 func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 	next := make(map[*policy.Document[policy.ServiceSpec]]*made, len(set.Services))
-	b := builder{set: set, now: now, model: &Model{
+	b := builder{set: set, now: now, stopped: r.Stopped, model: &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
 	}}
@@ -170,7 +173,7 @@ func (b *builder) make(d *policy.Document[policy.ServiceSpec]) *made {
 	m := &made{route: b.routes[ref.String()], shared: b.limits[ref.String()]}
 	if m.route != nil {
 		for _, r := range m.route.Spec.Rules {
-			m.timed = m.timed || r.LoadTest != nil && !r.LoadTest.Ends().IsZero()
+			m.timed = m.timed || r.LoadTest != nil && (!r.LoadTest.Ends().IsZero() || r.LoadTest.StopWhen != nil)
 			for _, to := range r.To {
 				o := other{ref: policy.ParseRef(to.Service, "")}
 				if o.document = b.set.Service(o.ref); o.ref != ref && !slices.Contains(m.others, o) {
@@ -186,11 +189,12 @@ func (b *builder) make(d *policy.Document[policy.ServiceSpec]) *made {
 }
 
 type builder struct {
-	set    *policy.Set
-	now    time.Time
-	model  *Model
-	routes map[string]*policy.Document[policy.RouteSpec]       // by service
-	limits map[string][]*policy.Document[policy.RateLimitSpec] // by service, in order
+	set     *policy.Set
+	now     time.Time
+	stopped map[LoadTestID]bool
+	model   *Model
+	routes  map[string]*policy.Document[policy.RouteSpec]       // by service
+	limits  map[string][]*policy.Document[policy.RateLimitSpec] // by service, in order
 
 	limitsOf []*Limit // the global ones of the service that is made
 }
@@ -289,9 +293,13 @@ func (b *builder) rules(s *Service) []*Rule {
 	if d := b.routes[s.Ref.String()]; d != nil {
 		var rules []*Rule
 		for _, r := range d.Spec.Rules {
-			if !ended(&r, b.now) {
-				rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
+			if ended(&r, b.now) {
+				continue
 			}
+			if r.LoadTest != nil && b.stopped[idOf(d, &r)] {
+				r = stopped(&r)
+			}
+			rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
 		}
 		return rules
 	}

@@ -367,6 +367,7 @@ func (s *RouteSpec) check(c *checker) {
 		}
 		r.checkHandling(c, path)
 	}
+	s.checkReal(c)
 }
 
 func (m *Match) check(c *checker, path string) {

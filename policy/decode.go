@@ -95,6 +95,9 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 		}
 		d.value(value, v.FieldByIndex(index), at)
 	})
+	if r, ok := reflect.TypeAssert[*Rule](v.Addr()); ok && r.LoadTest != nil {
+		r.LoadTest.written, _ = hashNode(n)
+	}
 }
 
 // pairs calls f for each key of a mapping, and reports what is no mapping and keys that come twice.

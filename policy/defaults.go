@@ -173,6 +173,9 @@ func (s *RouteSpec) defaults(m Metadata) {
 		r.Sticky.defaults()
 		r.Retries.defaults()
 		r.defaultHandling()
+		if l := r.LoadTest; l != nil && l.StopWhen != nil {
+			l.StopWhen.defaults()
+		}
 		if f := r.Fault; f != nil {
 			f.defaults()
 		}

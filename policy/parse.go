@@ -213,7 +213,8 @@ func (d *document) decodeSpec(c *checker, n *yaml.Node) {
 	d.spec.check(c)
 }
 
-// hashNode hashes what a node says, not how it is laid out, and that apart.
+// hashNode hashes what a node says, not how it is laid out, and that apart. Hashes of load tests are kept over restarts:
+// they must not change.
 func hashNode(n *yaml.Node) (says, layout uint64) {
 	h, at := xxhash.New(), xxhash.New()
 	var buffer []byte
@@ -225,6 +226,9 @@ func hashNode(n *yaml.Node) (says, layout uint64) {
 		_, _ = at.Write(buffer)
 		for _, c := range n.Content {
 			walk(c)
+		}
+		if n.Kind == yaml.AliasNode {
+			walk(n.Alias)
 		}
 	}
 	walk(n)

@@ -158,4 +158,18 @@ type ListenerTLS struct {
 type LoadTest struct {
 	Until    *Time `yaml:"until,omitempty"`    // from then on the rule takes no request, and marked ones go where the other rules say
 	Requests int   `yaml:"requests,omitempty"` // in all, over all proxies, and 429 after them; 0: no bound
+
+	StopWhen *StopWhen `yaml:"stopWhen,omitempty"` // nil: it goes on whatever real requests suffer
+
+	written uint64 // hash of what the rule says
+}
+
+// StopWhen says how real requests, which are those that the Route's other rules send on, may fare during a load test. If
+// they fare worse it stops, and marked requests are answered with 429 until the rule is edited. At least one of errors and
+// meanLatency is set.
+type StopWhen struct {
+	Errors      *float64  `yaml:"errors,omitempty"`      // per cent that may fail; nil: any
+	MeanLatency *Duration `yaml:"meanLatency,omitempty"` // from sending one on to the end of its answer; nil: any
+	Window      *Duration `yaml:"window,omitempty"`      // the latest time, of which is judged; default 10s
+	MinRequests *int      `yaml:"minRequests,omitempty"` // in the window, and nothing is judged with fewer; default 100
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinenativeops/weir/internal/durable"
 	"github.com/machinenativeops/weir/policy"
 )
 
@@ -151,7 +152,7 @@ func (s *Source) keep() {
 	}
 	data, err := formatState(s.last.Written())
 	if err == nil && !bytes.Equal(data, s.state.written) {
-		err = replaceFile(s.state.file, data)
+		err = durable.Write(s.state.file, data)
 	}
 	if err != nil {
 		if err.Error() != s.state.trouble {
@@ -161,26 +162,6 @@ func (s *Source) keep() {
 		return
 	}
 	s.state.kept, s.state.written, s.state.trouble = s.last, data, ""
-}
-
-// replaceFile gives a file another content, which is on disk when it returns. A crash leaves the old or the new one.
-func replaceFile(name string, data []byte) error {
-	next, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = next.Write(data)
-	if err := errors.Join(err, next.Sync(), next.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(next.Name(), name); err != nil {
-		return err
-	}
-	folder, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // tellRestored says which documents are in force as they were before this start.
