@@ -1,8 +1,11 @@
 package e2e_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -20,6 +23,56 @@ func loadTested(v1, v2, loadTest, more string) string {
       match: {headers: [{name: x-load-test, present: true}]}
       to: [{version: v2}]
       loadTest: `+loadTest+"\n"+more, 1)
+}
+
+// traffic sends one request again and again until the test ends, and counts.
+type traffic struct{ total, failed atomic.Int64 }
+
+func (w *world) traffic(r request) *traffic {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	one := &traffic{}
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			resp, err := w.do(ctx, r)
+			if one.total.Add(1); err != nil || resp.status != http.StatusOK {
+				one.failed.Add(1)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+	})
+	w.t.Cleanup(func() { cancel(); done.Wait() })
+	return one
+}
+
+// loadTestStatus is what weir's status says of a load test.
+type loadTestStatus struct {
+	State, Why string
+	Real       struct {
+		Requests, Failed   uint64
+		MeanLatencySeconds float64
+		Proxies, Reporting int
+	}
+}
+
+// loadTest gives the status of the only load test.
+func (w *world) loadTest() loadTestStatus {
+	w.t.Helper()
+	resp, err := w.client.Get(w.http + "/api/v1/status")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s struct{ LoadTests []loadTestStatus }
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || len(s.LoadTests) != 1 {
+		w.t.Fatalf("%d load tests, %v", len(s.LoadTests), err)
+	}
+	return s.LoadTests[0]
 }
 
 var marked = request{host: checkout.host, path: "/", headers: map[string]string{"X-Load-Test": "7"}}
@@ -209,5 +262,231 @@ func TestLoadTestIsCounted(t *testing.T) {
 	}
 	if got := w.mustDo(checkout); got.body != "v1" {
 		t.Errorf("a real request: %d %s", got.status, got.body)
+	}
+}
+
+// failing has an upstream answer 500 while it is to.
+func failing(s *envoytest.Server) *atomic.Bool {
+	fails := new(atomic.Bool)
+	s.Handle = func(rw http.ResponseWriter, _ *http.Request) bool {
+		if fails.Load() {
+			rw.WriteHeader(http.StatusInternalServerError)
+		}
+		return fails.Load()
+	}
+	return fails
+}
+
+// isStopped waits until marked requests are refused.
+func (w *world) isStopped() {
+	w.t.Helper()
+	began := time.Now()
+	w.eventually("the load test stops", func() error {
+		if got := w.mustDo(marked); got.status != http.StatusTooManyRequests || !strings.Contains(got.body, "stopped") {
+			return fmt.Errorf("%d %s, %+v", got.status, got.body, w.loadTest())
+		}
+		return nil
+	})
+	w.t.Logf("stopped within %s", time.Since(began))
+	if got := w.mustDo(request{host: checkout.host, path: "/", headers: map[string]string{"Baggage": "weir.load-test=1"}}); got.status != http.StatusTooManyRequests {
+		w.t.Errorf("load with the mark of an earlier hop: %d %s", got.status, got.body)
+	}
+}
+
+// TestLoadTestStops: a load test stops when real requests fail, and not when load does, and stays so over a restart until
+// its rule is edited.
+func TestLoadTestStops(t *testing.T) {
+	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
+	fails, loadFails := failing(v1), failing(v2)
+	rule := "{until: 2126-11-30T18:00:00Z, stopWhen: {errors: 20, window: 5s, minRequests: 50}}"
+	w := newWorld(t, loadTested(v1.Address, v2.Address, rule, ""))
+	w.weir.Stop()
+	w.args = append(w.args, "--state", t.TempDir())
+	w.startWeir()
+	w.traffic(checkout)
+	load := w.traffic(marked)
+
+	loadFails.Store(true)
+	w.eventually("real requests are known of for longer than the window, while load fails", func() error {
+		s := w.loadTest()
+		if s.State != "running" {
+			t.Fatalf("the load test ended: %+v", s)
+		}
+		if load.failed.Load() < 100 || s.Real.Requests < 100 || s.Real.Failed > 0 || s.Real.Reporting != 1 || w.metric("weir_load_reports_total") < 14 {
+			return fmt.Errorf("%d of %d of the load failed, %+v", load.failed.Load(), load.total.Load(), s.Real)
+		}
+		return nil
+	})
+	loadFails.Store(false)
+
+	fails.Store(true)
+	w.isStopped()
+	const why = " % of "
+	if s := w.loadTest(); s.State != "stopped" || !strings.Contains(s.Why, why) || !strings.HasSuffix(s.Why, "real requests failed within 5s, and more than 20 % stops it") {
+		t.Errorf("status: %+v", s)
+	}
+	if out, err := w.command("status", "--http-address", strings.TrimPrefix(w.http, "http://")); err != nil || !strings.Contains(out, "shop/checkout load-test  stopped at ") {
+		t.Errorf("weir status: %v\n%s", err, out)
+	}
+	if n := w.metric("weir_load_test_stops_total"); n != 1 {
+		t.Errorf("%v stops are counted", n)
+	}
+	if log, err := os.ReadFile(w.weir.Log); err != nil || strings.Count(string(log), "a load test has stopped") != 1 {
+		t.Errorf("the log does not tell it once: %v\n%s", err, log)
+	}
+	// The load is nobody's: neither its own version's nor, worse, that of real requests.
+	w.eventually("the load's own cluster is gone", func() error {
+		if strings.Contains(w.envoy.Get("/clusters"), "@loadtest") {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+	before := v2.Requests.Load()
+	for range 20 {
+		w.mustDo(marked)
+	}
+	if n := v2.Requests.Load() - before; n > 0 {
+		t.Errorf("%d marked requests reached the load's version", n)
+	}
+
+	// Real requests fare well again, Weir starts anew, and another rule is edited: it stays stopped.
+	fails.Store(false)
+	w.weir.Stop()
+	w.startWeir()
+	w.write("mesh.yaml", loadTested(v1.Address, v2.Address, rule, "    - {name: new, match: {path: {exact: /new}}, to: [{version: v2}]}\n"))
+	w.eventually("the edit is in force", func() error {
+		if got := w.mustDo(request{host: checkout.host, path: "/new"}); got.body != "v2" {
+			return fmt.Errorf("%d %s", got.status, got.body)
+		}
+		return nil
+	})
+	if got, s := w.mustDo(marked), w.loadTest(); got.status != http.StatusTooManyRequests || s.State != "stopped" || !strings.Contains(s.Why, why) {
+		t.Errorf("after a restart: %d %s, %+v", got.status, got.body, s)
+	}
+	w.write("mesh.yaml", loadTested(v1.Address, v2.Address, strings.Replace(rule, "2126", "2127", 1), ""))
+	w.eventually("the edited load test runs", func() error {
+		if got := w.mustDo(marked); got.body != "v2" {
+			return fmt.Errorf("%d %s", got.status, got.body)
+		}
+		return nil
+	})
+	if s := w.loadTest(); s.State != "running" {
+		t.Errorf("status: %+v", s)
+	}
+	if n := w.metric("weir_xds_nacks_total"); n > 0 {
+		t.Errorf("Envoy refused %v resources", n)
+	}
+}
+
+// TestLoadTestStopsWhenSlow: a load test stops when real requests become slow, and not when load is.
+func TestLoadTestStopsWhenSlow(t *testing.T) {
+	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
+	var slow atomic.Bool
+	v1.Handle = func(_ http.ResponseWriter, r *http.Request) bool {
+		if slow.Load() {
+			pause(r.Context(), time.Second)
+		}
+		return false
+	}
+	v2.Handle = func(_ http.ResponseWriter, r *http.Request) bool { pause(r.Context(), 2*time.Second); return false }
+	w := newWorld(t, loadTested(v1.Address, v2.Address, "{until: 2126-11-30T18:00:00Z, stopWhen: {meanLatency: 400ms, window: 5s, minRequests: 30}}", ""))
+	for range 20 {
+		w.traffic(checkout)
+		w.traffic(marked)
+	}
+	w.eventually("real requests are known of for longer than the window, while load is slow", func() error {
+		s := w.loadTest()
+		if s.State != "running" {
+			t.Fatalf("the load test ended: %+v", s)
+		}
+		if w.envoy.Stat("cluster.shop/checkout/v2@loadtest.upstream_rq_total") < 30 || s.Real.Requests < 100 || w.metric("weir_load_reports_total") < 7 {
+			return fmt.Errorf("%+v", s.Real)
+		}
+		return nil
+	})
+	slow.Store(true)
+	w.isStopped()
+	if s := w.loadTest(); s.State != "stopped" || !strings.HasSuffix(s.Why, "on average within 5s, and more than 400ms stops it") {
+		t.Errorf("status: %+v", s)
+	} else {
+		t.Log(s.Why)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// TestWhatFailsCounts: each try that fails, those that are retried among them, what the circuit breaker refuses and what
+// times out; and nothing that the caller is to blame for, or that Envoy answers by itself.
+func TestWhatFailsCounts(t *testing.T) {
+	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
+	var tries atomic.Int64
+	held, hold := make(chan struct{}, 1), make(chan struct{})
+	v1.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case r.URL.Path == "/retried" && tries.Add(1)%2 == 1:
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		case r.URL.Path == "/absent":
+			rw.WriteHeader(http.StatusNotFound)
+		case r.URL.Path == "/held":
+			held <- struct{}{}
+			<-hold
+		case r.URL.Path == "/late":
+			pause(r.Context(), time.Minute)
+		default:
+			return false
+		}
+		return true
+	}
+	document := loadTested(v1.Address, v2.Address, "{requests: 1000, stopWhen: {errors: 50, window: 10m, minRequests: 1000}}", `    - {name: own, match: {path: {exact: /own}}, directResponse: {status: 500}}
+    - {name: late, match: {path: {exact: /late}}, to: [{version: v1}], timeout: 100ms}
+`)
+	document = strings.Replace(document, "  versions:", "  circuitBreaker: {maxRequests: 1}\n  retries: {attempts: 1, on: [5xx]}\n  versions:", 1)
+	w := newWorld(t, document)
+	w.eventually("reports come", func() error {
+		if s := w.loadTest(); w.mustDo(checkout).status != http.StatusOK || s.Real.Requests == 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	before := w.loadTest().Real
+	for path, status := range map[string]int{"/": 200, "/retried": 200, "/absent": 404, "/own": 500, "/late": 504} {
+		for range 10 {
+			if got := w.mustDo(request{host: checkout.host, path: path}); got.status != status {
+				t.Errorf("%s: %d %s", path, got.status, got.body)
+			}
+		}
+	}
+	var all sync.WaitGroup
+	all.Go(func() { w.mustDo(request{host: checkout.host, path: "/held"}) })
+	<-held
+	for range 10 {
+		if got := w.mustDo(request{host: checkout.host, path: "/over", headers: map[string]string{"X-Envoy-Max-Retries": "0"}}); got.status != http.StatusServiceUnavailable {
+			t.Errorf("over the circuit breaker: %d %s", got.status, got.body)
+		}
+	}
+	close(hold)
+	all.Wait()
+	const ended, failed = 10 + 20 + 10 + 10 + 1 + 10, 10 + 10 + 10
+	w.eventually("all is reported", func() error {
+		s := w.loadTest().Real
+		if s.Requests < before.Requests+ended {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	reports := w.metric("weir_load_reports_total")
+	w.eventually("nothing more comes", func() error {
+		if n := w.metric("weir_load_reports_total"); n < reports+6 {
+			return fmt.Errorf("%v reports", n)
+		}
+		return nil
+	})
+	if s := w.loadTest().Real; s.Failed-before.Failed != failed || s.Requests-before.Requests < ended {
+		t.Errorf("%d of %d failed, want %d of %d", s.Failed-before.Failed, s.Requests-before.Requests, failed, ended)
 	}
 }

@@ -5,10 +5,8 @@ import (
 
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	loadstatssvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // verdict is what is to be made of a report.
@@ -29,16 +27,7 @@ const (
 	tooMany = 1 << 32
 )
 
-// receive gives the next reports of a proxy. Its node, which is nearly all of the message, is not looked at.
-func receive(wire grpc.ServerStream) ([]*endpointv3.ClusterStats, error) {
-	var message emptypb.Empty // everything is unknown to it, and stays as bytes
-	if err := wire.RecvMsg(&message); err != nil {
-		return nil, err
-	}
-	return reports(message.ProtoReflect().GetUnknown())
-}
-
-// reports gives what a LoadStatsRequest has to say of clusters.
+// reports gives what a LoadStatsRequest has to say of clusters. Its node, which is nearly all of it, is not looked at.
 func reports(b []byte) ([]*endpointv3.ClusterStats, error) {
 	var all []*endpointv3.ClusterStats
 	for len(b) > 0 {

@@ -1,8 +1,6 @@
 package loadreport
 
 import (
-	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -12,10 +10,12 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	loadstatssvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/load_stats/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/machinenativeops/weir/internal/h2"
 )
 
 const (
@@ -26,11 +26,12 @@ const (
 	// often is how many reports a second are enough. Each has the proxy's node in it, with all that it was built of, which
 	// is 61 KB of an Envoy 1.40.
 	often = 200
+	// maxAsked is how often a proxy is asked that reports nothing in between.
+	maxAsked = 1000
 )
 
-// Server takes load reports. It is a prometheus.Collector too. Use [New].
+// Server takes load reports. It has the calls of the load reporting service, and is a prometheus.Collector. Use [New].
 type Server struct {
-	loadstatssvcv3.UnimplementedLoadReportingServiceServer
 	log     *slog.Logger
 	reports *prometheus.CounterVec
 
@@ -54,8 +55,17 @@ func New(log *slog.Logger) *Server {
 	return s
 }
 
-// Register puts the service on a server.
-func (s *Server) Register(g *grpc.Server) { loadstatssvcv3.RegisterLoadReportingServiceServer(g, s) }
+// Begin implements [h2.Calls].
+func (s *Server) Begin(path string, call *h2.Call) h2.Receiver {
+	if path != loadstatssvcv3.LoadReportingService_StreamLoadStats_FullMethodName {
+		return nil
+	}
+	st := &stream{server: s, call: call}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = true
+	return st
+}
 
 // Ask has proxies report of these clusters from now on, and of no others. Of one that is not asked about any more the
 // total is forgotten.
@@ -69,7 +79,10 @@ func (s *Server) Ask(clusters []string) {
 	s.asked = sorted
 	maps.DeleteFunc(s.totals, func(cluster string, _ Counts) bool { return !s.asksLocked(cluster) })
 	for st := range s.streams {
-		st.asking.Go(st.ask) // a proxy that does not read holds up nobody else
+		if st.here {
+			st.askLocked()
+			st.call.Flush()
+		}
 	}
 }
 
@@ -99,79 +112,75 @@ func (s *Server) Reporting(now time.Time) (connected, reporting int) {
 	return len(s.streams), reporting
 }
 
-// stream is one proxy's.
+// stream is one proxy's. It has no goroutine: what the proxy says is taken by the one that reads its connection.
 type stream struct {
 	server *Server
-	wire   grpc.BidiStreamingServer[loadstatssvcv3.LoadStatsRequest, loadstatssvcv3.LoadStatsResponse]
-	asking sync.WaitGroup // added to with the server's lock only, while the stream is among its streams
+	call   *h2.Call
 
-	reported time.Time // the server's lock guards it; zero: never
-
-	mu  sync.Mutex // guards everything below, and the sending
-	has []string   // what the proxy was asked about last
+	// The server's mu guards everything below.
+	here     bool      // it has said something, so that it can be asked
+	has      []string  // what it was asked about last
+	asked    int       // how often, since it reported last
+	reported time.Time // zero: never
 }
 
-// StreamLoadStats implements the service of Envoy. A proxy is told what it is asked about when it comes, if that is
-// anything, and whenever that changes.
-func (s *Server) StreamLoadStats(wire loadstatssvcv3.LoadReportingService_StreamLoadStatsServer) error {
-	st := &stream{server: s, wire: wire}
-	s.add(st)
-	defer s.remove(st)
-	for {
-		reports, err := receive(wire)
-		switch {
-		case errors.Is(err, io.EOF) || status.Code(err) == codes.Canceled:
-			return nil
-		case err != nil:
-			return err
-		}
-		s.take(st, reports)
+// Receive implements [h2.Receiver]. A proxy is told what it is asked about when it comes, if that is anything, and whenever
+// that changes.
+func (st *stream) Receive(message []byte) error {
+	all, err := reports(message)
+	if err != nil {
+		st.Done()
+		return status.Error(codes.Internal, "the report can't be read: "+err.Error())
 	}
+	st.server.mu.Lock()
+	defer st.server.mu.Unlock()
+	st.here = true
+	st.takeLocked(all)
+	st.askLocked()
+	return nil
 }
 
-func (s *Server) add(st *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.streams[st] = true
-	st.asking.Go(st.ask)
+// Done implements [h2.Receiver].
+func (st *stream) Done() {
+	st.server.mu.Lock()
+	defer st.server.mu.Unlock()
+	delete(st.server.streams, st)
 }
 
-func (s *Server) remove(st *stream) {
-	s.mu.Lock()
-	delete(s.streams, st)
-	s.mu.Unlock()
-	st.asking.Wait() // the stream is over, so that no sending takes long
-}
-
-// ask tells the proxy what it is asked about, unless it knows.
-func (st *stream) ask() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	want, every := st.server.wants()
+// askLocked tells the proxy what it is asked about, unless it knows.
+func (st *stream) askLocked() {
+	want, every := st.server.wantsLocked()
 	if slices.Equal(want, st.has) {
 		return
 	}
-	st.has = want
-	if err := st.wire.Send(&loadstatssvcv3.LoadStatsResponse{Clusters: want, LoadReportingInterval: durationpb.New(every)}); err != nil {
-		st.server.log.Debug("ask a proxy for load reports", "error", err) // the stream is over, and the proxy comes back
+	if st.asked++; st.asked > maxAsked {
+		delete(st.server.streams, st)
+		st.call.End(errDeaf)
+		return
 	}
+	st.has = want
+	message, err := proto.Marshal(&loadstatssvcv3.LoadStatsResponse{Clusters: want, LoadReportingInterval: durationpb.New(every)})
+	if err != nil { // a name that is no UTF-8, which documents can't have
+		st.server.log.Error("ask a proxy for load reports", "error", err)
+		return
+	}
+	st.call.Send(message)
 }
 
-// wants gives which clusters proxies are to report of, and how often.
-func (s *Server) wants() (clusters []string, every time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+var errDeaf = status.Error(codes.ResourceExhausted, "asked again and again, you have reported nothing")
+
+// wantsLocked gives which clusters proxies are to report of, and how often.
+func (s *Server) wantsLocked() (clusters []string, every time.Duration) {
 	if len(s.asked) == 0 {
 		return nil, resting
 	}
 	return s.asked, min(seldom, max(Interval, time.Duration(len(s.streams))*time.Second/often))
 }
 
-// take adds what a proxy reports to the totals.
-func (s *Server) take(st *stream, reports []*endpointv3.ClusterStats) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, of := range reports {
+// takeLocked adds what a proxy reports to the totals.
+func (st *stream) takeLocked(all []*endpointv3.ClusterStats) {
+	s := st.server
+	for _, of := range all {
 		if !s.asksLocked(of.GetClusterName()) {
 			continue // it was asked about a moment ago
 		}
@@ -179,7 +188,7 @@ func (s *Server) take(st *stream, reports []*endpointv3.ClusterStats) {
 		s.reports.WithLabelValues(string(v)).Inc()
 		if v == good {
 			s.totals[of.GetClusterName()] = s.totals[of.GetClusterName()].Add(c)
-			st.reported = time.Now()
+			st.reported, st.asked = time.Now(), 0
 		}
 	}
 }

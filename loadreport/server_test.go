@@ -2,8 +2,10 @@ package loadreport_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/loadreport"
 )
 
@@ -26,13 +29,13 @@ func start(tb testing.TB) (*loadreport.Server, func() *proxy) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, g := loadreport.New(slog.New(slog.DiscardHandler)), grpc.NewServer()
-	s.Register(g)
+	s := loadreport.New(slog.New(slog.DiscardHandler))
+	g := &h2.Server{Calls: s, Handler: http.NotFoundHandler()}
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
 	tb.Cleanup(func() {
-		g.Stop()
-		if err := <-served; err != nil {
+		g.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			tb.Error(err)
 		}
 	})

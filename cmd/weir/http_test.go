@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/machinenativeops/weir/loadreport"
+	"github.com/machinenativeops/weir/loadtest"
 	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
@@ -72,10 +74,21 @@ func (b *syncBuffer) String() string {
 	return b.buffer.String()
 }
 
+// newTestPlane gives one that no proxy is connected to.
+func newTestPlane(t *testing.T, log *slog.Logger, registry prometheus.Registerer) *plane {
+	t.Helper()
+	quiet := slog.New(slog.DiscardHandler)
+	stops, err := loadtest.Open("", quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newPlane(log, registry, services{ratelimit.New(quiet, ratelimit.Options{}), serve.New(quiet), loadreport.New(quiet), stops}, xds.Options{})
+}
+
 // TestNotReadyWithoutPolicy: until the first set is in force, weir is alive and not ready.
 func TestNotReadyWithoutPolicy(t *testing.T) {
 	registry, quiet := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
-	p := newPlane(quiet, registry, ratelimit.New(quiet, ratelimit.Options{}), serve.New(quiet), xds.Options{})
+	p := newTestPlane(t, quiet, registry)
 	s := httptest.NewServer(p.handler(registry))
 	t.Cleanup(s.Close)
 	if body, err := get(t, s.URL+"/healthz"); err != nil || body != "ok\n" {

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/machinenativeops/weir/lint"
+	"github.com/machinenativeops/weir/loadreport"
+	"github.com/machinenativeops/weir/loadtest"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
@@ -25,17 +27,32 @@ type plane struct {
 	log     *slog.Logger
 	limits  *ratelimit.Service
 	streams *serve.Server
+	reports *loadreport.Server
 	started time.Time
-	// Both are run's.
+	// These are run's.
 	resolver   mesh.Resolver
 	translator *xds.Translator
-	policy     atomic.Pointer[policyStatus] // nil until the first set is in force
+	guard      loadtest.Guard
+	stops      *loadtest.Stops
+
+	policy    atomic.Pointer[policyStatus] // nil until the first set is in force
+	loadTests atomic.Pointer[[]loadTestStatus]
 
 	problems  prometheus.Gauge
 	warnings  *prometheus.GaugeVec
 	documents *prometheus.GaugeVec
 	applied   prometheus.Counter
 	duration  prometheus.Histogram
+	tests     *prometheus.GaugeVec
+	stopped   prometheus.Counter
+}
+
+// services are those that act on documents.
+type services struct {
+	limits  *ratelimit.Service
+	streams *serve.Server
+	reports *loadreport.Server
+	stops   *loadtest.Stops
 }
 
 // policyStatus is what is in force and what was refused.
@@ -47,9 +64,10 @@ type policyStatus struct {
 	Warnings  []lint.Warning   `json:"warnings"`
 }
 
-func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimit.Service, streams *serve.Server, o xds.Options) *plane {
+func newPlane(log *slog.Logger, registry prometheus.Registerer, s services, o xds.Options) *plane {
 	p := &plane{
-		log: log, limits: limits, streams: streams, translator: xds.NewTranslator(o), started: time.Now(),
+		log: log, limits: s.limits, streams: s.streams, reports: s.reports, stops: s.stops,
+		translator: xds.NewTranslator(o), started: time.Now(),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_policy_problems", Help: "Mistakes in the documents as they are now; their documents are refused.",
 		}),
@@ -66,32 +84,52 @@ func newPlane(log *slog.Logger, registry prometheus.Registerer, limits *ratelimi
 			Name: "weir_policy_apply_seconds", Help: "Time from seeing a change of documents to serving it.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
+		tests: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weir_load_tests", Help: "Load tests in force, by their state: running, stopped (since real requests suffered) or over.",
+		}, []string{"state"}),
+		stopped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_load_test_stops_total", Help: "Load tests that stopped because real requests suffered.",
+		}),
 	}
-	registry.MustRegister(p.problems, p.warnings, p.documents, p.applied, p.duration)
+	registry.MustRegister(p.problems, p.warnings, p.documents, p.applied, p.duration, p.tests, p.stopped)
 	return p
 }
 
-// run puts updates in force as they come, and the last one again each time that a load test of it is over.
+// run puts updates in force as they come, and the last one again each time that a load test of it is over or stops.
 func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
 	var last source.Update
 	over := time.NewTimer(0)
 	over.Stop()
 	defer over.Stop()
+	looks := time.NewTicker(loadreport.Interval)
+	looks.Stop()
+	defer looks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case last = <-updates:
 			p.tell(last.Problems)
+			p.stops.Forget(last.Set)
 		case <-over.C:
 			p.log.Info("a load test is over")
 			last.Read = time.Now()
+		case <-looks.C:
+			if !p.look(last.Set, time.Now()) {
+				continue
+			}
+			last.Read = time.Now()
 		}
 		now := time.Now()
+		p.resolver.Stopped = p.stops.IDs()
 		p.apply(last, now)
+		p.stops.Keep()
 		over.Stop()
 		if next := mesh.NextEnd(last.Set, now); !next.IsZero() {
 			over.Reset(next.Sub(now))
+		}
+		if looks.Stop(); p.watch(last.Set, now) {
+			looks.Reset(loadreport.Interval)
 		}
 	}
 }
@@ -116,7 +154,7 @@ func (p *plane) apply(u source.Update, now time.Time) {
 	p.limits.Apply(model.Limits)
 	p.streams.Apply(snapshot)
 	written := model
-	if mesh.AnyEnded(u.Set, now) {
+	if mesh.AnyEnded(u.Set, now) || len(p.resolver.Stopped) > 0 {
 		written = mesh.Build(u.Set)
 	}
 	p.record(u, time.Since(u.Read), p.warn(lint.Check(u.Set, written, len(u.Problems) == 0)))
@@ -177,15 +215,20 @@ type statusReport struct {
 	Version   string           `json:"version"`
 	Started   time.Time        `json:"started"`
 	Policy    *policyStatus    `json:"policy"` // null until the first set is in force
+	LoadTests []loadTestStatus `json:"loadTests"`
 	XDS       serve.Status     `json:"xds"`
 	RateLimit ratelimit.Status `json:"rateLimit"`
 }
 
 func (p *plane) status() statusReport {
-	return statusReport{
-		Version: version(), Started: p.started, Policy: p.policy.Load(),
+	r := statusReport{
+		Version: version(), Started: p.started, Policy: p.policy.Load(), LoadTests: []loadTestStatus{},
 		XDS: p.streams.Status(), RateLimit: p.limits.Status(),
 	}
+	if tests := p.loadTests.Load(); tests != nil {
+		r.LoadTests = counted(*tests, r.RateLimit.Limits)
+	}
+	return r
 }
 
 func (p *plane) handler(metrics prometheus.Gatherer) http.Handler {

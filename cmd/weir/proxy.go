@@ -156,8 +156,15 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 		return nil, err
 	}
 	ads := object{"ads": object{}, "resource_api_version": "V3"}
+	clusters := object{"load_stats_config": object{
+		// How requests fare, while Weir asks for it.
+		"api_type":              "GRPC",
+		"transport_api_version": "V3",
+		"grpc_services":         []any{object{"envoy_grpc": object{"cluster_name": xdsCluster}}},
+	}}
 	b := object{
-		"node": node,
+		"cluster_manager": clusters,
+		"node":            node,
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type":              "DELTA_GRPC",
@@ -191,7 +198,7 @@ func bootstrap(proxy mesh.Proxy, o bootstrapOptions) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		b["cluster_manager"] = object{"local_cluster_name": peersName}
+		clusters["local_cluster_name"] = peersName
 		b["static_resources"] = object{"clusters": []any{bootstrapCluster(xdsAddress, o.xdsAddr), peers}}
 	}
 	if o.admin != "" {

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/machinenativeops/weir/internal/h2"
+	"github.com/machinenativeops/weir/loadreport"
+	"github.com/machinenativeops/weir/loadtest"
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/ratelimit/quota"
@@ -148,15 +150,21 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	limits := ratelimit.New(log, ratelimit.Options{})
 	streams := serve.New(log)
 	quotas := quota.New(log, limits)
-	registry.MustRegister(limits, streams, quotas)
+	reports := loadreport.New(log)
+	stops, err := loadtest.Open(o.state, log)
+	if err != nil {
+		return failed(fmt.Errorf("--state: %w", err))
+	}
+	registry.MustRegister(limits, streams, quotas, reports)
 
 	dial := o.limitDial
 	if dial == "" {
 		dial = l.limit.Addr().String()
 	}
-	plane := newPlane(log, registry, limits, streams, xds.Options{RateLimitAddress: dial})
+	plane := newPlane(log, registry, services{limits, streams, reports, stops}, xds.Options{RateLimitAddress: dial})
 
 	xdsServer := streams.Server(xdsHandler())
+	xdsServer.Calls = h2.Several{xdsServer.Calls, reports}
 	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 
 	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())

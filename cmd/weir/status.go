@@ -98,6 +98,9 @@ func printStatus(out io.Writer, r statusReport) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if err := printLoadTests(out, r.LoadTests); err != nil {
+		return err
+	}
 	for _, x := range r.XDS.Refused {
 		printRefusal(out, x)
 	}

@@ -17,9 +17,6 @@ import (
 	"github.com/machinenativeops/weir/lint"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
-	"github.com/machinenativeops/weir/ratelimit"
-	"github.com/machinenativeops/weir/xds"
-	"github.com/machinenativeops/weir/xds/serve"
 )
 
 const (
@@ -129,8 +126,7 @@ func TestWarningsAreInJSON(t *testing.T) {
 // TestServeTellsAWarningOnce: a change that leaves a warning as it was, lines aside, does not log it again.
 func TestServeTellsAWarningOnce(t *testing.T) {
 	var log bytes.Buffer
-	p := newPlane(slog.New(slog.NewTextHandler(&log, nil)), prometheus.NewRegistry(), ratelimit.New(slog.New(slog.DiscardHandler), ratelimit.Options{}),
-		serve.New(slog.New(slog.DiscardHandler)), xds.Options{})
+	p := newTestPlane(t, slog.New(slog.NewTextHandler(&log, nil)), prometheus.NewRegistry())
 	for i, step := range []struct {
 		text   string
 		logged int // in all

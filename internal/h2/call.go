@@ -17,6 +17,19 @@ type Calls interface {
 	Begin(path string, c *Call) Receiver
 }
 
+// Several has the methods of several.
+type Several []Calls
+
+// Begin implements [Calls].
+func (all Several) Begin(path string, c *Call) Receiver {
+	for _, one := range all {
+		if r := one.Begin(path, c); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
 // Receiver takes what a client says in a call. The goroutine that reads the connection calls it, so that a client is
 // told nothing and heard by nobody else meanwhile.
 type Receiver interface {
