@@ -43,7 +43,7 @@ type collector struct {
 // newCollector prepares a collector; policy documents are in a folder of their own, which the test may change.
 func newCollector(t *testing.T, s3 *servers.S3, policy string) *collector {
 	t.Helper()
-	ports := freePorts(t, 8)
+	ports := freePorts(t, 10)
 	output, err := os.Create(filepath.Join(t.TempDir(), "collector.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func newCollector(t *testing.T, s3 *servers.S3, policy string) *collector {
 	c.env = []string{
 		"WEIR_OTLP_GRPC=" + c.otlp, "WEIR_OTLP_HTTP=" + ports[5], "WEIR_HEALTH=" + c.health,
 		"WEIR_JAEGER_GRPC=" + c.jaeger, "WEIR_JAEGER_HTTP=" + ports[6], "WEIR_ZIPKIN=" + c.zipkin,
-		"WEIR_METRICS_PORT=" + metricsPort, "WEIR_POLICY=" + policy, "WEIR_QUEUE=" + t.TempDir(),
+		"WEIR_SAMPLING_HTTP=" + ports[8], "WEIR_SAMPLING_GRPC=" + ports[9], "WEIR_METRICS_PORT=" + metricsPort, "WEIR_POLICY=" + policy, "WEIR_QUEUE=" + t.TempDir(),
 		"AWS_ACCESS_KEY_ID=" + s3.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3.SecretKey, "AWS_EC2_METADATA_DISABLED=true",
 		"HOME=" + t.TempDir(), "WEIR_ARCHIVE_FLUSH=1s", "WEIR_RED_METRICS=" + c.red, "WEIR_RED_FLUSH=100ms",
 	}

@@ -38,7 +38,7 @@ func newCollector(t *testing.T, policy string, env []string, more ...string) *co
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports := freePorts(t, 7)
+	ports := freePorts(t, 9)
 	c := &collector{otlp: ports[0], metrics: ports[6], health: ports[5], command: servers.Command{
 		Name: "weir-collector", Path: strings.TrimSpace(string(binary)),
 		Args: []string{"--config", filepath.Join(root, "collector", "config.yaml")},
@@ -47,6 +47,7 @@ func newCollector(t *testing.T, policy string, env []string, more ...string) *co
 			"AWS_ACCESS_KEY_ID=none", "AWS_SECRET_ACCESS_KEY=none", "AWS_EC2_METADATA_DISABLED=true",
 			"WEIR_POLICY="+policy, "WEIR_QUEUE="+t.TempDir(), "WEIR_OTLP_GRPC="+ports[0], "WEIR_OTLP_HTTP="+ports[1],
 			"WEIR_JAEGER_GRPC="+ports[2], "WEIR_JAEGER_HTTP="+ports[3], "WEIR_ZIPKIN="+ports[4],
+			"WEIR_SAMPLING_HTTP="+ports[7], "WEIR_SAMPLING_GRPC="+ports[8],
 			"WEIR_HEALTH="+ports[5], "WEIR_METRICS_PORT="+port(ports[6]),
 		),
 	}}

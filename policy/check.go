@@ -60,6 +60,7 @@ var (
 	}
 	protocols = []string{"http", "http2", "grpc"}
 	scopes    = []string{"global", "local"}
+	atSource  = []string{"auto", "always", "off"}
 	// limitScopes are those of RateLimit documents.
 	limitScopes = []string{"global", "local", "quota"}
 )
@@ -545,6 +546,7 @@ func (s *SamplingSpec) check(c *checker) {
 	} else if s.Wait != 0 {
 		c.problem("spec.wait", "", "want keep beside it: without keep no trace is held")
 	}
+	c.protocol("spec.atSource", s.AtSource, nil, atSource)
 }
 
 func (k *Keep) check(c *checker) {

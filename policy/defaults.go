@@ -223,6 +223,7 @@ func (s *SamplingSpec) defaults(Metadata) {
 	if s.Keep != nil {
 		or(&s.Wait, Duration(5*time.Second))
 	}
+	or(&s.AtSource, "auto")
 }
 
 const defaultMinPercent = 0.1

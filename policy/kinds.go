@@ -281,6 +281,16 @@ type SamplingSpec struct {
 	Adaptive   *Adaptive          `yaml:"adaptive,omitempty"`   // nil: rates stay as they are written
 	Keep       *Keep              `yaml:"keep,omitempty"`       // nil: spans are judged one by one, and never held
 	Wait       Duration           `yaml:"wait,omitempty"`       // with keep: how long a trace is held at most; default 5s
+
+	// AtSource says what SDKs and proxies make of what they serve: auto (the default) is what the rates will keep, or
+	// everything where traces are judged whole (keep); always is what the rates will keep, although what rules of keep
+	// would choose among the rest is lost; off is everything.
+	AtSource string `yaml:"atSource,omitempty"`
+}
+
+// ThinnedAtSource says whether SDKs and proxies are to make no more than the rates will keep.
+func (s *SamplingSpec) ThinnedAtSource() bool {
+	return s.AtSource == "always" || s.AtSource == "auto" && s.Keep == nil
 }
 
 // Keep has traces judged whole, each by its root's rate, and says which are kept whatever their rate.

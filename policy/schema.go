@@ -24,6 +24,7 @@ var enumerations = map[string][]string{
 	"Route.spec.rules[].redirect.scheme":          schemes,
 	"Route.spec.rules[].rateLimit.algorithm":      algorithms,
 	"Route.spec.rules[].rateLimit.scope":          scopes,
+	"Sampling.spec.atSource":                      atSource,
 	"RateLimit.spec.limits[].algorithm":           algorithms,
 	"RateLimit.spec.scope":                        limitScopes,
 	"RateLimit.spec.onError":                      {"allow", "deny"},

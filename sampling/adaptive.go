@@ -170,9 +170,7 @@ func (r *Rates) Step(now int64) {
 		}
 		return false
 	})
-	a.within(moving, func(o *Operation) string { return o.service.ref.String() }, a.spec.Services)
-	a.within(moving, func(o *Operation) string { return o.service.Class }, a.spec.Classes)
-	fill(moving, left)
+	a.share(moving, left)
 	for _, o := range moving {
 		o.threshold.Store(uint64(FromPercent(min(100*o.spans/o.demand, 100))))
 	}
@@ -188,6 +186,13 @@ func (o *Operation) observe(passed, window time.Duration) bool {
 	smooth := func(before, now float64) float64 { return max(before+weight*(now-before), now) }
 	o.demand, o.arrivals = smooth(o.demand, stand/passed.Seconds()), smooth(o.arrivals, arrived/passed.Seconds())
 	return o.idle > forgotten
+}
+
+// share cuts what operations may keep to the budgets: what is left of that of the mesh last.
+func (a *adaptive) share(moving []*Operation, left float64) {
+	a.within(moving, func(o *Operation) string { return o.service.ref.String() }, a.spec.Services)
+	a.within(moving, func(o *Operation) string { return o.service.Class }, a.spec.Classes)
+	fill(moving, left)
 }
 
 // within lets operations that belong together keep no more than a budget of theirs.

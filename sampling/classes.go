@@ -35,3 +35,7 @@ func (c *Classes) Of(service policy.Ref, attribute string) string {
 	}
 	return DefaultClass
 }
+
+// ThresholdAttribute is the attribute by which a root says at which threshold it was kept by chance, as a tracestate would
+// have it: proxies decide by the request's id, and can't write a tracestate.
+const ThresholdAttribute = "weir.sampling.threshold"

@@ -29,3 +29,6 @@ func (p pattern) match(s string) bool {
 	}
 	return true
 }
+
+// exact gives the only text that the pattern matches, where it has no wildcard.
+func (p pattern) exact() (string, bool) { return p.parts[0], len(p.parts) == 1 }

@@ -19,6 +19,7 @@ type Rates struct {
 	known      map[string]bool // classes that documents name
 	operations []operation
 	adaptive   *adaptive // nil: rates stay as the documents have them
+	thinned    bool      // SDKs and proxies make no more than is kept
 
 	mu       sync.RWMutex
 	services map[serviceKey]*Service // at most maxServices
@@ -44,6 +45,7 @@ func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.Serv
 		thresholds: make(map[string]Threshold, len(spec.Classes)),
 		known:      map[string]bool{DefaultClass: true},
 		services:   map[serviceKey]*Service{},
+		thinned:    spec.ThinnedAtSource(),
 	}
 	for class, percent := range spec.Classes {
 		r.thresholds[class] = FromPercent(percent)
@@ -66,7 +68,19 @@ func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.Serv
 			r.adopt(before)
 		}
 	}
+	if before != nil {
+		r.know(before)
+	}
 	return r
+}
+
+// know takes over which services there are.
+func (r *Rates) know(before *Rates) {
+	before.mu.RLock()
+	defer before.mu.RUnlock()
+	for key := range before.services {
+		r.Service(key.ref, key.attribute)
+	}
 }
 
 // Decision is what is to be done with one span.

@@ -1,6 +1,11 @@
 package sampling
 
-import "strings"
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"strings"
+)
 
 const (
 	vendor     = "ot"
@@ -65,9 +70,17 @@ func WithThreshold(tracestate string, t Threshold) string {
 		}
 		return vendor + "=th:" + t.String()
 	}
+	if t >= Never {
+		return with(tracestate, newMember(member(tracestate)))
+	}
+	return with(tracestate, newMember(member(tracestate), "th:"+t.String()))
+}
+
+// with puts another ot member in the place of the old one, or none for "".
+func with(tracestate, ours string) string {
 	var b strings.Builder
-	b.Grow(len(tracestate) + len("ot=th:;") + hexDigits)
-	b.WriteString(newMember(t, member(tracestate)))
+	b.Grow(len(tracestate) + 1 + len(ours))
+	b.WriteString(ours)
 	members := min(b.Len(), 1)
 	for m := range strings.SplitSeq(tracestate, ",") {
 		m = strings.Trim(m, " \t")
@@ -82,16 +95,12 @@ func WithThreshold(tracestate string, t Threshold) string {
 	return b.String()
 }
 
-// newMember is the ot member with the threshold before what else the old one said.
-func newMember(t Threshold, old string) string {
-	var fields []string
-	if t < Never {
-		fields = append(fields, "th:"+t.String())
-	}
-	size := hexDigits + len("th:")
+// newMember is the ot member with our fields before what else the old one said. There is no threshold but ours.
+func newMember(old string, ours ...string) string {
+	fields, size := ours, (hexDigits+len("th:"))*max(len(ours), 1)
 	for field := range strings.SplitSeq(old, ";") {
 		name, _, ok := strings.Cut(field, ":")
-		if !ok || name == "th" || size+1+len(field) > maxValue { // ours, malformed or too much
+		if !ok || name == "th" || name == "rv" && len(ours) > 1 || size+1+len(field) > maxValue { // ours, malformed or too much
 			continue
 		}
 		size += 1 + len(field)
@@ -111,4 +120,41 @@ func member(tracestate string) string {
 		}
 	}
 	return ""
+}
+
+// Independent is the state of a span that was kept at a threshold by chance, and not by its randomness: by SDKs' samplers,
+// which look at other bits of the trace id or in another order, and by proxies, which look at the request's id. It gives
+// randomness that does agree with the threshold: evenly spread above it, and the same for all spans of a trace that came
+// through the same threshold. Later stages that decide by it therefore don't sample twice, and counts stay true. A state
+// that has a threshold already stays.
+func (s State) Independent(t Threshold, traceID [16]byte) State {
+	if s.HasThreshold || t >= Never {
+		return s
+	}
+	r := uint64(mixed(traceID))
+	if s.HasRandomness {
+		r = uint64(s.Randomness)
+	}
+	high, low := bits.Mul64(r, uint64(Never-t))
+	return State{Threshold: t, HasThreshold: true, Randomness: Randomness(uint64(t) + (high<<8 | low>>56)), HasRandomness: true}
+}
+
+// mixed is 56 bits to which all bits of a trace id contribute, so that they say nothing of whatever else was decided by
+// some of them. It is the finalizer of MurmurHash3, once for each half.
+func mixed(traceID [16]byte) Randomness {
+	h := finalize(binary.BigEndian.Uint64(traceID[8:]))
+	return Randomness(finalize(h^binary.BigEndian.Uint64(traceID[:8])) >> 8)
+}
+
+func finalize(h uint64) uint64 {
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
+
+// WithRandomness gives the tracestate with the threshold and explicit randomness written into it.
+func WithRandomness(tracestate string, t Threshold, r Randomness) string {
+	return with(tracestate, newMember(member(tracestate), "th:"+t.String(), fmt.Sprintf("rv:%014x", uint64(r))))
 }

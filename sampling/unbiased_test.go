@@ -2,6 +2,7 @@ package sampling
 
 import (
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -90,6 +91,54 @@ func TestUUIDs(t *testing.T) {
 		p := threshold.Probability()
 		if off := kept - p*spans; off*off > 10.83*spans*p*(1-p) { // chi-square, one degree of freedom, p = 0.001
 			t.Errorf("%v per cent: %.0f of %d are kept", percent, kept, spans)
+		}
+	}
+}
+
+// TestChanceIsCountedToo: traces that were sampled by chance at the source, by other bits of the trace id or by none of
+// them, are sampled once in all, and their adjusted counts add up.
+func TestChanceIsCountedToo(t *testing.T) {
+	const n = 100_000
+	random := rand.New(rand.NewPCG(21, 22))
+	for name, sdk := range map[string]func(id [16]byte, p float64) bool{
+		"Go, Java: the lowest":   func(id [16]byte, p float64) bool { return float64(binary.BigEndian.Uint64(id[8:])>>1) < p*(1<<63) },
+		"another half":           func(id [16]byte, p float64) bool { return float64(binary.BigEndian.Uint64(id[:8])) < p*(1<<64) },
+		"dice":                   func(_ [16]byte, p float64) bool { return random.Float64() < p },
+		"our own bits, reversed": func(id [16]byte, p float64) bool { return !FromPercent(100 - 100*p).Keep(FromTraceID(id)) },
+	} {
+		for _, p := range []float64{0.5, 0.1, 0.01} {
+			for _, rate := range []float64{100, 30, 2} {
+				sum, kept := 0.0, 0
+				for range n {
+					var id [16]byte
+					binary.BigEndian.PutUint64(id[:8], random.Uint64())
+					binary.BigEndian.PutUint64(id[8:], random.Uint64())
+					if !sdk(id, p) {
+						continue
+					}
+					chance, ours := FromPercent(100*p), FromPercent(rate)
+					s := State{}.Independent(chance, id)
+					final := s.Final(ours, s.Randomness)
+					if final < chance || !s.Threshold.Keep(s.Randomness) {
+						t.Fatalf("%s: %+v and %s give %s", name, s, ours, final)
+					}
+					written := ParseState(WithRandomness("ot=x:y", final, s.Randomness))
+					if written.Threshold != final || written.Randomness != s.Randomness {
+						t.Fatalf("%+v is read as %+v", s, written)
+					}
+					if final.Keep(s.Randomness) {
+						kept++
+						sum += final.AdjustedCount()
+					}
+				}
+				share := min(p, rate/100) // sampled once
+				if off := (sum - n) / (n * math.Sqrt((1-share)/share/n)); math.Abs(off) > 4 {
+					t.Errorf("%s at %v and then at %v %%: %.0f counted of %d, %.1f standard errors off", name, p, rate, sum, n, off)
+				}
+				if off := (float64(kept) - n*share) / math.Sqrt(n*share*(1-share)); math.Abs(off) > 4 {
+					t.Errorf("%s at %v and then at %v %%: %d kept, %.1f standard errors off", name, p, rate, kept, off)
+				}
+			}
 		}
 	}
 }

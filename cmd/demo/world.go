@@ -27,7 +27,7 @@ type world struct {
 var examplePorts = []string{"4317", "8080", "9101", "9102", "9103", "9104", "9105", "9106"}
 
 // ownPorts are the other ports that the demo needs.
-var ownPorts = []string{"xds", "ratelimit", "http", "admin", "otlphttp", "jaegergrpc", "jaegerhttp", "zipkin", "health", "metrics"}
+var ownPorts = []string{"xds", "ratelimit", "http", "admin", "otlphttp", "jaegergrpc", "jaegerhttp", "samplinghttp", "samplinggrpc", "zipkin", "health", "metrics"}
 
 func (w *world) address(port string) string { return "127.0.0.1:" + w.ports[port] }
 func (w *world) gateway() string            { return "http://" + w.address("8080") }
@@ -116,6 +116,7 @@ func (w *world) startCollector(ctx context.Context) error {
 			"WEIR_OTLP_GRPC="+w.address("4317"), "WEIR_OTLP_HTTP="+w.address("otlphttp"),
 			"WEIR_JAEGER_GRPC="+w.address("jaegergrpc"), "WEIR_JAEGER_HTTP="+w.address("jaegerhttp"),
 			"WEIR_ZIPKIN="+w.address("zipkin"), "WEIR_HEALTH="+w.address("health"),
+			"WEIR_SAMPLING_HTTP="+w.address("samplinghttp"), "WEIR_SAMPLING_GRPC="+w.address("samplinggrpc"),
 			"WEIR_METRICS_PORT="+w.ports["metrics"], "WEIR_ARCHIVE_FLUSH=2s",
 		),
 	})

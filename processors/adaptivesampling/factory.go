@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/processor/processorhelper"
 
 	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/collector/inforce"
 )
 
 // Type is what the processor is called in configurations.
@@ -44,7 +45,11 @@ func createTraces(ctx context.Context, set processor.Settings, cfg component.Con
 					return err
 				}
 			}
-			return s.whole.start(ctx, j)
+			if err := s.whole.start(ctx, j); err != nil {
+				return err
+			}
+			s.leave = inforce.Join(host, s.rates.Load)
+			return nil
 		}),
 		processorhelper.WithShutdown(func(ctx context.Context) error {
 			return errors.Join(watcher.Shutdown(ctx), s.whole.shutdown(ctx), s.shutdown(ctx))

@@ -27,6 +27,7 @@ type sampler struct {
 	spans    metric.Int64Counter
 	told     metric.Registration
 	whole    *holder
+	leave    func() // those who publish the rates; nil before they are told
 }
 
 // maxTold is how many operations' rates are told as metrics.
@@ -73,7 +74,12 @@ func (s *sampler) tell(set component.TelemetrySettings) error {
 	return err
 }
 
-func (s *sampler) shutdown(context.Context) error { return s.told.Unregister() }
+func (s *sampler) shutdown(context.Context) error {
+	if s.leave != nil {
+		s.leave()
+	}
+	return s.told.Unregister()
+}
 
 // apply puts new rates in force, between two batches.
 func (s *sampler) apply(set *policy.Set) error {
@@ -136,18 +142,28 @@ func judge(span ptrace.Span, service *sampling.Service, adaptive bool) bool {
 func keep(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted float64) {
 	tracestate := span.TraceState().AsRaw()
 	adjusted = 1
-	if tracestate == "" { // the usual case
+	chance, chosen := byChance(span)
+	if tracestate == "" && !chosen { // the usual case
 		if !threshold.Keep(sampling.FromTraceID(span.TraceID())) {
 			return false, adjusted
 		}
-	} else {
-		earlier := sampling.ParseState(tracestate)
-		randomness := earlier.RandomnessOf(span.TraceID())
-		adjusted = earlier.AdjustedCount(randomness)
-		if threshold = earlier.Final(threshold, randomness); !threshold.Keep(randomness) {
-			return false, adjusted
-		}
+		span.TraceState().FromRaw(sampling.WithThreshold("", threshold))
+		return true, adjusted
 	}
-	span.TraceState().FromRaw(sampling.WithThreshold(tracestate, threshold))
+	earlier := sampling.ParseState(tracestate)
+	if chosen = chosen && !earlier.HasThreshold; chosen {
+		earlier = earlier.Independent(chance, span.TraceID())
+	}
+	randomness := earlier.RandomnessOf(span.TraceID())
+	adjusted = earlier.AdjustedCount(randomness)
+	if threshold = earlier.Final(threshold, randomness); !threshold.Keep(randomness) {
+		return false, adjusted
+	}
+	if chosen {
+		tracestate = sampling.WithRandomness(tracestate, threshold, randomness)
+	} else {
+		tracestate = sampling.WithThreshold(tracestate, threshold)
+	}
+	span.TraceState().FromRaw(tracestate)
 	return true, adjusted
 }

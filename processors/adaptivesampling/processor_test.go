@@ -110,6 +110,46 @@ func TestJudgement(t *testing.T) {
 	}
 }
 
+// TestRootsSayHowTheyWereChosen: what SDKs and proxies have sampled by chance is counted, and not sampled twice.
+func TestRootsSayHowTheyWereChosen(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		class      string
+		attributes map[string]any
+		child      bool
+		want       string // threshold
+	}{
+		{"an SDK at half of our rate", "main", map[string]any{"jaeger.sampler.type": "probabilistic", "jaeger.sampler.param": 0.125}, false, "e"},
+		{"as text", "main", map[string]any{"sampler.type": "probabilistic", "sampler.param": "0.125"}, false, "e"},
+		{"an SDK at all", "", map[string]any{"jaeger.sampler.type": "probabilistic", "jaeger.sampler.param": 1.0}, false, "0"},
+		{"so many a second", "", map[string]any{"jaeger.sampler.type": "ratelimiting", "jaeger.sampler.param": 0.5}, false, "0"},
+		{"a proxy", "main", map[string]any{"weir.sampling.threshold": "e"}, false, "e"},
+		{"a proxy that was made to", "", map[string]any{"weir.sampling.threshold": "e", "guid:x-client-trace-id": "1"}, false, "0"},
+		{"not the root", "", map[string]any{"weir.sampling.threshold": "e"}, true, "0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			td := ptrace.NewTraces()
+			span := resource(td, "other", tt.class).AppendEmpty()
+			span.SetName("GET /")
+			span.SetTraceID(traceID(1)) // the lowest randomness of all
+			if tt.child {
+				span.SetParentSpanID([8]byte{1})
+			}
+			if err := span.Attributes().FromRaw(tt.attributes); err != nil {
+				t.Fatal(err)
+			}
+			out := consume(t, td)
+			if len(out) == 0 {
+				t.Fatal("it is dropped")
+			}
+			state := sampling.ParseState(out[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).TraceState().AsRaw())
+			if state.Threshold.String() != tt.want || state.HasRandomness != (tt.want != "0") || !state.Threshold.Keep(state.RandomnessOf(span.TraceID())) {
+				t.Errorf("got %+v, want %s", state, tt.want)
+			}
+		})
+	}
+}
+
 func TestEmptiedPartsGo(t *testing.T) {
 	td := ptrace.NewTraces()
 	for _, class := range []string{"health", "", "health"} {

@@ -1,0 +1,269 @@
+package remotesampling
+
+import (
+	"context"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jaegertracing/jaeger-idl/proto-gen/api_v2"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/extension/extensiontest"
+	"go.opentelemetry.io/collector/processor/processortest"
+	"go.opentelemetry.io/contrib/samplers/jaegerremote"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/processors/adaptivesampling"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConfig(t *testing.T) {
+	if err := componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()); err != nil {
+		t.Error(err)
+	}
+	if err := defaultConfig().Validate(); err == nil {
+		t.Error("a configuration that asks for no protocol is taken")
+	}
+	cfg := defaultConfig()
+	if err := confmap.NewFromStringMap(map[string]any{"http": nil, "grpc": map[string]any{}}).Unmarshal(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+	if got := cfg.HTTP.Get().NetAddr.Endpoint + " " + cfg.GRPC.Get().NetAddr.Endpoint; got != "127.0.0.1:5778 127.0.0.1:5779" {
+		t.Errorf("it listens on %s", got)
+	}
+}
+
+// host has one extension.
+type host struct{ extension component.Component }
+
+func (h host) GetExtensions() map[component.ID]component.Component {
+	return map[component.ID]component.Component{component.NewID(Type): h.extension}
+}
+
+// world is the extension and a processor beside it, as a collector would run them.
+type world struct {
+	*testing.T
+	policy    string // file
+	http      string // of the extension
+	grpc      string
+	extension *server
+}
+
+func (w *world) write(text string) {
+	w.Helper()
+	tmp := filepath.Join(w.TempDir(), "new")
+	if err := os.WriteFile(tmp, []byte("kind: Sampling\nmetadata: {name: default}\nspec:\n"+text), 0o600); err != nil {
+		w.Fatal(err)
+	}
+	if err := os.Rename(tmp, w.policy); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func address(t *testing.T) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newWorld starts one without a processor.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{T: t, policy: filepath.Join(t.TempDir(), "policy.yaml"), http: address(t), grpc: address(t)}
+	cfg := defaultConfig()
+	endpoint := func(at string) map[string]any { return map[string]any{"endpoint": at} }
+	if err := confmap.NewFromStringMap(map[string]any{"http": endpoint(w.http), "grpc": endpoint(w.grpc)}).Unmarshal(cfg); err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(Type), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(t.Context(), componenttest.NewNopHost()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	})
+	w.extension = e.(*server)
+	return w
+}
+
+// processor starts one beside the extension.
+func (w *world) processor(text string) {
+	w.Helper()
+	w.write(text)
+	cfg := adaptivesampling.NewFactory().CreateDefaultConfig().(*adaptivesampling.Config)
+	cfg.Policy = []string{w.policy}
+	p, err := adaptivesampling.NewFactory().CreateTraces(w.Context(), processortest.NewNopSettings(adaptivesampling.Type), cfg, consumertest.NewNop())
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := p.Start(w.Context(), host{w.extension}); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() {
+		if err := p.Shutdown(context.Background()); err != nil {
+			w.Error(err)
+		}
+	})
+}
+
+func (w *world) get(query string) (int, string) {
+	w.Helper()
+	resp, err := http.Get("http://" + w.http + "/sampling" + query)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return resp.StatusCode, strings.TrimSpace(string(body))
+}
+
+// TestSDKFollowsWithinOnePoll: the sampler of the OpenTelemetry Go SDK takes over what new documents say the next time
+// that it asks.
+func TestSDKFollowsWithinOnePoll(t *testing.T) {
+	w := newWorld(t)
+	w.processor("  classes: {default: 40}\n  operations: [{operation: GET /all, percent: 100}]\n")
+	// The service is known by its spans; before, it is to make everything.
+	w.extension.all[0].rates().Service(ref("checkout"), "").Threshold("GET /")
+	sampler := jaegerremote.New("checkout",
+		jaegerremote.WithSamplingServerURL("http://"+w.http+"/sampling"), jaegerremote.WithSamplingRefreshInterval(time.Hour))
+	defer sampler.Close()
+	check := func(operation string, want float64) {
+		t.Helper()
+		if got := sampled(sampler, operation); math.Abs(got-want) > 0.02 {
+			t.Errorf("%s: %v of the traces are sampled, want %v", operation, got, want)
+		}
+	}
+	w.eventually("the sampler has asked", func() bool { return sampled(sampler, "GET /all") == 1 })
+	check("GET /", 0.4)
+
+	before := w.extension.all[0].rates()
+	w.write("  classes: {default: 10}\n  operations: [{operation: GET /all, percent: 70}]\n")
+	w.eventually("the documents are in force", func() bool { return w.extension.all[0].rates() != before })
+	check("GET /", 0.4)
+	sampler.UpdateSampler() // one poll
+	check("GET /", 0.1)
+	check("GET /all", 0.7)
+}
+
+// sampled is the share of many traces that a sampler keeps.
+func sampled(s trace.Sampler, operation string) float64 {
+	random := rand.New(rand.NewPCG(1, 2))
+	const n = 20_000
+	kept := 0
+	for range n {
+		p := trace.SamplingParameters{Name: operation}
+		for i := range p.TraceID {
+			p.TraceID[i] = byte(random.Uint32())
+		}
+		if s.ShouldSample(p).Decision == trace.RecordAndSample {
+			kept++
+		}
+	}
+	return float64(kept) / n
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.Helper()
+	for range 2000 {
+		if is() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	w.Fatalf("not within 20 s: %s", what)
+}
+
+func TestAnswers(t *testing.T) {
+	w := newWorld(t)
+	if code, body := w.get("?service=x"); code != http.StatusServiceUnavailable {
+		t.Errorf("without a processor: %d %s", code, body)
+	}
+	conn, err := grpc.NewClient(w.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ask := func(service string) (*api_v2.SamplingStrategyResponse, error) {
+		return api_v2.NewSamplingManagerClient(conn).GetSamplingStrategy(t.Context(), &api_v2.SamplingStrategyParameters{ServiceName: service})
+	}
+	if _, err := ask("x"); status.Code(err) != codes.Unavailable {
+		t.Errorf("without a processor: %v", err)
+	}
+	w.processor("  classes: {default: 20}\n  operations: [{service: shop/x, operation: GET /a, percent: 50}]\n")
+	if code, body := w.get(""); code != http.StatusBadRequest {
+		t.Errorf("without a service: %d %s", code, body)
+	}
+	if _, err := ask(""); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("without a service: %v", err)
+	}
+	w.extension.all[0].rates().Service(ref("x"), "").Threshold("GET /b")
+	w.extension.all[0].made = time.Time{}
+	const want = `{"strategyType":"PROBABILISTIC","probabilisticSampling":{"samplingRate":0.5},` +
+		`"operationSampling":{"defaultSamplingProbability":0.1999969482421875,"defaultLowerBoundTracesPerSecond":0,"perOperationStrategies":[` +
+		`{"operation":"GET /a","probabilisticSampling":{"samplingRate":0.5}},{"operation":"GET /b","probabilisticSampling":{"samplingRate":0.1999969482421875}}]}}`
+	if code, body := w.get("?service=" + url.QueryEscape("shop/x")); code != http.StatusOK || body != want {
+		t.Errorf("got %d %s\nwant %s", code, body, want)
+	}
+	got, err := ask("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := got.OperationSampling
+	if len(s.PerOperationStrategies) != 2 || s.PerOperationStrategies[0].Operation != "GET /a" || s.PerOperationStrategies[0].ProbabilisticSampling.SamplingRate != 0.5 {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestTakenPort(t *testing.T) {
+	w := newWorld(t)
+	cfg := defaultConfig()
+	if err := confmap.NewFromStringMap(map[string]any{"http": map[string]any{"endpoint": address(t)}, "grpc": map[string]any{"endpoint": w.grpc}}).Unmarshal(cfg); err != nil {
+		t.Fatal(err)
+	}
+	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(Type), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(t.Context(), componenttest.NewNopHost()); err == nil || !strings.Contains(err.Error(), "grpc: ") {
+		t.Errorf("it starts on a taken port: %v", err)
+	}
+	if err := e.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func ref(name string) policy.Ref { return policy.Ref{Namespace: "shop", Name: name} }

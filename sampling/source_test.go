@@ -1,0 +1,127 @@
+package sampling
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/machinenativeops/weir/policy"
+)
+
+func TestWhatSourcesAreTold(t *testing.T) {
+	spec := policy.SamplingSpec{
+		AtSource: "auto", Classes: map[string]float64{"api": 30, "background": 5, "default": 20},
+		Operations: []policy.OperationRate{
+			{Service: "shop/checkout", Operation: "POST /pay", Percent: 100},
+			{Service: "shop/checkout", Operation: "POST /pay/*", Percent: 60},
+			{Operation: "GET /healthz*", Percent: 1},
+		},
+	}
+	r := NewRates(&spec, services(), 1, nil)
+	jobs := r.Service(policy.Ref{Namespace: "shop", Name: "jobs"}, "")
+	jobs.Threshold("GET /healthz/live")
+	jobs.Threshold("run")
+	source := r.Source()
+	for _, tt := range []struct {
+		service   string
+		rest      float64
+		operation string
+		share     float64
+	}{
+		{"checkout", 0.6, "POST /pay", 1}, // what the second pattern may match is kept at 60 %
+		{"shop/checkout", 0.6, "POST /pay", 1},
+		{"jobs", 0.05, "GET /healthz/live", 0.01},
+		{"jobs", 0.05, "run", 0.05},
+		{"else/checkout", 1, "", 1},
+		{"unknown", 1, "", 1},
+	} {
+		s := Told(tt.service, source)
+		if !near(s.Default, tt.rest) || !near(shareOf(s, tt.operation), tt.share) {
+			t.Errorf("%s: %+v, want %v, and %q %v", tt.service, s, tt.rest, tt.operation, tt.share)
+		}
+	}
+	spec.Classes["background"] = 8
+	if s := Told("jobs", NewRates(&spec, services(), 1, r).Source()); !near(s.Default, 0.08) {
+		t.Errorf("new documents: %+v", s)
+	}
+	// The same name elsewhere: the highest of both.
+	r.Service(policy.Ref{Namespace: "other", Name: "jobs"}, "").Threshold("run")
+	if s := Told("jobs", r.Source()); !near(shareOf(s, "run"), 0.2) || !near(shareOf(s, "GET /healthz/live"), 0.2) {
+		t.Errorf("two services of one name: %+v", s)
+	}
+}
+
+func TestNothingIsThinnedThatRulesChooseFrom(t *testing.T) {
+	for _, tt := range []struct {
+		atSource string
+		keep     *policy.Keep
+		want     float64
+	}{
+		{"auto", nil, 0.05},
+		{"auto", &policy.Keep{}, 1},
+		{"auto", &policy.Keep{Errors: true}, 1},
+		{"auto", &policy.Keep{Marked: []string{"debug"}}, 1},
+		{"always", &policy.Keep{Errors: true}, 0.05},
+		{"off", nil, 1},
+	} {
+		r := NewRates(&policy.SamplingSpec{Classes: map[string]float64{"background": 5}, AtSource: tt.atSource, Keep: tt.keep}, services(), 1, nil)
+		if s := Told("jobs", r.Source()); !near(s.Default, tt.want) {
+			t.Errorf("%s with %+v: %+v, want %v", tt.atSource, tt.keep, s, tt.want)
+		}
+	}
+}
+
+// TestSourcesMakeWhatTheBudgetKeeps: a flood is thinned to what is kept of it, with room, and nothing else is. When it is
+// over, everything is to be made at once, although little of it comes by then.
+func TestSourcesMakeWhatTheBudgetKeeps(t *testing.T) {
+	lowest, highest := 0.1, 100.0
+	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
+		SpansPerSecond: 100, Min: &lowest, Max: &highest, Window: policy.Duration(10 * time.Second),
+	}}
+	r := NewRates(&spec, services(), 1, nil)
+	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	now := int64(1)
+	second := func(flood int, adjusted float64) {
+		for range flood {
+			s.Operation("flood").Seen(adjusted, false)
+		}
+		s.Operation("rare").Seen(1, true)
+		now += int64(time.Second)
+		r.Step(now)
+	}
+	r.Step(now)
+	for range 60 {
+		second(1000, 1)
+	}
+	told := Told("checkout", r.Source())
+	if share := shareOf(told, "flood"); math.Abs(share-Headroom*0.099) > 0.01 {
+		t.Errorf("of the flood %v is to be made", share)
+	}
+	if share := shareOf(told, "rare"); share != 1 || told.Default != 1 {
+		t.Errorf("of what is rare %v is to be made, and of what is new %v", share, told.Default)
+	}
+	// Thinned to a tenth, each span stands for ten: nothing changes.
+	for range 60 {
+		second(100, 10)
+	}
+	if share := shareOf(Told("checkout", r.Source()), "flood"); math.Abs(share-Headroom*0.099) > 0.01 {
+		t.Errorf("when it is thinned, %v of the flood is to be made", share)
+	}
+	for range 100 {
+		second(1, 10)
+	}
+	if share := shareOf(Told("checkout", r.Source()), "flood"); share != 1 {
+		t.Errorf("when the flood is over, %v is to be made", share)
+	}
+}
+
+func shareOf(s Strategy, operation string) float64 {
+	i := slices.IndexFunc(s.Operations, func(o Share) bool { return o.Operation == operation })
+	if i < 0 {
+		return s.Default
+	}
+	return s.Operations[i].Share
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) < 1e-4 }
