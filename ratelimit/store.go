@@ -15,8 +15,8 @@ type Store interface {
 	// remains without them. What a [Charge] or a [Refund] does is done in either case.
 	//
 	// No two calls interleave: the decisions are those of some order of the calls, one after the other. A now that
-	// is earlier than that of a call before is as good as that one. Two hits of one call may share a counter; they
-	// are decided in their order.
+	// is earlier than that of a call before, which counted something, is as good as that one. Two hits of one call
+	// may share a counter; they are decided in their order.
 	//
 	// With an error nothing is decided, and the hits may or may not be counted; so it isn't retried. Memory has none.
 	// Take keeps neither hits nor their keys when it returns.
