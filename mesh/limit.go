@@ -25,17 +25,18 @@ const ChargeKey = "charge"
 // Limit is one global limit, shared by all replicas of all proxies. xds writes its descriptor into routes, ratelimit
 // looks the same one up.
 type Limit struct {
-	ID        string // unique and stable: of the document and the limit's place in it
-	Source    policy.Key
-	By        []policy.LimitBy
-	Algorithm string        // gcra (also ""), sliding_window or fixed_window
-	Requests  uint64        // per Per; 0 refuses everything
-	Per       time.Duration // of windows whole seconds; 0 with Months
-	Months    int           // of a fixed window that goes by the calendar: 1 is a month, 12 a year
-	Cost      *policy.Cost  // how many requests one counts for; nil: one
-	Burst     uint64        // of gcra: how many may pass at once; >= 1 unless Requests is 0
-	Shadow    bool          // counted, never refused
-	Hide      Hide
+	ID          string // unique and stable: of the document and the limit's place in it
+	Source      policy.Key
+	By          []policy.LimitBy
+	Algorithm   string        // gcra (also ""), sliding_window or fixed_window
+	Requests    uint64        // per Per; 0 refuses everything
+	Per         time.Duration // of windows whole seconds; 0 with Months
+	Months      int           // of a fixed window that goes by the calendar: 1 is a month, 12 a year
+	Cost        *policy.Cost  // how many requests one counts for; nil: one
+	Burst       uint64        // of gcra: how many may pass at once; >= 1 unless Requests is 0
+	Shadow      bool          // counted, never refused
+	DenyOnError bool          // refused where it can't be asked
+	Hide        Hide
 }
 
 func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
@@ -59,21 +60,21 @@ func (b *builder) limit(s *Service) {
 		}
 		for i, l := range all {
 			limit, except := newLimit(fmt.Sprintf("limit/%s/%d", source.Ref(), i), source, l), exceptions(all, l)
-			limit.Hide = hide(d.Spec.Headers)
+			limit.Hide, limit.DenyOnError = hide(d.Spec.Headers), d.Spec.OnError == "deny"
 			if d.Spec.Scope == "local" {
 				s.Local = append(s.Local, LocalLimit{ID: limit.ID, Source: source, Limit: l, Except: except, Hide: limit.Hide})
 				continue
 			}
 			b.limitsOf = append(b.limitsOf, limit)
 			if d.Spec.Scope == "quota" {
-				s.Quota = append(s.Quota, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
+				s.Quota = append(s.Quota, GlobalLimit{Limit: limit, Except: except})
 				continue
 			}
 			for _, r := range s.Rules {
 				if r.Answers() != "" { // Envoy asks none there
 					continue
 				}
-				r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except, DenyOnError: d.Spec.OnError == "deny"})
+				r.Global = append(r.Global, GlobalLimit{Limit: limit, Except: except})
 			}
 		}
 	}

@@ -147,7 +147,7 @@ func (b *builder) loadTest(r *Rule) {
 		return
 	}
 	n := uint64(r.LoadTest.Requests)
-	limit := &Limit{ID: loadTestLimit(r.Source.Ref(), r.Name), Source: r.Source, Requests: n, Per: Ever, Burst: n}
+	limit := &Limit{ID: loadTestLimit(r.Source.Ref(), r.Name), Source: r.Source, Requests: n, Per: Ever, Burst: n, DenyOnError: true}
 	b.limitsOf = append(b.limitsOf, limit)
-	r.Global = append(r.Global, GlobalLimit{Limit: limit, DenyOnError: true})
+	r.Global = append(r.Global, GlobalLimit{Limit: limit})
 }

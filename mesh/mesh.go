@@ -88,8 +88,7 @@ type Mirror struct {
 // GlobalLimit is a limit that requests of a rule ask the rate limit service about.
 type GlobalLimit struct {
 	*Limit
-	Except      []Exception
-	DenyOnError bool
+	Except []Exception
 }
 
 // Exception is requests that are another limit's: those that have all of its values, which are one at least.

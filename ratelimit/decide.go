@@ -47,6 +47,9 @@ type Rate struct {
 	window   Arrival       // limit times num/den, at most maxWindow
 } // one cache line: all cores read the rate of a hot key
 
+// MaxAhead is how far beyond now a key's debt may be, in nanoseconds.
+const MaxAhead = 2 * maxWindow
+
 const (
 	maxWindow = 1 << 61        // 73 years: so much can be added to any now twice
 	maxDen    = math.MaxInt32  // leaves the bit for owed
@@ -140,6 +143,25 @@ func calendarWindow(now, months int64) (start, end int64) {
 	return at(first), at(first + months)
 }
 
+// Months is how many a window of the calendar has; 0: it is none.
+func (r *Rate) Months() int { return int(r.months) }
+
+// Full is how far beyond now a GCRA may be ahead.
+func (r *Rate) Full() Arrival { return r.window }
+
+// Cost is what n requests move a GCRA on that refuses not everything, at most [MaxAhead].
+func (r *Rate) Cost(n uint64) Arrival {
+	hi, lo := bits.Mul64(n, r.num)
+	if hi >= uint64(r.den) {
+		return Arrival{NS: MaxAhead}
+	}
+	ns, frac := bits.Div64(hi, lo, uint64(r.den))
+	if ns >= MaxAhead {
+		return Arrival{NS: MaxAhead}
+	}
+	return Arrival{int64(ns), uint32(frac)}
+}
+
 // fraction gives per/requests in lowest terms, with a denominator that fits 31 bits.
 func fraction(per, requests uint64) (num, den uint64) {
 	g := gcd(per, requests)
@@ -176,6 +198,9 @@ type Arrival struct {
 	NS   int64
 	Frac uint32
 }
+
+// Before says whether a is the earlier one, or of windows with less counted. Both are of one rate.
+func (a Arrival) Before(b Arrival) bool { return a.before(b) }
 
 func (a Arrival) before(b Arrival) bool { return a.NS < b.NS || a.NS == b.NS && a.Frac < b.Frac }
 
@@ -253,11 +278,9 @@ func (r *Rate) gcra(at Arrival, now int64, kind Kind, n uint64) (Arrival, Decisi
 }
 
 func (r *Rate) charge(start, full Arrival, now int64, n uint64) (Arrival, Decision) {
-	next := Arrival{NS: now + 2*maxWindow} // no debt goes further
-	if hi, lo := bits.Mul64(n, r.num); hi < uint64(r.den) {
-		if ns, frac := bits.Div64(hi, lo, uint64(r.den)); int64(min(ns, 2*maxWindow)) < next.NS-start.NS {
-			next = r.add(start, Arrival{int64(ns), uint32(frac)})
-		}
+	next := Arrival{NS: now + MaxAhead}
+	if cost := r.Cost(n); cost.NS < next.NS-start.NS {
+		next = r.add(start, cost)
 	}
 	d := Decision{Allowed: !full.before(next), Remaining: r.room(next, full), Reset: ceil(next, now)}
 	if !d.Allowed {
@@ -268,11 +291,8 @@ func (r *Rate) charge(start, full Arrival, now int64, n uint64) (Arrival, Decisi
 
 func (r *Rate) refund(start, full Arrival, now int64, n uint64) (Arrival, Decision) {
 	next := Arrival{NS: now}
-	if hi, lo := bits.Mul64(n, r.num); hi < uint64(r.den) {
-		ns, frac := bits.Div64(hi, lo, uint64(r.den))
-		if used := r.sub(start, next); ns < maxWindow*2 && !used.before(Arrival{int64(ns), uint32(frac)}) {
-			next = r.sub(start, Arrival{int64(ns), uint32(frac)})
-		}
+	if cost := r.Cost(n); cost.NS < MaxAhead && !r.sub(start, next).before(cost) {
+		next = r.sub(start, cost)
 	}
 	return r.stands(next, full), Decision{Allowed: true, Remaining: r.room(next, full), Reset: ceil(next, now)}
 }
@@ -284,13 +304,13 @@ func (r *Rate) start(at Arrival, now int64, full Arrival) Arrival {
 	}
 	charged := at.Frac&owed != 0
 	if at.Frac &^= owed; at.Frac >= r.den {
-		at = Arrival{NS: min(at.NS, now+2*maxWindow) + 1}
+		at = Arrival{NS: min(at.NS, now+MaxAhead) + 1}
 	}
 	if !full.before(at) {
 		return at
 	}
 	if charged {
-		at.NS = min(at.NS, now+2*maxWindow)
+		at.NS = min(at.NS, now+MaxAhead)
 		return at
 	}
 	return full
@@ -490,4 +510,20 @@ func (s *slide) until(limit, n uint64) time.Duration {
 func share(part, per, whole uint64) uint64 {
 	hi, lo := bits.Mul64(part, per)
 	return quotient(hi, lo, whole)
+}
+
+// Share is an n-th of the rate, for one of n who each count by themselves; where there are more of them than may pass at
+// once, one each.
+func (r *Rate) Share(n uint64) Rate {
+	if n <= 1 || r.algorithm == Unlimited || r.limit == 0 {
+		return *r
+	}
+	limit := max(r.limit/n, 1)
+	if r.algorithm == GCRA {
+		per := uint64(r.per)
+		return NewRate(uint64(r.den)*max(per/r.num, 1), limit, time.Duration(min(per, maxWindow/n)*n))
+	}
+	share := *r
+	share.limit = limit
+	return share
 }

@@ -83,7 +83,7 @@ func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 	if len(hits) != 1 || !m.takeOne(&hits[0], now) {
 		m.takeAll(hits, now)
 	}
-	return pass(hits), nil
+	return Pass(hits), nil
 }
 
 // takeOne decides a hit without the lock, unless that does not work at once. The lock is only taken to write, and
@@ -128,7 +128,7 @@ func (m *Memory) takeAll(hits []Hit, now int64) {
 	for i := range hits {
 		m.take(&hits[i], now, hits[:i])
 	}
-	if len(hits) > 1 && !pass(hits) { // what one hit alone does is as it was decided
+	if len(hits) > 1 && !Pass(hits) { // what one hit alone does is as it was decided
 		m.undo(hits, now)
 	}
 	m.settle(hits)

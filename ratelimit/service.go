@@ -24,6 +24,7 @@ type Service struct {
 
 	log     *slog.Logger
 	store   Store
+	prompt  Prompt    // the same, if it is one and not in memory
 	started time.Time // with its monotonic part: now does not jump when the wall clock is set
 	compat  Compat
 	metrics *metrics
@@ -50,6 +51,9 @@ func New(log *slog.Logger, o Options) *Service {
 	s := &Service{log: log, store: o.Store, compat: o.Compat, started: time.Now(), metrics: newMetrics(), refused: newHitters(), used: newHitters()}
 	if s.store == nil {
 		s.store = NewMemory(o.Keys)
+	}
+	if _, ok := s.store.(*Memory); !ok {
+		s.prompt, _ = s.store.(Prompt)
 	}
 	s.limits.Store(newTable(nil, nil, new(table)))
 	s.questions.New = func() any { return new(question) }
@@ -113,7 +117,7 @@ type asked struct {
 // ShouldRateLimit implements the service of Envoy: it refuses if any limit does that is not a shadow, and counts the
 // request at all limits or at none.
 func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest) (*ratelimitsvcv3.RateLimitResponse, error) {
-	b, err := s.answer(ctx, r, nil)
+	b, _, err := s.answer(ctx, r, nil, true)
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +125,9 @@ func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLim
 	return out, proto.Unmarshal(b, out)
 }
 
-// answer appends the encoded answer to a question. It keeps nothing of the question.
-func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest, out []byte) ([]byte, error) {
+// answer appends the encoded answer to a question, and keeps nothing of that. If it would have to wait and may not, it
+// gives false, and nothing is counted.
+func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest, out []byte, wait bool) ([]byte, bool, error) {
 	start := s.now()
 	q := s.questions.Get().(*question)
 	defer func() {
@@ -131,15 +136,18 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 	}()
 	if err := q.read(r, s.limits.Load()); err != nil {
 		s.metrics.errors.Add(1)
-		return out, status.Error(codes.InvalidArgument, err.Error())
+		return out, true, status.Error(codes.InvalidArgument, err.Error())
 	}
 	allowed := true
 	if len(q.hits) > 0 {
+		var done bool
 		var err error
-		if allowed, err = s.store.Take(ctx, start, q.hits); err != nil {
+		if allowed, done, err = s.take(ctx, start, q.hits, wait); err != nil {
 			s.metrics.errors.Add(1)
-			s.log.Error("ask the store of rate limits", "error", err)
-			return out, status.Error(codes.Unavailable, "the store of rate limits can't be asked")
+			return out, true, s.unavailable(err)
+		}
+		if !done {
+			return out, false, nil
 		}
 	}
 	if q.overdraws {
@@ -149,7 +157,23 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 	s.note(q, start, allowed)
 	out = q.appendAnswer(out, allowed || s.compat.Shadow, s.compat.Headers)
 	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
-	return out, nil
+	return out, true, nil
+}
+
+func (s *Service) take(ctx context.Context, now int64, hits []Hit, wait bool) (ok, done bool, err error) {
+	if s.prompt != nil && !wait {
+		return s.prompt.TryTake(now, hits)
+	}
+	ok, err = s.store.Take(ctx, now, hits)
+	return ok, true, err
+}
+
+// unavailable is what Envoy is told, which then does as the policy's onError says.
+func (s *Service) unavailable(err error) error {
+	if !errors.Is(err, ErrUnavailable) {
+		s.log.Error("ask the store of rate limits", "error", err)
+	}
+	return status.Error(codes.Unavailable, ErrUnavailable.Error())
 }
 
 var (
@@ -240,7 +264,7 @@ func (q *question) hit(r *ratelimitsvcv3.RateLimitRequest, d *commonratelimitv3.
 		q.hits = append(q.hits, Hit{})
 	}
 	h := &q.hits[len(q.hits)-1]
-	*h = Hit{Key: h.Key[:0], Rate: &l.rate, N: hitsOf(r, d), Shadow: l.Shadow, Quota: l.quota}
+	*h = Hit{Key: h.Key[:0], Rate: &l.rate, N: hitsOf(r, d), Shadow: l.Shadow, Quota: l.quota, Strict: l.DenyOnError}
 	if d.GetIsNegativeHits() {
 		h.Kind = Refund
 	}

@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"time"
 )
 
 // Store keeps the counters. All its methods may be called from any goroutine.
@@ -19,12 +21,22 @@ type Store interface {
 	// may share a counter; they are decided in their order.
 	//
 	// With an error nothing is decided, and the hits may or may not be counted; so it isn't retried. Memory has none.
-	// Take keeps neither hits nor their keys when it returns.
+	// Take keeps neither hits nor their keys when it returns; it may keep their rates, which don't change.
 	Take(ctx context.Context, now int64, hits []Hit) (bool, error)
 
 	// Stats is for people; it may cost milliseconds and is no consistent cut.
 	Stats(now int64) Stats
 }
+
+// Prompt is a [Store] that has to wait for some answers only.
+type Prompt interface {
+	Store
+	// TryTake is Take where nothing has to be waited for. Else it gives false for done, and has counted nothing.
+	TryTake(now int64, hits []Hit) (ok, done bool, err error)
+}
+
+// ErrUnavailable is of a [Store] that can't be asked now, of which it tells by itself.
+var ErrUnavailable = errors.New("the store of rate limits can't be asked")
 
 // Hit is one limit's part in a request.
 type Hit struct {
@@ -34,14 +46,15 @@ type Hit struct {
 	Kind   Kind
 	Shadow bool // decided and counted, but never a reason to refuse
 	Quota  bool // a reason to refuse only if all others of a quota are refused too
+	Strict bool // where the store can't be asked, it is an error rather than a part of the limit
 
 	Decision Decision // what [Store.Take] found
 
 	place place // scratch of Memory
 }
 
-// pass is whether a request with these decisions may pass.
-func pass(hits []Hit) bool {
+// Pass is whether a request with these decisions may pass.
+func Pass(hits []Hit) bool {
 	quota, left := false, false
 	for i := range hits {
 		h := &hits[i]
@@ -60,6 +73,26 @@ type Stats struct {
 	Keys      uint64 `json:"keys"`      // counters that are not back to where they began
 	Capacity  uint64 `json:"capacity"`  // how many there may be; 0 is no bound of its own
 	Evictions uint64 `json:"evictions"` // counters that were forgotten although they were in use
+
+	Remote *Remote `json:"remote,omitempty"` // of a store that is shared by replicas
+}
+
+// Remote is how a store does that is elsewhere.
+type Remote struct {
+	Kind     string    `json:"kind"` // redis
+	Up       bool      `json:"up"`   // it is asked; else see Fallback
+	Since    time.Time `json:"since"`
+	Error    string    `json:"error,omitempty"` // the last one, and why it is not asked
+	Replicas int       `json:"replicas"`        // that share it
+	Fallback string    `json:"fallback"`        // what is done while it can't be asked
+	Leases   uint64    `json:"leases"`          // keys of which a part is decided here
+
+	Calls   uint64 `json:"calls"`   // of scripts
+	Asked   uint64 `json:"asked"`   // questions that went there
+	Local   uint64 `json:"local"`   // that a lease or a known refusal answered
+	Alone   uint64 `json:"alone"`   // that were answered by this replica's share of the limits
+	Errors  uint64 `json:"errors"`  // calls that failed
+	Refused uint64 `json:"refused"` // questions that got no answer, so that onError decides
 }
 
 // AppendKey appends a part of a key, so that different lists of parts never give the same bytes.

@@ -27,24 +27,28 @@ func (s *Service) Server(other http.Handler) *h2.Server {
 // unary is the service as its own server asks it.
 type unary struct{ *Service }
 
-// Answer implements [h2.Unary]; only a store in memory need not be waited for.
+// Answer implements [h2.Unary]; a store in memory need never be waited for, and a [Prompt] one for some answers only.
 func (u unary) Answer(request, out []byte) ([]byte, bool, error) {
-	if _, ok := u.store.(*Memory); !ok {
+	if _, ok := u.store.(*Memory); !ok && u.prompt == nil {
 		return out, false, nil
 	}
-	out, err := u.Wait(context.Background(), request, out)
-	return out, true, err
+	return u.ask(context.Background(), request, out, false)
 }
 
 // Wait implements [h2.Unary].
 func (u unary) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
+	out, _, err := u.ask(ctx, request, out, true)
+	return out, err
+}
+
+func (u unary) ask(ctx context.Context, request, out []byte, wait bool) ([]byte, bool, error) {
 	m := messages.Get().(*message)
 	defer messages.Put(m)
 	if err := m.read(request); err != nil {
 		u.metrics.errors.Add(1)
-		return out, status.Error(codes.InvalidArgument, err.Error())
+		return out, true, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return u.answer(ctx, &m.request, out)
+	return u.answer(ctx, &m.request, out, wait)
 }
 
 var messages = sync.Pool{New: func() any { return new(message) }}

@@ -42,6 +42,7 @@ type rateLimitOptions struct {
 	keys               int
 	headers            []string
 	shadow             bool
+	redis              redisOptions
 	logLevel, logStyle string
 }
 
@@ -92,6 +93,7 @@ func newRateLimit() *cobra.Command {
 	f.BoolVar(&o.shadow, "shadow", false, "refuse nobody, and count as if")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
+	o.redis.flags(f)
 	cmd.AddCommand(newLimitCheck(), newLimitTop())
 	return cmd
 }
@@ -115,10 +117,16 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	if len(o.headers) > 0 {
 		compatible.Headers = ratelimit.HeaderNames{Limit: o.headers[0], Remaining: o.headers[1], Reset: o.headers[2]}
 	}
-	limits := ratelimit.New(log, ratelimit.Options{Keys: o.keys, Compat: compatible})
+	tasks, ctx := errgroup.WithContext(ctx)
+	o.redis.Keys = o.keys
+	store, stop, err := o.redis.run(ctx, registry, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	limits := ratelimit.New(log, ratelimit.Options{Keys: o.keys, Store: store, Compat: compatible})
 	quotas := quota.New(log, limits)
 	registry.MustRegister(limits, quotas)
-	tasks, ctx := errgroup.WithContext(ctx)
 	if len(o.config) > 0 {
 		files := compat.NewLoader(o.config, log)
 		domains, err := files.Load()

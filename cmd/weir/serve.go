@@ -42,6 +42,7 @@ type serveOptions struct {
 	state                         string
 	xdsAddr, limitAddr, httpAddr  string
 	limitDial, logLevel, logStyle string
+	redis                         redisOptions
 }
 
 func newServe() *cobra.Command {
@@ -68,6 +69,7 @@ func newServe() *cobra.Command {
 	f.StringVar(&o.limitAddr, "ratelimit-address", defaultRateLimitAddress, "where Envoys ask about rate limits (gRPC)")
 	f.StringVar(&o.limitDial, "ratelimit-dial", "", "the rate limit `HOST:PORT` as proxies reach it (default: --ratelimit-address)")
 	f.StringVar(&o.httpAddr, "http-address", defaultHTTPAddress, "status API, /metrics, /healthz and /readyz")
+	o.redis.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
 	return cmd
@@ -147,7 +149,13 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	limits := ratelimit.New(log, ratelimit.Options{})
+	tasks, ctx := errgroup.WithContext(ctx)
+	store, stop, err := o.redis.run(ctx, registry, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	limits := ratelimit.New(log, ratelimit.Options{Store: store})
 	streams := serve.New(log)
 	quotas := quota.New(log, limits)
 	reports := loadreport.New(log)
@@ -168,7 +176,6 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	httpServer := &http.Server{Handler: plane.handler(registry), ReadHeaderTimeout: 10 * time.Second}
 
 	log.Info("weir serves", "xds", l.xds.Addr().String(), "ratelimit", l.limit.Addr().String(), "http", l.http.Addr().String(), "version", version())
-	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return serveXDS(ctx, xdsServer, l.xds) })
 	tasks.Go(func() error { return serveLimits(ctx, limits, quotas, l.limit) })
 	tasks.Go(func() error { return serveHTTP(ctx, httpServer, l.http) })

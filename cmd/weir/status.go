@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -101,10 +102,23 @@ func printStatus(out io.Writer, r statusReport) error {
 	if err := printLoadTests(out, r.LoadTests); err != nil {
 		return err
 	}
+	if remote := r.RateLimit.Store.Remote; remote != nil {
+		printRemote(out, remote)
+	}
 	for _, x := range r.XDS.Refused {
 		printRefusal(out, x)
 	}
 	return nil
+}
+
+// printRemote says how it stands with the counters that replicas share.
+func printRemote(out io.Writer, r *ratelimit.Remote) {
+	state := "asked"
+	if !r.Up {
+		state = "NOT ASKED (" + r.Error + "): " + r.Fallback
+	}
+	fmt.Fprintf(out, "\nrate limits in %s: %s, since %s; %s\n  %d questions there in %d calls, %d answered here, %d alone, %d by onError\n",
+		r.Kind, state, r.Since.Format(time.RFC3339), count(r.Replicas, "replica"), r.Asked, r.Calls, r.Local, r.Alone, r.Refused)
 }
 
 // printRefusal says which resource it is, and which documents it is made of: the mistake is in one of those.

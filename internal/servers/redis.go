@@ -1,18 +1,34 @@
 package servers
 
 import (
+	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
 )
 
-// Redis is a running Redis, which keeps nothing on disk.
+// Redis is a running Redis, or a Sentinel.
 type Redis struct {
-	Process *Process
+	*Process
 	Address string // HOST:PORT
+	tls     bool
+	command Command
 }
 
-// StartRedis runs Redis with its log in dir; args are options of its own, such as "--maxmemory", "10mb".
+// StartRedis runs Redis with its data and log in dir; args are options of its own, such as "--maxmemory 10mb". It keeps
+// nothing on disk.
 func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error) {
 	path, err := Tool("redis-server")
 	if err != nil {
@@ -23,19 +39,68 @@ func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error)
 		return nil, err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	r := &Redis{Address: address}
-	r.Process, err = Start(Command{
-		Name: "redis", Path: path, Log: filepath.Join(dir, "redis.log"),
-		Args: append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "", "--appendonly", "no"}, args...),
-	})
+	listen := []string{"--port", port}
+	tls := slices.ContainsFunc(args, func(s string) bool { return strings.HasPrefix(s, "--tls-cert-file") })
+	if tls {
+		listen = []string{"--port", "0", "--tls-port", port}
+	}
+	all := append(listen, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+	for _, a := range args {
+		all = append(all, strings.Fields(a)...)
+	}
+	r := &Redis{Address: address, tls: tls, command: Command{Name: "redis", Path: path, Args: all, Log: filepath.Join(dir, "redis.log")}}
+	return r, r.Restart(ctx)
+}
+
+// Restart starts it again after it was killed, as empty as its settings have it.
+func (r *Redis) Restart(ctx context.Context) (err error) {
+	if r.Process, err = Start(r.command); err != nil {
+		return err
+	}
+	if err := r.wait(ctx, r.Address, func(context.Context) bool { return r.ping() == nil }); err != nil {
+		r.Stop()
+		return err
+	}
+	return nil
+}
+
+// ping gives an error unless the server answers; that it wants a password will do.
+func (r *Redis) ping() error {
+	if r.tls {
+		c, err := net.DialTimeout("tcp", r.Address, time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	return r.Do("PING")
+}
+
+// Freeze stops it without ending it, until Thaw.
+func (r *Redis) Freeze() { r.signal(syscall.SIGSTOP) }
+
+// Thaw lets it go on.
+func (r *Redis) Thaw() { r.signal(syscall.SIGCONT) }
+
+// Do sends a command, and gives an error unless something comes back.
+func (r *Redis) Do(words ...string) error {
+	_, err := r.Ask(words...)
+	return err
+}
+
+// Ask sends a command and gives the first line of the answer, whatever it says.
+func (r *Redis) Ask(words ...string) (string, error) {
+	c, err := net.DialTimeout("tcp", r.Address, time.Second)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := r.Process.WaitTCP(ctx, address); err != nil {
-		r.Process.Stop()
-		return nil, err
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Second)) // an error comes when it is used
+	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
+		return "", err
 	}
-	return r, nil
+	line, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(line), err
 }
 
 // RunRedis is StartRedis for a test.
@@ -45,8 +110,126 @@ func RunRedis(tb TB, args ...string) *Redis {
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
-	tb.Cleanup(r.Process.Stop)
+	tb.Cleanup(func() {
+		r.Thaw()
+		r.Stop()
+		if tb.Failed() {
+			tb.Logf("%s said at last:\n%s", r.Name, r.Tail(2000))
+		}
+	})
 	return r
+}
+
+// RedisSentinel runs a Sentinel for a test, which knows a server as "main" and lets its replica take over when it has
+// been silent for half a second.
+func RedisSentinel(tb TB, master *Redis) *Redis {
+	tb.Helper()
+	dir := tb.TempDir()
+	file := filepath.Join(dir, "sentinel.conf")
+	host, port, _ := net.SplitHostPort(master.Address)
+	text := fmt.Sprintf("sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n", host, port)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		tb.Fatalf("%v", err)
+	}
+	path := MustTool(tb, "redis-server")
+	address, err := FreeAddress(context.Background())
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	_, own, _ := net.SplitHostPort(address)
+	r := &Redis{Address: address, command: Command{
+		Name: "sentinel", Path: path, Args: []string{file, "--sentinel", "--port", own, "--bind", "127.0.0.1"}, Log: filepath.Join(dir, "sentinel.log"),
+	}}
+	if err := r.Restart(context.Background()); err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(r.Stop)
+	return r
+}
+
+// RedisCluster runs a Cluster of so many servers for a test.
+func RedisCluster(tb TB, n int) []*Redis {
+	tb.Helper()
+	all, buses := make([]*Redis, n), make([]string, n)
+	for i := range all {
+		bus, err := FreePort(context.Background())
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		buses[i] = fmt.Sprint(bus)
+		all[i] = RunRedis(tb, "--cluster-enabled yes", "--cluster-port "+buses[i], "--cluster-node-timeout 1000", "--cluster-require-full-coverage no")
+	}
+	const slots = 16384
+	for i, r := range all {
+		host, port, _ := net.SplitHostPort(r.Address)
+		must := func(words ...string) {
+			if line, err := all[i].Ask(words...); err != nil || !strings.HasPrefix(line, "+OK") {
+				tb.Fatalf("%s: %s %v", strings.Join(words, " "), line, err)
+			}
+		}
+		must("CLUSTER", "ADDSLOTSRANGE", fmt.Sprint(i*slots/n), fmt.Sprint((i+1)*slots/n-1))
+		must("CLUSTER", "SET-CONFIG-EPOCH", fmt.Sprint(i+1))
+		if i > 0 {
+			if line, err := all[0].Ask("CLUSTER", "MEET", host, port, buses[i]); err != nil || line != "+OK" {
+				tb.Fatalf("meet: %s %v", line, err)
+			}
+		}
+	}
+	for _, r := range all { // until each knows all slots
+		deadline := time.Now().Add(30 * time.Second)
+		for !r.knowsAll() {
+			if time.Now().After(deadline) {
+				tb.Fatalf("the cluster does not come together:\n%s", r.Tail(2000))
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return all
+}
+
+func (r *Redis) knowsAll() bool {
+	c, err := net.DialTimeout("tcp", r.Address, time.Second)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Second)) // as above
+	if _, err := c.Write([]byte("CLUSTER INFO\r\n")); err != nil {
+		return false
+	}
+	text := make([]byte, 4096)
+	n, _ := c.Read(text)
+	return strings.Contains(string(text[:n]), "cluster_state:ok") && strings.Contains(string(text[:n]), "cluster_slots_assigned:16384")
+}
+
+// RedisCertificate writes a certificate for 127.0.0.1 that signs itself, with its key, for a test of TLS.
+func RedisCertificate(tb TB) (cert, key string) {
+	tb.Helper()
+	dir := tb.TempDir()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: secret}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			tb.Fatalf("%v", err)
+		}
+	}
+	return cert, key
 }
 
 // WaitTCP waits until something listens at an address, the process ends, or a minute has passed.

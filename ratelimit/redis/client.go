@@ -1,0 +1,198 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // it is how Redis names scripts
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// client holds the connections. They are made when they are first needed, and anew where heartbeats fail for long.
+type client struct {
+	options func() (rueidis.ClientOption, error)
+
+	mu      sync.Mutex // guards everything declared below
+	now     rueidis.Client
+	dialing bool
+	closed  bool
+	since   time.Time // the first heartbeat in a row that failed
+}
+
+// renewAfter is how long heartbeats may fail until connections are made anew.
+const renewAfter = 3 * time.Second
+
+var errDialing = errors.New("it is not connected")
+
+// get gives the connections that there are.
+func (c *client) get() (rueidis.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now != nil {
+		return c.now, nil
+	}
+	return nil, errDialing
+}
+
+// dial connects, if nobody else does. It waits for what does not answer, so that only heartbeats do it.
+func (c *client) dial() (rueidis.Client, error) {
+	c.mu.Lock()
+	if c.now != nil || c.dialing || c.closed {
+		defer c.mu.Unlock()
+		if c.now == nil {
+			return nil, errDialing
+		}
+		return c.now, nil
+	}
+	c.dialing = true
+	c.mu.Unlock()
+	var made rueidis.Client
+	options, err := c.options()
+	if err == nil {
+		made, err = rueidis.NewClient(options)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dialing = false
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("connect: %w", err)
+	case c.closed:
+		go made.Close()
+		return nil, errDialing
+	}
+	c.now, c.since = made, time.Time{}
+	return made, nil
+}
+
+// tell takes note of a heartbeat.
+func (c *client) tell(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err == nil:
+		c.since = time.Time{}
+	case c.since.IsZero():
+		c.since = time.Now()
+	case c.now != nil && time.Since(c.since) > renewAfter:
+		go c.now.Close() // it waits for what is under way
+		c.now, c.since = nil, time.Time{}
+	}
+}
+
+func (c *client) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.now != nil {
+		c.now.Close()
+		c.now = nil
+	}
+}
+
+func scriptName(text string) string {
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // as above
+	return hex.EncodeToString(sum[:])
+}
+
+var decideName = scriptName(decideScript)
+
+// callRedis runs scripts, all at once, and gives each its reply or error. What Redis does not know it is told; nothing else is
+// tried twice.
+func (s *Store) callRedis(ctx context.Context, scripts []script) {
+	c, err := s.client.get()
+	if err != nil {
+		for i := range scripts {
+			scripts[i].err = err
+		}
+		return
+	}
+	now, longer := "", "0"
+	if s.o.virtual {
+		now, longer = s.virtualNow(scripts), "3600000"
+	}
+	calls := make([]rueidis.Completed, len(scripts))
+	for i := range scripts {
+		x := &scripts[i]
+		calls[i] = c.B().Evalsha().Sha1(decideName).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build()
+	}
+	for i, r := range c.DoMulti(ctx, calls...) {
+		x := &scripts[i]
+		if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() {
+			r = c.Do(ctx, c.B().Eval().Script(decideScript).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build())
+		}
+		x.reply, x.err = r.AsBytes()
+	}
+}
+
+var beatLua = rueidis.NewLuaScript(beatScript)
+
+// remember is how long a replica is counted after its last heartbeat.
+const remember = 5 * time.Second
+
+// beatRedis sends a heartbeat.
+func (s *Store) beatRedis(ctx context.Context, l *lane) error {
+	c, err := s.client.dial()
+	if err != nil {
+		return err
+	}
+	sent := s.clock()
+	found, err := beatLua.Exec(ctx, c, []string{l.probe}, []string{s.id, strconv.FormatInt(remember.Milliseconds(), 10)}).AsIntSlice()
+	if err == nil && len(found) != 3 {
+		err = errReply
+	}
+	s.client.tell(err)
+	if err != nil {
+		return err
+	}
+	if !s.o.virtual {
+		s.time.heard(found[0]*second+found[1]*1000, sent, s.clock())
+	}
+	s.replicas.Store(max(found[2], 1))
+	return nil
+}
+
+// slots is how many a Cluster has.
+const slots = 16384
+
+// slot is the one a key lies in, as the Cluster specification has it: the CRC-16/XMODEM of the key, or of what is between
+// its first { and the } after that, if that is anything.
+func slot(key string) uint16 {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
+			key = tag
+		}
+	}
+	var crc uint16
+	for i := range len(key) {
+		crc ^= uint16(key[i]) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ 0x1021
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return crc % slots
+}
+
+// virtualNow is the latest time that any of the questions has, as decide.lua reads it.
+func (s *Store) virtualNow(scripts []script) string {
+	for i := range scripts {
+		for _, q := range scripts[i].questions {
+			s.time.ahead.Store(max(s.time.ahead.Load(), q.now))
+		}
+	}
+	now := s.time.ahead.Load()
+	b := binary.BigEndian.AppendUint64(nil, math.Float64bits(float64(now/second)))
+	return string(binary.BigEndian.AppendUint32(b, uint32(now%second)))
+}

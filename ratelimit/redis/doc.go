@@ -1,0 +1,17 @@
+// Package redis keeps the counters of rate limits in Redis, which all replicas of Weir share: one server, one that
+// Sentinel looks after, or a Cluster.
+//
+// What is decided is decided by a script (decide.lua) in the arithmetic of [ratelimit.Rate], by Redis's own clock, so
+// that the clocks of replicas don't matter; all hits of a question in one script, all or none. While scripts are under
+// way, what comes is gathered for the next one. In a Cluster a script reaches one slot: the hits of a question whose keys
+// lie in several are counted slot by slot, and what was counted is given back where another slot refuses, so that others
+// may be refused in between but nobody passes for it. A prefix with a hash tag ({weir}:) puts all keys in one slot.
+//
+// A key that is asked about often is leased: a part of what is left of it is counted in Redis, and decided here. Leased is
+// what nobody else can be granted, and only for the time in which a limit that is asked about each time would let it pass
+// too. So leases never let more pass; what other replicas hold and don't use is what a limit may be short of meanwhile. A
+// key that is known to be used up is refused without a question.
+//
+// Where Redis can't be asked, a replica counts by itself at its fair share of each limit, or where the policy says so
+// gives [ratelimit.ErrUnavailable]; see [Options].
+package redis

@@ -1,0 +1,231 @@
+package redis
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/machinenativeops/weir/ratelimit"
+)
+
+//go:embed beat.lua
+var beatScript string
+
+//go:embed decide.lua
+var decideScript string
+
+const (
+	maxQuestions = 256  // of a script: half a millisecond
+	maxQueued    = 8192 // questions that wait to be sent; more are not taken
+	maxFlights   = 2    // scripts under way: one is worked at while the other travels
+	maxFailures  = 3    // in a row, and Redis is left alone until a probe succeeds
+)
+
+// script is one call of decide.lua, with all its keys in one slot.
+type script struct {
+	questions []*question
+	names     []string
+	body      []byte
+	sent      int64 // by the store's clock
+
+	reply []byte
+	err   error
+}
+
+// lane is the way to a part of Redis that fails as one: to all of it, or of a Cluster to a range of slots. While its
+// scripts are under way, what comes is gathered for the next.
+type lane struct {
+	s     *Store
+	probe string // the key of its heartbeats
+
+	mu      sync.Mutex // guards everything declared below
+	queue   []*question
+	flights int
+	fails   int
+	since   time.Time
+	err     error
+
+	open atomic.Bool   // Redis is left alone
+	kick chan struct{} // it has just been left alone
+}
+
+var errQueue = errors.New("too many questions wait for Redis")
+
+// submit has a question decided; done is closed then.
+func (l *lane) submit(q *question) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open.Load() {
+		return ratelimit.ErrUnavailable
+	}
+	if len(l.queue) >= maxQueued {
+		return errQueue
+	}
+	l.queue = append(l.queue, q)
+	if l.flights < l.s.flights {
+		l.flights++
+		l.s.flying.Go(l.fly)
+	}
+	return nil
+}
+
+// fly sends what has gathered, until nothing is left.
+func (l *lane) fly() {
+	for {
+		l.mu.Lock()
+		n := min(len(l.queue), maxQuestions)
+		if n == 0 {
+			l.flights--
+			l.mu.Unlock()
+			return
+		}
+		batch := l.queue[:n:n]
+		if l.queue = l.queue[n:]; len(l.queue) == 0 {
+			l.queue = nil
+		}
+		l.mu.Unlock()
+		if l.open.Load() {
+			for _, q := range batch {
+				l.s.finish(q, ratelimit.ErrUnavailable)
+			}
+			continue
+		}
+		l.send(batch)
+	}
+}
+
+// send has a batch decided, and tells those who wait for it.
+func (l *lane) send(batch []*question) {
+	scripts := pack(batch, l.s.slotOf)
+	ctx, cancel := context.WithTimeout(context.Background(), l.s.o.Timeout)
+	sent := l.s.clock()
+	l.s.call(ctx, scripts)
+	cancel()
+	l.s.metrics.sent(scripts, len(batch), l.s.clock()-sent)
+	var failed error
+	for i := range scripts {
+		x := &scripts[i]
+		x.sent = sent
+		if err := l.s.settle(x); err != nil {
+			failed = err
+		}
+	}
+	l.tell(failed)
+}
+
+// pack makes scripts of questions, one for each slot.
+func pack(batch []*question, slotOf func(string) uint16) []script {
+	var scripts []script
+	index := make(map[uint16]int)
+	places := make(map[string]int, len(batch))
+	for _, q := range batch {
+		slot := slotOf(q.key())
+		at, ok := index[slot]
+		if !ok {
+			at = len(scripts)
+			index[slot] = at
+			scripts = append(scripts, script{})
+		}
+		x := &scripts[at]
+		x.questions = append(x.questions, q)
+		for i := range q.parts {
+			p := &q.parts[i]
+			place, known := places[p.key]
+			if !known && p.key != "" {
+				x.names = append(x.names, p.key)
+				place = len(x.names)
+				places[p.key] = place
+			}
+			x.body = appendPart(x.body, p, place, i == len(q.parts)-1)
+		}
+	}
+	return scripts
+}
+
+// key is one of the question's; there is one, and all are in one slot.
+func (q *question) key() string {
+	for i := range q.parts {
+		if q.parts[i].key != "" {
+			return q.parts[i].key
+		}
+	}
+	return ""
+}
+
+// tell takes note of how a call went.
+func (l *lane) tell(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.fails = 0
+		return
+	}
+	l.s.metrics.errors.Add(1)
+	l.err = err
+	if l.fails++; l.fails >= maxFailures && !l.open.Load() {
+		l.leave()
+	}
+}
+
+// leave stops asking, until a heartbeat gets through. mu is held.
+func (l *lane) leave() {
+	l.open.Store(true)
+	l.since = time.Now()
+	l.s.log.Error("redis is not asked until it answers again", "error", l.err, "meanwhile", l.s.o.fallback())
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// beat tells Redis that this replica is there, and takes note of whether it answers.
+func (l *lane) beat(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, l.s.o.Timeout)
+	defer cancel()
+	err := l.s.beat(ctx, l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err != nil:
+		l.err = fmt.Errorf("heartbeat: %w", err)
+		if l.fails++; l.fails >= maxFailures && !l.open.Load() {
+			l.leave()
+		}
+	case l.open.Load():
+		l.fails, l.err = 0, nil
+		l.open.Store(false)
+		l.since = time.Now()
+		l.s.log.Info("redis is asked", "replicas", l.s.replicas.Load())
+	default:
+		l.fails = 0
+	}
+}
+
+const (
+	beatEvery  = 500 * time.Millisecond
+	probeEvery = 50 * time.Millisecond // while Redis does not answer
+)
+
+// run beats until ctx is done.
+func (l *lane) run(ctx context.Context) {
+	for {
+		l.beat(ctx)
+		if l == l.s.lanes[0] {
+			l.s.turn(false)
+		}
+		wait := beatEvery
+		if l.open.Load() {
+			wait = probeEvery
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		case <-l.kick:
+		}
+	}
+}

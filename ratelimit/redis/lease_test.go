@@ -1,0 +1,230 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/machinenativeops/weir/ratelimit"
+)
+
+// ledger is a Redis in virtual time that decides as decide.lua does (which the suite of stores holds to the same), with a
+// network between it and each replica.
+type ledger struct {
+	mu   sync.Mutex
+	at   keys
+	cuts map[*Store]bool // replicas that do not reach it
+
+	calls int
+}
+
+var errCut = errors.New("cut off")
+
+// travel takes a random time; a cut swallows what travels.
+func (l *ledger) travel(ctx context.Context, s *Store) error {
+	l.mu.Lock()
+	cut := l.cuts[s]
+	l.mu.Unlock()
+	if cut {
+		<-ctx.Done()
+		return errCut
+	}
+	time.Sleep(time.Duration(rand.Int64N(int64(400 * time.Microsecond))))
+	return ctx.Err()
+}
+
+func (l *ledger) call(s *Store) func(context.Context, []script) {
+	return func(ctx context.Context, scripts []script) {
+		err := l.travel(ctx, s)
+		for i := range scripts {
+			if err != nil {
+				scripts[i].err = err
+				continue
+			}
+			scripts[i].reply = l.run(&scripts[i])
+		}
+		if err := l.travel(ctx, s); err != nil { // it was decided, and nobody hears of it
+			for i := range scripts {
+				scripts[i].err = err
+			}
+		}
+	}
+}
+
+func (l *ledger) run(x *script) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls++
+	now := time.Now().UnixNano()
+	reply := appendArrival(nil, ratelimit.Arrival{NS: now})[:12]
+	for _, name := range x.names {
+		reply = appendArrival(reply, l.at[name])
+	}
+	for _, q := range x.questions {
+		copied := question{parts: slices.Clone(q.parts)}
+		copied.decide(now, l.at)
+	}
+	maps.DeleteFunc(l.at, func(_ string, a ratelimit.Arrival) bool { return a.NS <= now })
+	return reply
+}
+
+// replica gives a store that asks the ledger until the test ends.
+func (l *ledger) replica(t *testing.T, o Options) *Store {
+	t.Helper()
+	o.URLs, o.Keys = []string{"redis://127.0.0.1"}, 1000
+	s, err := New(slog.New(slog.DiscardHandler), o)
+	require.NoError(t, err)
+	s.call = l.call(s)
+	s.beat = func(ctx context.Context, _ *lane) error {
+		sent := s.clock()
+		if err := l.travel(ctx, s); err != nil {
+			return err
+		}
+		at := time.Now().UnixNano()
+		if err := l.travel(ctx, s); err != nil {
+			return err
+		}
+		s.time.heard(at, sent, s.clock())
+		s.replicas.Store(4)
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return s
+}
+
+func newLedger() *ledger { return &ledger{at: keys{}, cuts: map[*Store]bool{}} }
+
+// exact holds what passed, in order, against a limit that is asked each time.
+type exact struct {
+	mu     sync.Mutex
+	at     keys
+	passed int
+	over   int
+}
+
+func (e *exact) pass(rate *ratelimit.Rate, key string, n uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var d ratelimit.Decision
+	if rate.Algorithm() == ratelimit.GCRA { // what was decided comes here up to half a millisecond later, or less
+		num, den := rate.Interval()
+		late := ratelimit.NewRate(den, rate.Limit()+uint64(float64(time.Millisecond/2)*float64(den)/float64(num))+1, time.Duration(num))
+		rate = &late
+	}
+	e.at[key], d = rate.Decide(e.at[key], time.Now().UnixNano(), ratelimit.Take, n)
+	e.passed += int(n)
+	if !d.Allowed {
+		e.over += int(n)
+	}
+}
+
+func leaseRates() []ratelimit.Rate {
+	return []ratelimit.Rate{
+		ratelimit.NewRate(100, 100, time.Second),
+		ratelimit.NewRate(1000, 50, time.Second),
+		ratelimit.NewRate(600, 200, time.Minute),
+		ratelimit.NewRate(7, 7, time.Second),
+		ratelimit.NewFixedWindow(500, time.Second),
+		ratelimit.NewFixedWindow(2000, time.Minute),
+		ratelimit.NewSlidingWindow(500, time.Second),
+		ratelimit.NewSlidingWindow(3000, 20*time.Second),
+		ratelimit.NewCalendarWindow(5000, 1),
+	}
+}
+
+// Four replicas, some cut off now and then, let nothing pass that would not pass a limit that is asked each time; and as
+// long as they all ask, they are not short of more than what may be leased.
+func TestLeasesNeverLetMorePass(t *testing.T) {
+	for i, rate := range leaseRates() {
+		for _, partitions := range []bool{false, true} {
+			name := rate.Algorithm().String() + " " + strconv.FormatUint(rate.Limit(), 10) + " per " + rate.Per().String()
+			if partitions {
+				name += ", partitions"
+			}
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { leasesHold(t, rate, uint64(i), partitions) })
+			})
+		}
+	}
+}
+
+func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, partitions bool) {
+	l, e := newLedger(), &exact{at: keys{}}
+	var replicas []*Store
+	for range 4 {
+		replicas = append(replicas, l.replica(t, Options{Lease: 0.1, Share: false}))
+	}
+	time.Sleep(time.Second)
+	const run = 10 * time.Second
+	start := time.Now()
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			s := replicas[w%4]
+			random := rand.New(rand.NewPCG(seed, uint64(w)))
+			for time.Since(start) < run {
+				key, n := "k"+strconv.Itoa(random.IntN(2)), uint64(1)
+				if random.IntN(10) == 0 {
+					n = 1 + random.Uint64N(3)
+				}
+				h := []ratelimit.Hit{{Key: []byte(key), Rate: &rate, N: n}}
+				ok, done, err := s.TryTake(0, h)
+				if !done {
+					ok, err = s.Take(t.Context(), 0, h)
+				}
+				if ok && err == nil {
+					e.pass(&rate, key, n)
+				}
+				time.Sleep(time.Duration(random.Int64N(int64(4 * time.Millisecond))))
+				if partitions && random.IntN(200) == 0 {
+					l.mu.Lock()
+					l.cuts[replicas[random.IntN(4)]] = random.IntN(2) == 0
+					l.mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.Zero(t, e.over, "of %d that passed", e.passed)
+	might := 2 * possible(&rate, start, run)
+	t.Logf("%d passed of %.0f, %d calls", e.passed, might, l.calls)
+	if !partitions && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
+		assert.Greater(t, float64(e.passed), might*0.85)
+	}
+	clear(l.cuts)
+}
+
+// possible is how many may pass of one key.
+func possible(r *ratelimit.Rate, start time.Time, run time.Duration) float64 {
+	if r.Algorithm() == ratelimit.GCRA {
+		num, den := r.Interval()
+		return float64(r.Limit()) + float64(run)*float64(den)/float64(num)
+	}
+	from, _ := r.Window(start.UnixNano())
+	_, to := r.Window(start.Add(run).UnixNano())
+	windows := max(1, float64(to-from)/float64(r.Per()))
+	if r.Months() > 0 {
+		windows = 1
+	}
+	return float64(r.Limit()) * windows
+}

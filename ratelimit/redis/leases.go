@@ -1,0 +1,326 @@
+package redis
+
+import (
+	"hash/maphash"
+	"sync"
+
+	"github.com/machinenativeops/weir/ratelimit"
+)
+
+// leases are the keys that this replica knows of. They are kept while they are asked about: who is not for a generation,
+// of a second or of as many keys as there is room for, is forgotten, and what is left of it given back.
+type leases struct {
+	seed   maphash.Seed
+	shards [leaseShards]leaseShard
+}
+
+const (
+	leaseShards = 64
+	leaseKeys   = 512 // of a generation of a shard: 64 thousand keys are known at most
+	generation  = second
+)
+
+type leaseShard struct {
+	mu     sync.Mutex // guards everything declared below
+	young  map[uint64]*lease
+	old    map[uint64]*lease
+	turned int64 // when young was empty, by the store's clock
+}
+
+// peek judges a hit and moves nothing.
+func (s *Store) peek(now int64, h *ratelimit.Hit) (d ratelimit.Decision, v verdict) {
+	hash := s.leases.hash(h)
+	shard := s.leases.shard(hash)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	l := shard.find(hash)
+	if l == nil || l.rate != *h.Rate {
+		return d, ask
+	}
+	_, d, v = l.judge(now, h.Kind, h.N)
+	return d, v
+}
+
+// use judges a hit, and counts it where it passes. The part keeps how to put it back.
+func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
+	hash := s.leases.hash(h)
+	shard := s.leases.shard(hash)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	l := shard.find(hash)
+	if l == nil || l.rate != *h.Rate {
+		return ask
+	}
+	next, d, v := l.judge(now, h.Kind, h.N)
+	if v == passes {
+		p.hash, p.grant, p.before, p.after = hash, l.grant, l.at, next
+		l.at = next
+	}
+	p.Decision = d
+	return v
+}
+
+// local decides hits by what is leased or known to be used up, if that is enough.
+func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
+	now := s.time.now(s.clock())
+	if len(hits) == 1 {
+		var p part
+		if s.use(now, &hits[0], &p) == ask {
+			return false, false
+		}
+		hits[0].Decision = p.Decision
+		return ratelimit.Pass(hits), true
+	}
+	known, refused, takes := true, false, true
+	for i := range hits {
+		h := &hits[i]
+		d, v := s.peek(now, h)
+		if v == ask {
+			known = false
+			_, d = h.Rate.Decide(ratelimit.Arrival{}, now, ratelimit.Take, 0) // for all that is known
+		}
+		h.Decision = d
+		refused = refused || v == refuse && !h.Shadow && !h.Quota
+		takes = takes && h.Kind == ratelimit.Take
+	}
+	switch {
+	case refused && takes:
+		return false, true
+	case known && ratelimit.Pass(hits):
+		return true, s.useAll(now, hits)
+	}
+	return false, false
+}
+
+// useAll counts hits of which each was found to pass, unless others were faster.
+func (s *Store) useAll(now int64, hits []ratelimit.Hit) bool {
+	q := question{parts: make([]part, len(hits))}
+	for i := range hits {
+		p := &q.parts[i]
+		p.Hit = ratelimit.Hit{Rate: hits[i].Rate, N: hits[i].N, Kind: hits[i].Kind}
+		v := s.use(now, &hits[i], p)
+		if v == ask || v == refuse && !hits[i].Shadow && !hits[i].Quota {
+			s.putBack(&q)
+			return false
+		}
+		hits[i].Decision = p.Decision
+	}
+	if !ratelimit.Pass(hits) {
+		s.putBack(&q)
+		return false
+	}
+	return true
+}
+
+// putBack puts back what of a question was counted by leases, since it does not pass.
+func (s *Store) putBack(q *question) {
+	now := s.time.now(s.clock())
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.grant == 0 || p.key != "" || p.Kind != ratelimit.Take {
+			continue
+		}
+		shard := s.leases.shard(p.hash)
+		shard.mu.Lock()
+		if l := shard.find(p.hash); l != nil && l.rate == *p.Rate {
+			l.putBack(now, p.grant, p.before, p.after, p.N)
+		}
+		shard.mu.Unlock()
+	}
+}
+
+// pending is closed when a question about one of the hits is answered that is to lease more of it; nil: there is none.
+func (s *Store) pending(hits []ratelimit.Hit) chan struct{} {
+	if s.o.Lease == 0 {
+		return nil
+	}
+	for i := range hits {
+		hash := s.leases.hash(&hits[i])
+		shard := s.leases.shard(hash)
+		shard.mu.Lock()
+		l := shard.find(hash)
+		var pending chan struct{}
+		if l != nil {
+			pending = l.pending
+		}
+		shard.mu.Unlock()
+		if pending != nil {
+			return pending
+		}
+	}
+	return nil
+}
+
+// lend decides a hit by its lease, or makes its part a question that is to lease more; what was left goes back with that,
+// as a part before it.
+func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit) []part {
+	if s.o.Lease == 0 {
+		p.key = s.keyOf(h)
+		return parts
+	}
+	clock := s.clock()
+	now, hash := s.time.now(clock), s.leases.hash(h)
+	shard := s.leases.shard(hash)
+	shard.mu.Lock()
+	left := shard.turn(clock, now)
+	l := shard.find(hash)
+	if l == nil {
+		l = &lease{key: s.keyOf(h), rate: *h.Rate}
+		shard.young[hash] = l
+	}
+	rate := l.rate
+	v := ask
+	if rate == *h.Rate {
+		var next ratelimit.Arrival
+		if next, p.Decision, v = l.judge(now, h.Kind, h.N); v == passes {
+			p.grant, p.before, p.after = l.grant, l.at, next
+			l.at = next
+		}
+	}
+	p.hash = hash
+	if v == ask {
+		p.key = l.key
+		if l.live(now) {
+			parts = append(parts, part{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: &rate}})
+			l.heard, l.at = 0, l.end
+		}
+		if rate != *h.Rate {
+			*l = lease{key: l.key, rate: *h.Rate, grant: l.grant, pending: l.pending}
+		}
+		if h.Kind == ratelimit.Take && h.N > 0 && l.pending == nil {
+			if p.wish = l.want(clock, s.o.Lease); p.wish > 0 {
+				p.ahead = l.ahead(s.o.Lease)
+				p.pends = make(chan struct{})
+				l.pending = p.pends
+			}
+		}
+	}
+	shard.mu.Unlock()
+	s.giveBack(left)
+	return parts
+}
+
+// hear tells the leases what Redis has said of a question.
+func (s *Store) hear(q *question, now int64) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.hash == 0 || p.key == "" || p.back {
+			continue
+		}
+		shard := s.leases.shard(p.hash)
+		shard.mu.Lock()
+		l := shard.find(p.hash)
+		var left lease
+		switch {
+		case l != nil && l.rate == *p.Rate:
+			left = l.hear(now, p.from, p.to)
+		case p.from != p.to: // nobody knows of it any more
+			left = lease{key: p.key, rate: *p.Rate, at: p.from, end: p.to, heard: now}
+		}
+		shard.mu.Unlock()
+		if p.from != p.to {
+			s.metrics.leases.Add(1)
+		}
+		if left.live(now) {
+			s.giveBack([]back{{p.hash, left}})
+		}
+	}
+}
+
+// answered tells those who wait for a lease.
+func (s *Store) answered(p *part) {
+	shard := s.leases.shard(p.hash)
+	shard.mu.Lock()
+	if l := shard.find(p.hash); l != nil && l.pending == p.pends {
+		l.pending = nil
+	}
+	shard.mu.Unlock()
+	close(p.pends)
+}
+
+// giveBack gives back what is not used. If it can't be, it is lost until its time is over.
+func (s *Store) giveBack(all []back) {
+	for _, b := range all {
+		rate := b.rate
+		q := &question{done: make(chan struct{}), parts: []part{{key: b.key, back: true, from: b.at, to: b.end, Hit: ratelimit.Hit{Rate: &rate}}}}
+		if s.lane(q).submit(q) == nil {
+			s.metrics.returns.Add(1)
+		}
+	}
+}
+
+// turn gives back what has not been asked about for a generation, or all.
+func (s *Store) turn(all bool) {
+	if s.o.Lease == 0 {
+		return
+	}
+	clock := s.clock()
+	now := s.time.now(clock)
+	for i := range s.leases.shards {
+		shard := &s.leases.shards[i]
+		shard.mu.Lock()
+		left := shard.turn(clock, now)
+		if all {
+			shard.turned = clock - generation
+			left = append(left, shard.turn(clock, now)...)
+			shard.turned = clock - generation
+			left = append(left, shard.turn(clock, now)...)
+		}
+		shard.mu.Unlock()
+		s.giveBack(left)
+	}
+}
+
+// giveUp gives everything back.
+func (s *Store) giveUp() { s.turn(true) }
+
+// hash is by which a key is known here, as [ratelimit.Memory] knows it.
+func (t *leases) hash(h *ratelimit.Hit) uint64 {
+	return maphash.Bytes(t.seed, h.Key) ^ uint64(h.Rate.Algorithm())<<20
+}
+
+func (t *leases) shard(hash uint64) *leaseShard { return &t.shards[hash%leaseShards] }
+
+// find gives the lease of a key, or nil. mu is held.
+func (s *leaseShard) find(hash uint64) *lease {
+	if l := s.young[hash]; l != nil {
+		return l
+	}
+	l := s.old[hash]
+	if l != nil && len(s.young) < leaseKeys {
+		delete(s.old, hash)
+		s.young[hash] = l
+	}
+	return l
+}
+
+// back is a lease that is given back.
+type back struct {
+	hash uint64
+	lease
+}
+
+// turn begins a new generation if it is time, and gives what was leased in the one that ends. mu is held.
+func (s *leaseShard) turn(clock, now int64) (left []back) {
+	if s.young != nil && len(s.young) < leaseKeys && clock-s.turned < generation {
+		return nil
+	}
+	for hash, l := range s.old {
+		if l.live(now) && l.pending == nil {
+			left = append(left, back{hash, *l})
+		}
+	}
+	s.old, s.young, s.turned = s.young, make(map[uint64]*lease), clock
+	return left
+}
+
+// count is how many keys are known.
+func (t *leases) count() (n uint64) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		n += uint64(len(s.young) + len(s.old))
+		s.mu.Unlock()
+	}
+	return n
+}

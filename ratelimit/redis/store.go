@@ -1,0 +1,414 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/machinenativeops/weir/ratelimit"
+)
+
+// Store is a [ratelimit.Prompt]. Nothing is asked until [Store.Run].
+type Store struct {
+	o       Options
+	log     *slog.Logger
+	id      string
+	started time.Time
+	flights int
+
+	lanes    []*lane
+	client   client
+	call     func(ctx context.Context, scripts []script) // has Redis run them
+	beat     func(ctx context.Context, l *lane) error    // sends a heartbeat
+	replicas atomic.Int64
+	time     serverTime
+	flying   sync.WaitGroup
+	alone    alone
+	leases   leases
+	metrics  *metrics
+}
+
+// New gives a store for valid options.
+func New(log *slog.Logger, o Options) (*Store, error) {
+	o.defaults()
+	s := &Store{o: o, log: log, id: rand.Text(), started: time.Now(), flights: maxFlights, metrics: newMetrics()}
+	if o.virtual {
+		s.flights = 1
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	s.client.options = o.client
+	s.leases.seed = maphash.MakeSeed()
+	s.call, s.beat = s.callRedis, s.beatRedis
+	s.alone.memory = ratelimit.NewMemory(o.Keys)
+	s.replicas.Store(int64(o.Replicas))
+	for _, probe := range s.probes() {
+		l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1)}
+		l.open.Store(true)
+		s.lanes = append(s.lanes, l)
+	}
+	return s, nil
+}
+
+var errNotYet = errors.New("it has not answered yet")
+
+// laneCount is how many ranges of slots of a Cluster are told apart.
+const laneCount = 16
+
+// probes are the keys of heartbeats, one in each range of slots.
+func (s *Store) probes() []string {
+	first := s.o.Prefix + "replicas"
+	if !s.o.Cluster || strings.Contains(s.o.Prefix, "{") {
+		return []string{first}
+	}
+	probes := make([]string, laneCount)
+	for i, left := 0, laneCount; left > 0; i++ {
+		key := first + ":" + strconv.Itoa(i)
+		if at := laneOf(slot(key)); probes[at] == "" {
+			probes[at], left = key, left-1
+		}
+	}
+	return probes
+}
+
+func laneOf(slot uint16) int { return int(slot) * laneCount / slots }
+
+// slotOf is where a key lies; what is not in a Cluster lies in one.
+func (s *Store) slotOf(key string) uint16 {
+	if !s.o.Cluster {
+		return 0
+	}
+	return slot(key)
+}
+
+func (s *Store) lane(q *question) *lane {
+	if len(s.lanes) == 1 {
+		return s.lanes[0]
+	}
+	return s.lanes[laneOf(slot(q.key()))]
+}
+
+// Run keeps up the connection until ctx is done, and then gives back what is leased.
+func (s *Store) Run(ctx context.Context) error {
+	var beating sync.WaitGroup
+	for _, l := range s.lanes {
+		beating.Go(func() { l.run(ctx) })
+	}
+	beating.Wait()
+	s.giveUp()
+	s.flying.Wait()
+	for _, l := range s.lanes {
+		l.mu.Lock()
+		l.open.Store(true)
+		l.mu.Unlock()
+	}
+	s.flying.Wait()
+	s.client.close()
+	return ctx.Err()
+}
+
+// Ready waits until Redis is asked, or ctx is done.
+func (s *Store) Ready(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.down() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func (s *Store) down() bool {
+	for _, l := range s.lanes {
+		if l.open.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// clock is the store's own, in nanoseconds: it is never set.
+func (s *Store) clock() int64 { return int64(time.Since(s.started)) }
+
+// keyOf is the name of a counter in Redis. It tells nothing of clients, and no two counters have the same one.
+func (s *Store) keyOf(h *ratelimit.Hit) string {
+	sum := sha256.Sum256(append(h.Key, byte(h.Rate.Algorithm())))
+	name := make([]byte, 0, 64)
+	name = append(name, s.o.Prefix...)
+	return string(base64.RawURLEncoding.AppendEncode(name, sum[:16]))
+}
+
+// TryTake implements [ratelimit.Prompt].
+func (s *Store) TryTake(now int64, hits []ratelimit.Hit) (ok, done bool, err error) {
+	if s.o.Lease > 0 {
+		if ok, done = s.local(hits); done {
+			s.metrics.local.Add(1)
+			return ok, true, nil
+		}
+	}
+	if s.leftAlone(hits) {
+		ok, err = s.decideAlone(now, hits)
+		return ok, true, err
+	}
+	return false, false, nil
+}
+
+// leftAlone says whether what the hits need of Redis is not asked now.
+func (s *Store) leftAlone(hits []ratelimit.Hit) bool {
+	if len(s.lanes) == 1 {
+		return s.lanes[0].open.Load()
+	}
+	if !s.down() {
+		return false
+	}
+	for i := range hits {
+		if s.lanes[laneOf(slot(s.keyOf(&hits[i])))].open.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// Take implements [ratelimit.Store]. now is only of interest where Redis can't be asked.
+func (s *Store) Take(ctx context.Context, now int64, hits []ratelimit.Hit) (bool, error) {
+	if ok, done, err := s.TryTake(now, hits); done {
+		return ok, err
+	}
+	timeout := time.NewTimer(s.o.Timeout)
+	defer timeout.Stop()
+	if pending := s.pending(hits); pending != nil {
+		select {
+		case <-pending:
+		case <-ctx.Done():
+		case <-timeout.C:
+			return s.decideAlone(now, hits)
+		}
+		if ok, done, err := s.TryTake(now, hits); done {
+			return ok, err
+		}
+	}
+	a := s.inquire(now, hits)
+	if err := s.ask(ctx, a.questions, timeout.C); err != nil {
+		s.takeBack(a.questions)
+		_, _ = s.alone.memory.Take(ctx, now, a.owed) // it gives none
+		return s.decideAlone(now, hits)
+	}
+	return s.answer(a, hits), nil
+}
+
+// inquiry is what is asked for the hits of one call: one question, or where their keys lie in several slots one for each.
+type inquiry struct {
+	questions []*question
+	at        []place // of each hit
+	owed      []ratelimit.Hit
+}
+
+type place struct{ question, part int }
+
+// inquire makes the questions for hits.
+func (s *Store) inquire(now int64, hits []ratelimit.Hit) inquiry {
+	a := inquiry{at: make([]place, len(hits))}
+	parts := make([]part, 0, len(hits))
+	first, several := "", false
+	for i := range hits {
+		h := &hits[i]
+		p := part{Hit: ratelimit.Hit{Rate: h.Rate, N: h.N, Kind: h.Kind, Shadow: h.Shadow, Quota: h.Quota}}
+		if _, den := h.Rate.Interval(); h.Rate.Algorithm() == ratelimit.Unlimited || h.Rate.Algorithm() == ratelimit.GCRA && den == 0 {
+			_, p.Decision = h.Rate.Decide(ratelimit.Arrival{}, now, h.Kind, h.N)
+		} else {
+			parts = s.lend(parts, &p, h)
+			parts = s.owe(&a, parts, &p, h, now)
+		}
+		a.at[i].part = len(parts)
+		parts = append(parts, p)
+		if first == "" {
+			first = p.key
+		}
+		several = several || p.key != "" && s.slotOf(p.key) != s.slotOf(first)
+	}
+	if !several {
+		a.questions = []*question{{parts: parts, now: now, done: make(chan struct{})}}
+		return a
+	}
+	s.split(now, parts, &a)
+	return a
+}
+
+// split asks of each slot by itself. Which hits of a quota refuse is then only known when all have answered.
+func (s *Store) split(now int64, parts []part, a *inquiry) {
+	index, moved := make(map[uint16]int), make([]place, len(parts))
+	for i, p := range parts {
+		to := len(a.questions)
+		if p.key != "" {
+			at, ok := index[s.slotOf(p.key)]
+			if ok {
+				to = at
+			}
+			index[s.slotOf(p.key)] = to
+		}
+		if to == len(a.questions) {
+			a.questions = append(a.questions, &question{now: now, done: make(chan struct{})})
+		}
+		q := a.questions[to]
+		if p.Quota {
+			p.Quota, p.Shadow = false, true
+		}
+		moved[i] = place{to, len(q.parts)}
+		q.parts = append(q.parts, p)
+	}
+	for i := range a.at {
+		a.at[i] = moved[a.at[i].part]
+	}
+}
+
+// ask waits until all questions are answered. An error says that one is not, in time.
+func (s *Store) ask(ctx context.Context, qs []*question, timeout <-chan time.Time) error {
+	var failed error
+	for _, q := range qs {
+		if q.key() == "" {
+			q.ok = pass(q.parts)
+			close(q.done)
+		} else if err := s.lane(q).submit(q); err != nil {
+			failed = err
+			s.finish(q, err)
+		}
+	}
+	for _, q := range qs {
+		select {
+		case <-q.done:
+			failed = errors.Join(failed, q.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timeout:
+			return errTimeout
+		}
+	}
+	return failed
+}
+
+var errTimeout = errors.New("redis has not answered in time")
+
+// answer tells the hits what was decided. What some slots counted of a question that others refuse is given back.
+func (s *Store) answer(a inquiry, hits []ratelimit.Hit) bool {
+	for i := range hits {
+		hits[i].Decision = a.questions[a.at[i].question].parts[a.at[i].part].Decision
+	}
+	if len(a.questions) == 1 {
+		if q := a.questions[0]; !q.ok {
+			s.putBack(q)
+		}
+		return a.questions[0].ok
+	}
+	if ratelimit.Pass(hits) {
+		return true
+	}
+	s.takeBack(a.questions)
+	for i := range hits {
+		h := &hits[i]
+		if a.questions[a.at[i].question].ok && h.Kind == ratelimit.Take && h.Decision.Allowed {
+			h.Decision.Remaining = min(h.Decision.Remaining+h.N, h.Rate.Limit())
+		}
+	}
+	return false
+}
+
+// takeBack gives back what was counted of questions, as far as that is known by now.
+func (s *Store) takeBack(qs []*question) {
+	for _, q := range qs {
+		select {
+		case <-q.done:
+		default:
+			continue // what it will count is lost until its time is over
+		}
+		s.putBack(q)
+		if q.err != nil || !q.ok {
+			continue
+		}
+		back := &question{done: make(chan struct{})}
+		for _, p := range q.parts {
+			if p.key == "" || p.back || p.Kind != ratelimit.Take || !p.Decision.Allowed || p.N == 0 {
+				continue
+			}
+			r := part{key: p.key, hash: p.hash, Hit: ratelimit.Hit{Rate: p.Rate}}
+			if p.Rate.Algorithm() == ratelimit.GCRA {
+				r.Kind, r.N = ratelimit.Refund, p.N
+			} else {
+				r.back, r.from, r.to = true, p.before, p.after
+			}
+			back.parts = append(back.parts, r)
+		}
+		if len(back.parts) > 0 {
+			_ = s.lane(back).submit(back) // if it can't be, as above
+		}
+	}
+}
+
+// settle takes the answer of a script for its questions, and gives the error if it has none.
+func (s *Store) settle(x *script) error {
+	err := x.err
+	var now int64
+	var at keys
+	if err == nil {
+		now, at, err = readReply(x.reply, x.names)
+	}
+	if err == nil && !s.o.virtual {
+		s.time.heard(now, x.sent, s.clock())
+	}
+	for _, q := range x.questions {
+		if err == nil {
+			q.decide(now, at)
+			s.hear(q, now)
+		}
+		s.finish(q, err)
+	}
+	return err
+}
+
+// finish tells those who wait for a question.
+func (s *Store) finish(q *question, err error) {
+	q.err = err
+	for i := range q.parts {
+		if p := &q.parts[i]; p.pends != nil {
+			s.answered(p)
+		}
+	}
+	close(q.done)
+}
+
+// Stats implements [ratelimit.Store]. How many keys there are only Redis knows, which other things may use too.
+func (s *Store) Stats(int64) ratelimit.Stats {
+	return ratelimit.Stats{Remote: s.remote()}
+}
+
+func (s *Store) remote() *ratelimit.Remote {
+	m := s.metrics
+	r := &ratelimit.Remote{
+		Kind: "redis", Up: true, Since: s.started, Replicas: int(s.replicas.Load()), Fallback: s.o.fallback(),
+		Calls: m.calls.Load(), Asked: m.asked.Load(), Leases: s.leases.count(), Local: m.local.Load(), Alone: m.alone.Load(), Errors: m.errors.Load(), Refused: m.refused.Load(),
+	}
+	for _, l := range s.lanes {
+		l.mu.Lock()
+		r.Up = r.Up && !l.open.Load()
+		if l.since.After(r.Since) {
+			r.Since = l.since
+		}
+		if l.err != nil {
+			r.Error = l.err.Error()
+		}
+		l.mu.Unlock()
+	}
+	return r
+}

@@ -1,0 +1,59 @@
+package redis
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/machinenativeops/weir/internal/servers"
+	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/ratelimit/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start runs a store until the test ends.
+func start(t testing.TB, o Options) *Store {
+	t.Helper()
+	level := slog.LevelError + 1
+	if os.Getenv("WEIR_TEST_LOG") != "" {
+		level = slog.LevelDebug
+	}
+	s, err := New(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), o)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	ready, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
+	require.NoError(t, s.Ready(ready), "%+v", s.remote())
+	return s
+}
+
+// patient are options for tests that are not about time.
+func patient(address string) Options {
+	return Options{URLs: []string{"redis://" + address}, Timeout: time.Second}
+}
+
+func TestRedisKeepsTheContract(t *testing.T) {
+	server := servers.RunRedis(t)
+	s := storetest.Suite{Questions: 15_000, New: func(t *testing.T) ratelimit.Store {
+		require.NoError(t, server.Do("FLUSHALL"))
+		o := patient(server.Address)
+		o.virtual = true
+		return start(t, o)
+	}}
+	s.Run(t)
+}
