@@ -172,8 +172,8 @@ func (b *bench) step(step string) error {
 	switch step {
 	case "first":
 		return b.measure(step, 1, map[string]int{routes: b.services}, func(int) error {
-			b.connect()
 			b.versions = make(map[string]map[string]string)
+			b.connect()
 			return nil
 		})
 	case "storm":

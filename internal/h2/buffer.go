@@ -1,17 +1,33 @@
 package h2
 
-import "sync"
+// pool keeps some buffers of one size. Thousands of connections read and write from them, none of which has one while it
+// has nothing to say.
+type pool struct {
+	size int
+	free chan []byte
+}
 
-// buffers are what connections read into and write from, none of which has one while it has nothing to say: thousands of
-// connections that are silent take no memory for it.
-var buffers = sync.Pool{New: func() any { return new([largestBuffer]byte) }}
+var (
+	small = pool{firstBuffer, make(chan []byte, 256)}
+	large = pool{largestBuffer, make(chan []byte, 32)}
+)
 
-// takeBuffer gives a buffer of largestBuffer bytes.
-func takeBuffer() []byte { return buffers.Get().(*[largestBuffer]byte)[:] }
+func (p pool) take() []byte {
+	select {
+	case b := <-p.free:
+		return b
+	default:
+		return make([]byte, p.size)
+	}
+}
 
-// giveBuffer takes back what takeBuffer gave, however it is cut at its end; anything else is left to the collector.
-func giveBuffer(b []byte) {
-	if cap(b) == largestBuffer {
-		buffers.Put((*[largestBuffer]byte)(b[:largestBuffer]))
+// give takes back what take gave, however it is cut at its end; anything else is left to the collector.
+func (p pool) give(b []byte) {
+	if cap(b) != p.size {
+		return
+	}
+	select {
+	case p.free <- b[:p.size]:
+	default:
 	}
 }

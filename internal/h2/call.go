@@ -58,8 +58,8 @@ type Call struct {
 
 const (
 	maxCallMessage = 64 << 20
-	longMessage    = 4 << 10  // from where on a message has to be admitted
-	gateSize       = 32 << 20 // bytes of long messages that are taken at once, by all connections
+	longMessage    = 4 << 10 // from where on a message has to be admitted
+	gateSize       = 8 << 20 // bytes of long messages that are taken at once, by all connections
 	gatherTimeout  = 30 * time.Second
 )
 
@@ -332,7 +332,7 @@ func (c *conn) pour() {
 	for len(c.pouring) > 0 && len(c.out) < pourSize {
 		k := c.pouring[0]
 		if c.out == nil {
-			c.out = takeBuffer()[:0]
+			c.out = large.take()[:0]
 		}
 		if c.pouring = c.pouring[1:]; k.pour() {
 			c.pouring = append(c.pouring, k)
@@ -344,7 +344,7 @@ func (c *conn) pour() {
 		c.pouring = nil
 	}
 	if len(c.out) == 0 && c.out != nil {
-		giveBuffer(c.out)
+		large.give(c.out)
 		c.out = nil
 	}
 }

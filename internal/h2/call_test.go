@@ -396,7 +396,7 @@ func TestLongMessagesAreAdmitted(t *testing.T) {
 	_, address := startTalks(t, ts, nil)
 	short := begin(t, dial(t, address))
 	var wg sync.WaitGroup
-	message := string(make([]byte, 12<<20)) // two of them fit
+	message := string(make([]byte, 3<<20)) // two of them fit
 	for range 8 {
 		s := begin(t, dial(t, address))
 		wg.Go(func() {

@@ -41,8 +41,10 @@ type conn struct {
 	state  *tls.ConnectionState // nil without TLS
 
 	// Of the goroutine that reads, which holds mu but while it waits for the network.
-	in       []byte // in[from:to] is not read yet; nil while a socket waits
-	first    []byte // what in is, without a socket, while little comes
+	in       []byte // in[from:to] is not handled yet; nil while a socket waits. It is large while much comes
+	cut      frame  // of data, of which left bytes are still to come
+	left     int
+	much     bool // the last read filled it
 	from, to int
 	decoder  *hpack.Decoder
 	fields   []hpack.HeaderField // of the block that was decoded last
@@ -85,10 +87,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		recvWindow: connWindow, sendWindow: defaultWindow, peerWindow: defaultWindow, peerFrame: maxFrame,
 	}
 	c.written.L = &c.mu
-	if c.socket = newSocket(nc, c.room, c.idle); c.socket == nil {
-		c.first = make([]byte, firstBuffer)
-		c.in = c.first
-	}
+	c.socket = newSocket(nc, c.room, c.idle)
 	c.decoder = hpack.NewDecoder(4096, c.field)
 	c.decoder.SetMaxStringLength(maxHeaders)
 	return c
@@ -160,7 +159,7 @@ func (c *conn) read() error {
 				break
 			}
 			if c.out == nil {
-				c.out = takeBuffer()[:0]
+				c.out = large.take()[:0]
 			}
 			if err := c.handle(&f); err != nil {
 				return err
@@ -173,9 +172,13 @@ func (c *conn) read() error {
 	}
 }
 
-// next takes a frame out of the buffer, if there is a whole one.
+// next takes a frame out of the buffer, if there is a whole one. Data is taken as it comes, as if it came in frames of
+// its own, so that a long message needs no large buffer.
 func (c *conn) next() (f frame, ok bool, err error) {
 	b := c.in[c.from:c.to]
+	if c.left > 0 && len(b) > 0 {
+		return c.more(b), true, nil
+	}
 	if len(b) < headSize {
 		return f, false, nil
 	}
@@ -183,14 +186,30 @@ func (c *conn) next() (f frame, ok bool, err error) {
 	if n > maxFrame {
 		return f, false, frameSizeError
 	}
+	f = frame{kind: b[3], flags: b[4], stream: binary.BigEndian.Uint32(b[5:]) & maxWindow}
+	if len(b) > headSize && len(b) < headSize+n && f.kind == frameData && f.flags&flagPadded == 0 {
+		c.from += headSize
+		c.cut, c.left = f, n
+		return c.more(b[headSize:]), true, nil
+	}
 	if len(b) < headSize+n {
 		return f, false, nil
 	}
 	c.from += headSize + n
-	return frame{
-		kind: b[3], flags: b[4], stream: binary.BigEndian.Uint32(b[5:]) & maxWindow,
-		payload: b[headSize : headSize+n : headSize+n],
-	}, true, nil
+	f.payload = b[headSize : headSize+n : headSize+n]
+	return f, true, nil
+}
+
+// more gives what there is of a frame of data that is longer.
+func (c *conn) more(b []byte) frame {
+	f := c.cut
+	n := min(c.left, len(b))
+	if c.left -= n; c.left > 0 {
+		f.flags &^= flagEndStream
+	}
+	c.from += n
+	f.payload = b[:n:n]
+	return f
 }
 
 // fill writes what there is to write and waits for more to read, and for room where a client does not read.
@@ -214,6 +233,7 @@ func (c *conn) fill() error {
 	c.mu.Lock()
 	c.to += n
 	c.heard = true
+	c.much = n > 0 && c.to == len(c.in)
 	if n > 0 {
 		return nil
 	}
@@ -224,41 +244,35 @@ func (c *conn) readMore() (int, error) {
 	if c.socket != nil {
 		return c.socket.Read()
 	}
-	if c.to == len(c.in) {
-		c.grow()
+	if c.to == 0 && len(c.in) == largestBuffer { // it may be long until there is more
+		c.idle()
 	}
-	n, err := c.nc.Read(c.in[c.to:])
-	switch {
-	case c.to+n == len(c.in) && len(c.in) < largestBuffer:
-		c.grow() // there is more, as a rule
-	case c.to == 0 && n < firstBuffer/2 && len(c.in) > firstBuffer:
-		copy(c.first, c.in[:n])
-		giveBuffer(c.in)
-		c.in = c.first
-	}
-	return n, err
+	return c.nc.Read(c.room())
 }
 
-// grow makes in large. A frame is never longer than that.
-func (c *conn) grow() {
-	in := takeBuffer()
-	copy(in, c.in)
-	c.in = in
-}
-
-// room gives where to read to.
+// room gives where to read to. It is large where what came last was more than there was room for, and always longer
+// than a frame is.
 func (c *conn) room() []byte {
-	if c.in == nil {
-		c.in = takeBuffer()
+	switch {
+	case c.in == nil && c.much:
+		c.in = large.take()
+	case c.in == nil:
+		c.in = small.take()
+	case c.to == len(c.in) || c.to == 0 && c.much && len(c.in) == firstBuffer:
+		in := large.take()
+		copy(in, c.in[:c.to])
+		small.give(c.in)
+		c.in = in
 	}
 	return c.in[c.to:]
 }
 
 // idle lets go of what to read to, where nothing of it is still to be handled.
 func (c *conn) idle() {
-	if c.to == 0 && c.in != nil {
-		giveBuffer(c.in)
-		c.in = nil
+	if c.to == 0 {
+		small.give(c.in)
+		large.give(c.in)
+		c.in, c.much = nil, false
 	}
 }
 
@@ -313,7 +327,7 @@ func (c *conn) writeOut() {
 
 // write gives what there was no room for, as a copy.
 func (c *conn) write(b []byte) (rest []byte, err error) {
-	defer giveBuffer(b)
+	defer large.give(b)
 	if c.socket == nil {
 		return nil, c.writeAll(b)
 	}
