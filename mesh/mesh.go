@@ -16,6 +16,7 @@ type Model struct {
 	Source    policy.Key        // of the Mesh document
 	Tracing   *policy.Tracing   // nil: no spans
 	AccessLog *policy.AccessLog // nil: no access log
+	Thinned   bool              // proxies make no more spans than collectors find worth it
 	Gateways  []*Gateway
 	Services  []*Service
 	Limits    []*Limit // all global limits
@@ -68,7 +69,11 @@ type Rule struct {
 	Global  []GlobalLimit
 	Local   []LocalLimit // that are this rule's own
 
-	Changes        []Changes          // of headers, in this order: the service's, and the rule's
+	Changes []Changes // of headers, in this order: the service's, and the rule's
+	// TracePercent is how many traces proxies begin of its requests at most, where collectors have found all to be too many;
+	// 0: as many as the mesh says.
+	TracePercent float64
+
 	VersionChanges map[string]Changes // of headers, after those, by a share's subset
 }
 
@@ -140,6 +145,7 @@ func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 	b := builder{set: set, now: now, stopped: r.Stopped, model: &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
+		Thinned: set.Mesh.Spec.Tracing != nil && set.Sampling.Spec.Adaptive != nil && set.Sampling.Spec.ThinnedAtSource(),
 	}}
 	b.index()
 	for _, d := range set.Services {

@@ -22,6 +22,12 @@ type Operation struct {
 	name    string
 	fixed   bool // a document gives its rate
 
+	unplaced atomic.Bool // it is to be said by which route of a proxy the next span came
+	routes   struct {
+		sync.Mutex
+		names []string
+	}
+
 	// Of the steps.
 	demand   float64 // spans a second, adjusted, smoothed over the window
 	arrivals float64 // the same, as they come
@@ -70,6 +76,7 @@ func (s *Service) learn(name string) *Operation {
 	o := &Operation{service: s, name: name}
 	threshold, fixed := s.matched(name)
 	o.threshold.Store(uint64(threshold))
+	o.unplaced.Store(true)
 	o.fixed = fixed
 	if s.learnt == nil {
 		s.learnt = map[string]*Operation{}

@@ -36,6 +36,9 @@ func (c *Classes) Of(service policy.Ref, attribute string) string {
 	return DefaultClass
 }
 
+// RouteAttribute is the span attribute by which proxies say which rule's request it was.
+const RouteAttribute = "weir.route"
+
 // ThresholdAttribute is the attribute by which a root says at which threshold it was kept by chance, as a tracestate would
 // have it: proxies decide by the request's id, and can't write a tracestate.
 const ThresholdAttribute = "weir.sampling.threshold"

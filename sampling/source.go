@@ -205,3 +205,38 @@ func (s Strategy) Highest() float64 {
 	}
 	return share
 }
+
+// maxRoutes is how many routes an operation is known to come by; beyond, it stays what it is.
+const maxRoutes = 64
+
+// Unplaced says whether it is of interest by which route of a proxy the next span of the operation comes. It is now and
+// then.
+func (o *Operation) Unplaced() bool { return o.unplaced.Load() }
+
+// Placed says by which it came: the [RouteAttribute], or "" where there is none.
+func (o *Operation) Placed(route string) {
+	o.unplaced.Store(false)
+	if route == "" {
+		return
+	}
+	o.routes.Lock()
+	defer o.routes.Unlock()
+	if len(o.routes.names) < maxRoutes && !slices.Contains(o.routes.names, route) {
+		o.routes.names = append(o.routes.names, route)
+	}
+}
+
+// Routes gives which share of the requests of proxies' routes is worth a trace, by the names that spans give: the highest
+// of the operations that come by one. Routes are known where rates are adaptive.
+func (s *Source) Routes() map[string]float64 {
+	shares := map[string]float64{}
+	for o, share := range s.wanted {
+		o.unplaced.Store(true)
+		o.routes.Lock()
+		for _, name := range o.routes.names {
+			shares[name] = max(shares[name], share)
+		}
+		o.routes.Unlock()
+	}
+	return shares
+}

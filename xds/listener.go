@@ -43,7 +43,7 @@ func (t *translator) listener(d door) *Resource {
 }
 
 func (t *translator) listenerInputs(d door) inputs {
-	return inputs{service: d.service, source: t.model.Source, tracing: t.model.Tracing, log: t.model.AccessLog}
+	return inputs{service: d.service, source: t.model.Source, tracing: t.model.Tracing, log: t.model.AccessLog, thinned: t.model.Thinned}
 }
 
 // only has a filter chain do nothing but HTTP.
@@ -118,12 +118,15 @@ func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 	if tr == nil {
 		return nil
 	}
-	all := &typev3.Percent{Value: 100}
+	all, tags := &typev3.Percent{Value: 100}, append(customTags(tr.Tags), thresholdTag(*tr.Percent)...)
+	if t.model.Thinned {
+		tags = append(tags, routeTag())
+	}
 	return &hcmv3.HttpConnectionManager_Tracing{
 		ClientSampling:  all,
 		RandomSampling:  &typev3.Percent{Value: *tr.Percent},
 		OverallSampling: all,
-		CustomTags:      customTags(tr.Tags),
+		CustomTags:      tags,
 		Operation:       operation,
 		Provider: &tracev3.Tracing_Http{
 			Name: "envoy.tracers.opentelemetry",

@@ -61,7 +61,7 @@ func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 		}
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
 		for _, r := range s.Rules {
-			v.Routes = append(v.Routes, keyed(t.ruleRoutes(r), r.Key, d.tls != nil)...)
+			v.Routes = append(v.Routes, t.sampled(keyed(t.ruleRoutes(r), r.Key, d.tls != nil), r)...)
 		}
 		return v
 	})
@@ -87,7 +87,7 @@ func sourcesOf(s *mesh.Service) []policy.Key {
 // route is a rule's route but for what it does.
 func (t *translator) route(r *mesh.Rule) *routev3.Route {
 	return &routev3.Route{
-		Name:                 r.Source.Ref().String() + "/" + r.Name,
+		Name:                 r.RouteName(),
 		Match:                routeMatch(&r.Match),
 		TypedPerFilterConfig: t.perRoute(r),
 	}

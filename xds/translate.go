@@ -84,6 +84,7 @@ type inputs struct {
 	source  policy.Key
 	tracing *policy.Tracing
 	log     *policy.AccessLog
+	thinned bool
 }
 
 type made struct {

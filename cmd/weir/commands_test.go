@@ -210,7 +210,7 @@ func TestExamplesAreValid(t *testing.T) {
 
 // TestSettings: each flag of each command is the same setting in the environment and in the file, and the nearer wins.
 func TestSettings(t *testing.T) {
-	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "stringArray": {"near", "far"}, "bool": {"true", "true"}, "int": {"1", "2"}}
+	samples := map[string][2]string{"string": {"near", "far"}, "stringSlice": {"near,by", "far,away"}, "stringArray": {"near", "far"}, "bool": {"true", "true"}, "int": {"1", "2"}, "duration": {"1s", "2s"}, "float64": {"0.5", "0.25"}}
 	for _, command := range newRoot().Commands() {
 		if len(command.Commands()) > 0 || command.Name() == "help" {
 			continue

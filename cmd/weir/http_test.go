@@ -17,6 +17,7 @@ import (
 	"github.com/machinenativeops/weir/loadreport"
 	"github.com/machinenativeops/weir/loadtest"
 	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/sampling/proxies"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -82,7 +83,7 @@ func newTestPlane(t *testing.T, log *slog.Logger, registry prometheus.Registerer
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newPlane(log, registry, services{ratelimit.New(quiet, ratelimit.Options{}), serve.New(quiet), loadreport.New(quiet), stops}, xds.Options{})
+	return newPlane(log, registry, services{ratelimit.New(quiet, ratelimit.Options{}), serve.New(quiet), loadreport.New(quiet), stops, newFeedback(registry, proxies.NewTable(proxies.Freeze, proxies.Decay))}, xds.Options{})
 }
 
 // TestNotReadyWithoutPolicy: until the first set is in force, weir is alive and not ready.

@@ -18,20 +18,25 @@ import (
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/sampling/proxies"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
 
 // plane carries a set of documents to all who act on it, and knows how that went.
 type plane struct {
-	log     *slog.Logger
-	limits  *ratelimit.Service
-	streams *serve.Server
-	reports *loadreport.Server
-	started time.Time
+	log      *slog.Logger
+	limits   *ratelimit.Service
+	streams  *serve.Server
+	reports  *loadreport.Server
+	started  time.Time
+	feedback *feedback
 	// These are run's.
 	resolver   mesh.Resolver
+	overlay    mesh.Overlay
 	translator *xds.Translator
+	model      *mesh.Model        // in force, without what collectors have learnt; nil until the first
+	shares     map[string]float64 // what collectors have learnt: per cent by route
 	guard      loadtest.Guard
 	stops      *loadtest.Stops
 
@@ -49,10 +54,11 @@ type plane struct {
 
 // services are those that act on documents.
 type services struct {
-	limits  *ratelimit.Service
-	streams *serve.Server
-	reports *loadreport.Server
-	stops   *loadtest.Stops
+	limits   *ratelimit.Service
+	streams  *serve.Server
+	reports  *loadreport.Server
+	stops    *loadtest.Stops
+	feedback *feedback
 }
 
 // policyStatus is what is in force and what was refused.
@@ -66,7 +72,7 @@ type policyStatus struct {
 
 func newPlane(log *slog.Logger, registry prometheus.Registerer, s services, o xds.Options) *plane {
 	p := &plane{
-		log: log, limits: s.limits, streams: s.streams, reports: s.reports, stops: s.stops,
+		log: log, limits: s.limits, streams: s.streams, reports: s.reports, stops: s.stops, feedback: s.feedback,
 		translator: xds.NewTranslator(o), started: time.Now(),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_policy_problems", Help: "Mistakes in the documents as they are now; their documents are refused.",
@@ -95,7 +101,8 @@ func newPlane(log *slog.Logger, registry prometheus.Registerer, s services, o xd
 	return p
 }
 
-// run puts updates in force as they come, and the last one again each time that a load test of it is over or stops.
+// run puts updates in force as they come, and the last one again each time that a load test of it is over or stops;
+// and what collectors learn.
 func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
 	var last source.Update
 	over := time.NewTimer(0)
@@ -104,6 +111,8 @@ func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
 	looks := time.NewTicker(loadreport.Interval)
 	looks.Stop()
 	defer looks.Stop()
+	settle, reported := time.NewTimer(feelEach), false
+	defer settle.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -119,6 +128,17 @@ func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
 				continue
 			}
 			last.Read = time.Now()
+		case <-p.feedback.came:
+			if !reported { // with all that come meanwhile
+				reported = true
+				settle.Reset(settleEach)
+			}
+			continue
+		case now := <-settle.C:
+			reported = false
+			settle.Reset(feelEach)
+			p.settle(now)
+			continue
 		}
 		now := time.Now()
 		p.resolver.Stopped = p.stops.IDs()
@@ -144,7 +164,8 @@ func (p *plane) tell(problems []policy.Problem) {
 // apply puts an update in force as it holds at now.
 func (p *plane) apply(u source.Update, now time.Time) {
 	model := p.resolver.At(u.Set, now)
-	snapshot, err := p.translator.Translate(model)
+	shares := p.wanted(model, now)
+	snapshot, err := p.translator.Translate(p.overlay.Over(model, shares))
 	if err != nil {
 		// Nothing a user writes should lead here; what is in force stays.
 		p.log.Error("translate policy", "error", err)
@@ -153,6 +174,7 @@ func (p *plane) apply(u source.Update, now time.Time) {
 	// Limits first: a route that asks about a limit must not come before the limit.
 	p.limits.Apply(model.Limits)
 	p.streams.Apply(snapshot)
+	p.model, p.shares = model, shares
 	written := model
 	if mesh.AnyEnded(u.Set, now) || len(p.resolver.Stopped) > 0 {
 		written = mesh.Build(u.Set)
@@ -218,12 +240,13 @@ type statusReport struct {
 	LoadTests []loadTestStatus `json:"loadTests"`
 	XDS       serve.Status     `json:"xds"`
 	RateLimit ratelimit.Status `json:"rateLimit"`
+	Sampling  proxies.Status   `json:"sampling"`
 }
 
 func (p *plane) status() statusReport {
 	r := statusReport{
 		Version: version(), Started: p.started, Policy: p.policy.Load(), LoadTests: []loadTestStatus{},
-		XDS: p.streams.Status(), RateLimit: p.limits.Status(),
+		XDS: p.streams.Status(), RateLimit: p.limits.Status(), Sampling: p.feedback.Status(),
 	}
 	if tests := p.loadTests.Load(); tests != nil {
 		r.LoadTests = counted(*tests, r.RateLimit.Limits)
@@ -241,6 +264,7 @@ func (p *plane) handler(metrics prometheus.Gatherer) http.Handler {
 			p.log.Debug("write status", "error", err)
 		}
 	})
+	mux.HandleFunc("PUT /api/v1/sampling/collectors/{collector}", p.feedback.serveHTTP)
 	limitsAPI(mux, p.limits)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	// The address is a loopback one, as listen made sure.

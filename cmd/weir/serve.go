@@ -27,6 +27,7 @@ import (
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
 	"github.com/machinenativeops/weir/ratelimit/quota"
+	"github.com/machinenativeops/weir/sampling/proxies"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -43,6 +44,7 @@ type serveOptions struct {
 	xdsAddr, limitAddr, httpAddr  string
 	limitDial, logLevel, logStyle string
 	redis                         redisOptions
+	freeze, decay                 time.Duration
 }
 
 func newServe() *cobra.Command {
@@ -70,6 +72,8 @@ func newServe() *cobra.Command {
 	f.StringVar(&o.limitDial, "ratelimit-dial", "", "the rate limit `HOST:PORT` as proxies reach it (default: --ratelimit-address)")
 	f.StringVar(&o.httpAddr, "http-address", defaultHTTPAddress, "status API, /metrics, /healthz and /readyz")
 	o.redis.flags(f)
+	f.DurationVar(&o.freeze, "sampling-freeze", proxies.Freeze, "how long proxies go on making the traces that collectors wanted, when no collector reports any more")
+	f.DurationVar(&o.decay, "sampling-decay", proxies.Decay, "how long it takes them from then on to go back to what the documents say")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logStyle, "log-format", "auto", "text, json, or auto: text on a terminal and JSON elsewhere")
 	return cmd
@@ -169,7 +173,8 @@ func runServe(ctx context.Context, o serveOptions, log *slog.Logger) error {
 	if dial == "" {
 		dial = l.limit.Addr().String()
 	}
-	plane := newPlane(log, registry, services{limits, streams, reports, stops}, xds.Options{RateLimitAddress: dial})
+	feedback := newFeedback(registry, proxies.NewTable(o.freeze, o.decay))
+	plane := newPlane(log, registry, services{limits, streams, reports, stops, feedback}, xds.Options{RateLimitAddress: dial})
 
 	xdsServer := streams.Server(xdsHandler())
 	xdsServer.Calls = h2.Several{xdsServer.Calls, reports}

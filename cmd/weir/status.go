@@ -105,6 +105,12 @@ func printStatus(out io.Writer, r statusReport) error {
 	if remote := r.RateLimit.Store.Remote; remote != nil {
 		printRemote(out, remote)
 	}
+	for _, route := range r.Sampling.Routes {
+		fmt.Fprintf(out, "\nof %s, %g %% of the traces are made", route.Name, route.Percent)
+	}
+	if len(r.Sampling.Routes) > 0 {
+		fmt.Fprintln(out)
+	}
 	for _, x := range r.XDS.Refused {
 		printRefusal(out, x)
 	}

@@ -2,10 +2,13 @@ package remotesampling
 
 import (
 	"errors"
+	"fmt"
+	"time"
 
 	"go.opentelemetry.io/collector/config/configgrpc"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configoptional"
+	"go.opentelemetry.io/collector/confmap"
 )
 
 // Config is the extension's configuration.
@@ -14,12 +17,27 @@ type Config struct {
 	HTTP configoptional.Optional[confighttp.ServerConfig] `mapstructure:"http"`
 	// GRPC answers jaeger.api_v2.SamplingManager; where it is left out, nothing does.
 	GRPC configoptional.Optional[configgrpc.ServerConfig] `mapstructure:"grpc"`
+	// Report is the Weir that is told what proxies need not make; where it is left out, nobody is.
+	Report configoptional.Optional[ReportConfig] `mapstructure:"report"`
 }
+
+// ReportConfig is where reports go, and how often.
+type ReportConfig struct {
+	confighttp.ClientConfig `mapstructure:",squash"` // the endpoint is http://HOST:PORT of weir serve
+
+	Interval time.Duration `mapstructure:"interval"`
+}
+
+// Unmarshal implements confmap.Unmarshaler, which the embedded one would otherwise do for the whole.
+func (c *ReportConfig) Unmarshal(conf *confmap.Conf) error { return conf.Unmarshal(c) }
 
 // Validate says what is missing.
 func (c *Config) Validate() error {
-	if !c.HTTP.HasValue() && !c.GRPC.HasValue() {
-		return errors.New("want http, grpc or both: the protocols by which SDKs ask")
+	if !c.HTTP.HasValue() && !c.GRPC.HasValue() && !c.Report.HasValue() {
+		return errors.New("want http or grpc, the protocols by which SDKs ask, or report")
+	}
+	if r := c.Report.Get(); r != nil && r.Interval < 100*time.Millisecond {
+		return fmt.Errorf("report.interval: want 100ms at least, got %s", r.Interval)
 	}
 	return nil
 }
@@ -27,5 +45,7 @@ func (c *Config) Validate() error {
 func defaultConfig() *Config {
 	http, grpc := confighttp.NewDefaultServerConfig(), configgrpc.NewDefaultServerConfig()
 	http.NetAddr.Endpoint, grpc.NetAddr.Endpoint = "127.0.0.1:5778", "127.0.0.1:5779"
-	return &Config{HTTP: configoptional.Default(http), GRPC: configoptional.Default(grpc)}
+	report := ReportConfig{ClientConfig: confighttp.NewDefaultClientConfig(), Interval: 2 * time.Second}
+	report.Endpoint, report.Timeout = "http://127.0.0.1:18002", 5*time.Second
+	return &Config{HTTP: configoptional.Default(http), GRPC: configoptional.Default(grpc), Report: configoptional.Default(report)}
 }

@@ -33,9 +33,11 @@ type server struct {
 	cfg     *Config
 	set     component.TelemetrySettings
 	answers metric.Int64Counter
+	reports metric.Int64Counter
 
 	http  *http.Server // nil: none
 	grpc  *grpc.Server // nil: none
+	done  func()       // ends reporting; nil: there is none
 	tasks sync.WaitGroup
 }
 
@@ -45,7 +47,12 @@ func newServer(set component.TelemetrySettings, cfg *Config) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metric weir_remote_sampling_answers: %w", err)
 	}
-	return &server{cfg: cfg, set: set, answers: answers}, nil
+	reports, err := set.MeterProvider.Meter(scopeName).Int64Counter("weir_remote_sampling_reports",
+		metric.WithDescription("Reports to Weir, by whether it took them."), metric.WithUnit("{reports}"))
+	if err != nil {
+		return nil, fmt.Errorf("metric weir_remote_sampling_reports: %w", err)
+	}
+	return &server{cfg: cfg, set: set, answers: answers, reports: reports}, nil
 }
 
 // Start opens all listeners before anything is served.
@@ -80,6 +87,16 @@ func (s *server) Start(ctx context.Context, host component.Host) error {
 		s.http, s.grpc = nil, nil
 		return err
 	}
+	if c := s.cfg.Report.Get(); c != nil {
+		client, err := c.ToClient(ctx, host.GetExtensions(), s.set)
+		if err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		r := &reporter{processors: &s.processors, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, reports: s.reports}
+		var running context.Context
+		running, s.done = context.WithCancel(context.WithoutCancel(ctx)) // that of a start ends with it
+		s.tasks.Go(func() { r.run(running, c.Interval) })
+	}
 	if onHTTP != nil {
 		s.serve(host, func() error { return s.http.Serve(onHTTP) })
 	}
@@ -100,6 +117,9 @@ func (s *server) serve(host component.Host, serve func() error) {
 // Shutdown ends what is being answered, too: SDKs ask again.
 func (s *server) Shutdown(context.Context) error {
 	var err error
+	if s.done != nil {
+		s.done()
+	}
 	if s.http != nil {
 		err = s.http.Close()
 	}

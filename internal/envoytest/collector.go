@@ -51,7 +51,8 @@ func NewCollectorAt(tb testing.TB, address string) *Collector {
 	return c
 }
 
-// Spans gives the attributes of each span so far, those of its resource among them, and its own "name" and "kind".
+// Spans gives the attributes of each span so far, those of its resource among them, and its own
+// "name", "kind", "tracestate" and "root".
 func (c *Collector) Spans() []map[string]any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,7 +87,8 @@ func (t *traces) Export(_ context.Context, r ptraceotlp.ExportRequest) (ptraceot
 		for _, scope := range resource.ScopeSpans().All() {
 			for _, span := range scope.Spans().All() {
 				one := merged(resource.Resource().Attributes(), span.Attributes())
-				one["name"], one["kind"] = span.Name(), span.Kind().String()
+				one["name"], one["kind"], one["tracestate"] = span.Name(), span.Kind().String(), span.TraceState().AsRaw()
+				one["root"] = span.ParentSpanID().IsEmpty()
 				t.collector.spans = append(t.collector.spans, one)
 			}
 		}

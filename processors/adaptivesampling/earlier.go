@@ -47,3 +47,11 @@ func number(v pcommon.Value) float64 {
 	}
 	return v.Double()
 }
+
+// routeOf is the route of a proxy by which a request came, if a proxy says so.
+func routeOf(span ptrace.Span) string {
+	if v, ok := span.Attributes().Get(sampling.RouteAttribute); ok {
+		return v.Str()
+	}
+	return ""
+}

@@ -135,6 +135,9 @@ func judge(span ptrace.Span, service *sampling.Service, adaptive bool) bool {
 	operation := service.Operation(span.Name())
 	kept, adjusted := keep(span, operation.Threshold())
 	operation.Seen(adjusted, kept)
+	if operation.Unplaced() {
+		operation.Placed(routeOf(span))
+	}
 	return kept
 }
 
