@@ -183,3 +183,35 @@ func TestManyReportLessOften(t *testing.T) {
 	s.Ask([]string{"a"})
 	last.wants(1505*time.Millisecond, "a")
 }
+
+// TestBadProxies: one that can't be understood is told, and one that is asked again and again and reports nothing is cut off.
+func TestBadProxies(t *testing.T) {
+	s, dial := start(t)
+	s.Ask([]string{"a"})
+	bad, deaf := dial(), dial()
+	deaf.wants(time.Second, "a")
+	garbled := &loadstatssvcv3.LoadStatsRequest{}
+	garbled.ProtoReflect().SetUnknown([]byte{0x12, 1, 0xff}) // a report that ends within its first field
+	if err := bad.stream.Send(garbled); err != nil {
+		t.Fatal(err)
+	}
+	over := func(p *proxy) {
+		t.Helper()
+		for deadline := time.After(20 * time.Second); ; {
+			select {
+			case _, open := <-p.asked:
+				if !open {
+					return
+				}
+			case <-deadline:
+				t.Fatal("the stream goes on")
+			}
+		}
+	}
+	over(bad)
+	for i := range 1001 {
+		s.Ask([]string{"a", string(rune('b' + i%2))})
+	}
+	over(deaf)
+	eventually(t, "nobody is there", func() bool { n, _ := s.Reporting(time.Now()); return n == 0 })
+}
