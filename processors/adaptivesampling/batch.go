@@ -67,6 +67,7 @@ const (
 
 	anyValueString = 1
 	anyValueBool   = 2
+	anyValueDouble = 4
 
 	spanTraceID    = 1
 	spanTracestate = 3
@@ -261,7 +262,7 @@ func (r *reader) span(message []byte, place run) bool {
 			seen.Took = seen.Longest
 		}
 	}
-	r.rate(&seen, trace, state, called)
+	r.rate(&seen, trace, state, called, message)
 	r.add(trace, &seen, place)
 	return true
 }
@@ -311,10 +312,16 @@ func truthy(value []byte) bool {
 }
 
 // rate notes at which rate a span's trace would be kept by itself.
-func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called []byte) {
+func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called, message []byte) {
 	var state sampling.State
 	if len(tracestate) > 0 {
 		state = sampling.ParseState(string(tracestate))
+	}
+	if seen.Rooted && !state.HasThreshold {
+		if at, chosen := chanceIn(message); chosen {
+			seen.Chance = at
+			state = state.Independent(at, id)
+		}
 	}
 	n := r.name(called)
 	seen.Randomness = state.RandomnessOf(id)
@@ -325,6 +332,9 @@ func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called []byte) 
 			adjusted = state.Threshold.AdjustedCount()
 		}
 		n.learnt.Seen(adjusted, false)
+		if n.learnt.Unplaced() {
+			n.learnt.Placed(routeIn(message))
+		}
 	}
 }
 

@@ -1,6 +1,8 @@
 package adaptivesampling
 
 import (
+	"bytes"
+	"math"
 	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -16,26 +18,39 @@ func byChance(span ptrace.Span) (sampling.Threshold, bool) {
 	if !span.ParentSpanID().IsEmpty() {
 		return 0, false
 	}
-	var probabilistic, forced bool
-	share := 1.0
-	proxy := sampling.Always
+	c := chance{share: 1}
 	for name, v := range span.Attributes().All() {
-		switch name {
-		case "jaeger.sampler.type", "sampler.type":
-			probabilistic = v.Str() == "probabilistic"
-		case "jaeger.sampler.param", "sampler.param":
-			share = number(v)
-		case sampling.ThresholdAttribute:
-			proxy, _ = sampling.ParseThreshold(v.Str())
-		case "guid:x-client-trace-id":
-			forced = true
-		}
+		c.note(name, v)
 	}
+	return c.threshold()
+}
+
+// chance is what a root says of how it was sampled.
+type chance struct {
+	probabilistic, forced bool
+	share                 float64
+	proxy                 sampling.Threshold
+}
+
+func (c *chance) note(name string, v pcommon.Value) {
+	switch name {
+	case "jaeger.sampler.type", "sampler.type":
+		c.probabilistic = v.Str() == "probabilistic"
+	case "jaeger.sampler.param", "sampler.param":
+		c.share = number(v)
+	case sampling.ThresholdAttribute:
+		c.proxy, _ = sampling.ParseThreshold(v.Str())
+	case "guid:x-client-trace-id":
+		c.forced = true
+	}
+}
+
+func (c *chance) threshold() (sampling.Threshold, bool) {
 	switch {
-	case probabilistic && share > 0 && share < 1:
-		return sampling.FromPercent(100 * share), true
-	case proxy > sampling.Always && !forced:
-		return proxy, true
+	case c.probabilistic && c.share > 0 && c.share < 1:
+		return sampling.FromPercent(100 * c.share), true
+	case c.proxy > sampling.Always && !c.forced:
+		return c.proxy, true
 	}
 	return 0, false
 }
@@ -54,4 +69,60 @@ func routeOf(span ptrace.Span) string {
 		return v.Str()
 	}
 	return ""
+}
+
+// sampled is in the names of all attributes that tell of chance.
+var sampled = []byte("sampl")
+
+// chanceIn is byChance of an encoded root.
+func chanceIn(message []byte) (sampling.Threshold, bool) {
+	if !bytes.Contains(message, sampled) { // the usual case
+		return 0, false
+	}
+	c := chance{share: 1}
+	f := read(message)
+	for f.next() {
+		if f.number == spanAttributes {
+			name, v := decoded(f.value)
+			c.note(string(name), v)
+		}
+	}
+	return c.threshold()
+}
+
+// routeIn is routeOf of an encoded span.
+func routeIn(message []byte) string {
+	f := read(message)
+	for f.next() {
+		if f.number != spanAttributes {
+			continue
+		}
+		if name, v := decoded(f.value); string(name) == sampling.RouteAttribute {
+			return v.Str()
+		}
+	}
+	return ""
+}
+
+// decoded is an attribute whose value is a text or a double.
+func decoded(message []byte) (name []byte, v pcommon.Value) {
+	v = pcommon.NewValueEmpty()
+	f := read(message)
+	for f.next() {
+		switch f.number {
+		case keyValueKey:
+			name = f.value
+		case keyValueValue:
+			value := read(f.value)
+			for value.next() {
+				switch value.number {
+				case anyValueString:
+					v.SetStr(string(value.value))
+				case anyValueDouble:
+					v.SetDouble(math.Float64frombits(value.bits))
+				}
+			}
+		}
+	}
+	return name, v
 }

@@ -323,9 +323,17 @@ type writer struct {
 }
 
 func (w *writer) write(span ptrace.Span, m *mark, first bool) {
+	chance := m.verdict.Chance
+	if chance == sampling.Always { // of a root that came late
+		chance, _ = byChance(span)
+	}
 	switch {
 	case w.cfg.DryRun:
 		span.Attributes().PutBool(w.cfg.Why+".keep", m.verdict.Keep)
+	case chance > sampling.Always && !sampling.ParseState(span.TraceState().AsRaw()).HasThreshold:
+		before := span.TraceState().AsRaw()
+		state := sampling.ParseState(before).Independent(chance, span.TraceID())
+		span.TraceState().FromRaw(sampling.WithRandomness(before, state.Final(m.verdict.Threshold, state.Randomness), state.Randomness))
 	case span.TraceState().AsRaw() == "": // the usual case
 		if w.state == "" || w.threshold != m.verdict.Threshold {
 			w.threshold, w.state = m.verdict.Threshold, sampling.WithThreshold("", m.verdict.Threshold)

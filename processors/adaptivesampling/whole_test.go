@@ -323,3 +323,42 @@ func cpu(b *testing.B, who int) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestTracesThatWereSampledByChance: what a root says of how it was sampled holds for all spans of its trace, whatever
+// keeps it, and the trace is not sampled twice.
+func TestTracesThatWereSampledByChance(t *testing.T) {
+	sdk := func(s ptrace.Span) {
+		s.Attributes().PutStr("jaeger.sampler.type", "probabilistic")
+		s.Attributes().PutDouble("jaeger.sampler.param", 0.25)
+	}
+	proxy := func(s ptrace.Span) { s.Attributes().PutStr("weir.sampling.threshold", "c") }
+	fail := func(s ptrace.Span) { s.Status().SetCode(ptrace.StatusCodeError) }
+	for _, tt := range []struct {
+		name        string
+		root, child func(ptrace.Span)
+	}{{"by its rate", sdk, nil}, {"of a proxy", proxy, nil}, {"failed", sdk, fail}} {
+		t.Run(tt.name, func(t *testing.T) {
+			sink := new(consumertest.TracesSink)
+			p, end := startWhole(t, config(t, rates+held), sink)
+			id := traceID(1) // the lowest randomness; at 25 % it has been kept, and at 50 % it stays
+			spanOf(t, p, "early", id, false, nil)
+			spanOf(t, p, "root", id, true, tt.root)
+			spanOf(t, p, "child", id, false, tt.child)
+			spanOf(t, p, "late", id, false, nil)
+			end()
+			got := came(sink)
+			if len(got) != 4 {
+				t.Fatalf("%d spans came", len(got))
+			}
+			want := got["root"].TraceState().AsRaw()
+			if s := sampling.ParseState(want); s.Threshold != sampling.FromPercent(25) || !s.HasRandomness || !s.Threshold.Keep(s.Randomness) {
+				t.Errorf("the root says %q", want)
+			}
+			for name, span := range got {
+				if state := span.TraceState().AsRaw(); state != want {
+					t.Errorf("%s says %q, and the root %q", name, state, want)
+				}
+			}
+		})
+	}
+}

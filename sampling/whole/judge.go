@@ -60,9 +60,10 @@ type Seen struct {
 	Took      time.Duration
 
 	Randomness sampling.Randomness
+	Chance     sampling.Threshold // at which the root was kept by chance before, which the randomness agrees with
 }
 
-// Merge adds what came later. The randomness stays what it was.
+// Merge adds what came later. The randomness stays what it was, until the root says.
 func (s *Seen) Merge(later *Seen) {
 	if later.Start != 0 || later.End != 0 {
 		if s.Start == 0 && s.End == 0 {
@@ -80,6 +81,9 @@ func (s *Seen) Merge(later *Seen) {
 	if later.Rooted || later.Threshold < s.Threshold {
 		s.Rooted, s.Operation, s.Threshold, s.Took = later.Rooted, later.Operation, later.Threshold, later.Took
 	}
+	if later.Rooted {
+		s.Randomness, s.Chance = later.Randomness, later.Chance
+	}
 }
 
 // Verdict is what becomes of a trace. Rule is None as long as there is none.
@@ -87,6 +91,7 @@ type Verdict struct {
 	Keep      bool
 	Rule      Rule
 	Threshold sampling.Threshold
+	Chance    sampling.Threshold // at which the trace was kept by chance before
 }
 
 // early says what is certain before the wait is over: that a rule keeps the trace, or, where no rule could keep it for
@@ -95,15 +100,15 @@ func (r *Rules) early(s, arrived *Seen, now int64) Verdict {
 	slowest := arrived.Rooted && arrived.Operation.slowest(arrived.Took, r.SlowestPercent, now)
 	switch {
 	case s.Marked:
-		return Verdict{true, Marked, sampling.Always}
+		return Verdict{true, Marked, sampling.Always, s.Chance}
 	case r.Errors && s.Failed:
-		return Verdict{true, Errors, sampling.Always}
+		return Verdict{true, Errors, sampling.Always, s.Chance}
 	case r.SlowerThan > 0 && (s.Longest > r.SlowerThan || time.Duration(s.End-s.Start) > r.SlowerThan):
-		return Verdict{true, Slow, sampling.Always}
+		return Verdict{true, Slow, sampling.Always, s.Chance}
 	case slowest:
-		return Verdict{true, Slowest, sampling.Always}
+		return Verdict{true, Slowest, sampling.Always, s.Chance}
 	case arrived.Rooted && s.Operation.rare(r.RarerThan, now):
-		return Verdict{true, Rare, sampling.Always}
+		return Verdict{true, Rare, sampling.Always, s.Chance}
 	case s.Rooted && !r.Errors && r.SlowerThan == 0 && !r.Marks:
 		return r.final(s, now)
 	}
@@ -113,7 +118,7 @@ func (r *Rules) early(s, arrived *Seen, now int64) Verdict {
 // final judges by what there is. No rule that needs no waiting holds for the trace: early would have said so.
 func (r *Rules) final(s *Seen, now int64) Verdict {
 	if !s.Rooted && s.Operation.rare(r.RarerThan, now) {
-		return Verdict{true, Rare, sampling.Always}
+		return Verdict{true, Rare, sampling.Always, s.Chance}
 	}
-	return Verdict{s.Threshold.Keep(s.Randomness), Rate, s.Threshold}
+	return Verdict{s.Threshold.Keep(s.Randomness), Rate, s.Threshold, s.Chance}
 }

@@ -87,12 +87,12 @@ func TestEarly(t *testing.T) {
 				if got = sweep(table, &all, 7*second-1); len(got.Traces) != 0 {
 					t.Fatal("it is judged before the wait is over")
 				}
-				if r, _ := sweep(table, &all, 7*second).only(t); r.Verdict != (Verdict{false, Rate, half}) {
+				if r, _ := sweep(table, &all, 7*second).only(t); r.Verdict != (Verdict{false, Rate, half, 0}) {
 					t.Errorf("after the wait: %+v", r)
 				}
 				return
 			}
-			if r, parts := got.only(t); r.Verdict != (Verdict{true, tt.want, sampling.Always}) || !slices.Equal(parts, []int{7}) {
+			if r, parts := got.only(t); r.Verdict != (Verdict{true, tt.want, sampling.Always, 0}) || !slices.Equal(parts, []int{7}) {
 				t.Errorf("got %+v, want it kept by %v", r, tt.want)
 			}
 		})
@@ -170,7 +170,7 @@ func TestLateSpansFollow(t *testing.T) {
 		t.Errorf("an error after the decision: %+v", r)
 	}
 	add(table, &all, kept, failed, 3, 11*second)
-	if r, parts := add(table, &all, kept, one(0), 4, 12*second).only(t); r.Verdict != (Verdict{true, Errors, sampling.Always}) || !slices.Equal(parts, []int{4}) {
+	if r, parts := add(table, &all, kept, one(0), 4, 12*second).only(t); r.Verdict != (Verdict{true, Errors, sampling.Always, 0}) || !slices.Equal(parts, []int{4}) {
 		t.Errorf("after an error: %+v", r)
 	}
 	table.Remember(other, Verdict{}, 12*second) // the first decision is forgotten
@@ -181,7 +181,7 @@ func TestLateSpansFollow(t *testing.T) {
 
 func TestRememberedDecisionsAreFollowed(t *testing.T) {
 	table, id := NewTable[int](many), traceID(1, 0)
-	table.Remember(id, Verdict{true, Slow, sampling.Always}, 1)
+	table.Remember(id, Verdict{true, Slow, sampling.Always, 0}, 1)
 	if r, _ := add(table, &all, id, one(0), 1, 2).only(t); !r.Late || r.Verdict.Rule != Slow || table.Held() != 0 {
 		t.Errorf("got %+v", r)
 	}
