@@ -68,8 +68,8 @@ func TestFaults(t *testing.T) {
 	group.Wait()
 	got, standardError := float64(failed.Load())/n, math.Sqrt(share*(1-share)/n)
 	t.Logf("%.2f %% of %d failed, %.1f standard errors off", 100*got, n, (got-share)/standardError)
-	if math.Abs(got-share) > 4*standardError {
-		t.Errorf("a share of %.4f failed, want %.2f within 4 standard errors of %.4f", got, share, standardError)
+	if math.Abs(got-share) > 3.29*standardError { // chi-square at p = 0.001
+		t.Errorf("a share of %.4f failed, want %.2f within 3.29 standard errors of %.4f", got, share, standardError)
 	}
 	if n := w.envoy.Stat("http.gateway/edge/http.fault.aborts_injected"); n < float64(failed.Load()) {
 		t.Errorf("Envoy counts %v aborts, of %d", n, failed.Load())
