@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -174,6 +175,37 @@ func TestBoundedLoad(t *testing.T) {
 		t.Logf("%s: %d requests of one user held, one after the other: %v", lb, requests, got)
 		if most := slices.Max(got); most > 3*requests/endpoints/2+1 { // it rounds up
 			t.Errorf("%s: an endpoint has %d of %d requests, want at most 150 %% of %d", lb, most, requests, requests/endpoints)
+		}
+	}
+}
+
+// TestAffinityBySourceAddress: each address that requests come from has its endpoint, whatever it sends and over
+// whatever connection, and they are spread.
+func TestAffinityBySourceAddress(t *testing.T) {
+	all := make([]*envoytest.Server, 5)
+	for i := range all {
+		all[i] = envoytest.Upstream(t, fmt.Sprint("e", i))
+	}
+	for _, lb := range []string{"ring_hash", "maglev"} {
+		w := newWorld(t, replicas(all, "affinity: {sourceAddress: true}\n  loadBalancing: {policy: "+lb+"}", "first"))
+		w.editionIs("first")
+		used := make(map[string]int)
+		for i := range 40 {
+			from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i))}}
+			client := *w
+			client.client = &http.Client{Timeout: w.client.Timeout, Transport: &http.Transport{DialContext: from.DialContext, DisableKeepAlives: true}}
+			first := client.mustDo(checkout).body
+			for j := range 5 {
+				got := client.mustDo(request{host: checkout.host, path: fmt.Sprint("/", j), headers: map[string]string{"X-User-Id": fmt.Sprint(j)}})
+				if got.body != first {
+					t.Errorf("%s: requests from %s were answered by %s, and then by %s", lb, from.LocalAddr, first, got.body)
+				}
+			}
+			used[first]++
+		}
+		t.Logf("%s: %v", lb, used)
+		if len(used) < 4 {
+			t.Errorf("%s: 40 addresses are at %d endpoints of 5: %v", lb, len(used), used)
 		}
 	}
 }

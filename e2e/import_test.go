@@ -8,7 +8,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/machinenativeops/weir/internal/envoytest"
 )
@@ -290,4 +299,161 @@ func TestImportedIstio(t *testing.T) {
 	} {
 		w.comesOf(c)
 	}
+}
+
+const grpcRoute = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: echo, namespace: shop}
+spec:
+  parentRefs: [{name: outside}]
+  hostnames: [grpc.example.com]
+  rules:
+    - matches:
+        - {method: {service: acme.echo.Echo, method: Say}, headers: [{name: x-tenant, value: gold}]}
+        - {method: {method: Ping}}
+        - {method: {type: RegularExpression, service: "acme\\..*", method: "Get.*"}}
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-via, value: gateway}]}}]
+      backendRefs: [{name: two, port: 80}]
+    - matches: [{method: {service: acme.echo.Echo}}]
+      backendRefs: [{name: one, port: 80}]
+`
+
+// TestImportedGRPCRoute: calls go where a GRPCRoute sends them, and nowhere where none of its rules matches.
+func TestImportedGRPCRoute(t *testing.T) {
+	one, two := newGRPCServer(t, "one"), newGRPCServer(t, "two")
+	w := imported(t, grpcRoute+kube(t, "one", "v1", one.address)+kube(t, "two", "v1", two.address))
+	conn, err := grpc.NewClient(strings.TrimPrefix(w.gateway, "http://"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("grpc.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for _, c := range []struct{ method, tenant, want string }{
+		{"/acme.echo.Echo/Say", "", "one hi"},
+		{"/acme.echo.Echo/Say", "gold", "two hi"},
+		{"/acme.echo.Echo/Other", "gold", "one hi"},
+		{"/any.Thing/Ping", "", "two hi"},
+		{"/acme.cart.Cart/GetAll", "", "two hi"},
+		{"/acme.cart.Cart/Put", "", ""},
+	} {
+		m := wrapperspb.String("hi")
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-tenant", c.tenant)
+		err := conn.Invoke(ctx, c.method, m, m)
+		if c.want == "" {
+			if grpcstatus.Code(err) != codes.Unimplemented {
+				t.Errorf("%s: %v, want Unimplemented", c.method, err)
+			}
+			continue
+		}
+		if err != nil || m.Value != c.want {
+			t.Errorf("%s of tenant %q: %q, %v; want %q", c.method, c.tenant, m.Value, err, c.want)
+		}
+	}
+}
+
+const istioPolicies = `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: shop}
+spec:
+  hosts: [ratings]
+  http:
+    - match: [{uri: {prefix: /late}}]
+      timeout: 200ms
+      route: [{destination: {host: ratings}}]
+    - match: [{uri: {prefix: /flaky}}]
+      retries: {attempts: 2, perTryTimeout: 5s, retryOn: 5xx}
+      route: [{destination: {host: ratings}}]
+    - match: [{uri: {prefix: /copied}}]
+      mirror: {host: copies}
+      mirrorPercentage: {value: 100}
+      route: [{destination: {host: ratings}}]
+    - match: [{uri: {prefix: /cors}}]
+      corsPolicy: {allowOrigins: [{exact: "https://shop.example.com"}], allowMethods: [GET]}
+      route: [{destination: {host: ratings}}]
+    - route: [{destination: {host: ratings}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ratings, namespace: shop}
+spec:
+  host: ratings
+  trafficPolicy:
+    loadBalancer: {consistentHash: {httpHeaderName: x-user}}
+    outlierDetection: {consecutive5xxErrors: 3, interval: 100ms, baseEjectionTime: 1h, maxEjectionPercent: 50}
+`
+
+// TestImportedIstioPolicies: timeouts, retries, mirrors, CORS, consistent hashing and outlier detection of Istio's objects.
+func TestImportedIstioPolicies(t *testing.T) {
+	one, two, copies := envoytest.Upstream(t, "one"), envoytest.Upstream(t, "two"), envoytest.Upstream(t, "copies")
+	var tries atomic.Int64
+	var bad atomic.Bool
+	for _, s := range []*envoytest.Server{one, two} {
+		s.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.URL.Path == "/late":
+				pause(r.Context(), time.Minute)
+			case r.URL.Path == "/flaky" && tries.Add(1)%3 != 0, r.URL.Path == "/bad" && s == one && bad.Load():
+				rw.WriteHeader(http.StatusServiceUnavailable)
+			default:
+				return false
+			}
+			return true
+		}
+	}
+	second := strings.SplitN(kube(t, "ratings", "v2", two.Address), "---\n", 3)[2]
+	w := imported(t, istioPolicies+kube(t, "ratings", "v1", one.Address)+"---\n"+second+kube(t, "copies", "v1", copies.Address))
+	const ratings = "ratings.shop"
+	had := make(map[string]string) // endpoint by user
+	used := make(map[string]int)
+	for range 3 {
+		for i := range 40 {
+			user := fmt.Sprint("user-", i)
+			got := w.mustDo(request{host: ratings, path: "/", headers: map[string]string{"X-User": user}}).body
+			if had[user] != "" && had[user] != got {
+				t.Errorf("%s was at %s, and is at %s", user, had[user], got)
+			}
+			had[user] = got
+			used[got]++
+		}
+	}
+	if len(used) != 2 {
+		t.Errorf("all users are at one endpoint: %v", used)
+	}
+	for path, want := range map[string]int{"/late": http.StatusGatewayTimeout, "/flaky": http.StatusOK, "/copied": http.StatusOK} {
+		if got := w.mustDo(request{host: ratings, path: path, headers: map[string]string{"X-User": "user-0"}}); got.status != want {
+			t.Errorf("%s: %d %s, want %d", path, got.status, got.body, want)
+		}
+	}
+	if n := tries.Load(); n != 3 {
+		t.Errorf("%d tries, want 3", n)
+	}
+	w.eventually("the copy comes", func() error {
+		if n := copies.Requests.Load(); n != 1 {
+			return fmt.Errorf("%d copies", n)
+		}
+		return nil
+	})
+	got := w.mustDo(request{host: ratings, method: http.MethodOptions, path: "/cors", headers: map[string]string{
+		"Origin": "https://shop.example.com", "Access-Control-Request-Method": http.MethodGet,
+	}})
+	if got.header.Get("Access-Control-Allow-Origin") != "https://shop.example.com" {
+		t.Errorf("preflight: %d %v", got.status, got.header)
+	}
+
+	// An endpoint that fails is left out, also for the users that are its own.
+	bad.Store(true)
+	ofOne := ""
+	for user, at := range had {
+		if at == "one" {
+			ofOne = user
+		}
+	}
+	w.eventually("the failing endpoint is left out", func() error {
+		if got := w.mustDo(request{host: ratings, path: "/bad", headers: map[string]string{"X-User": ofOne}}); got.body != "two" {
+			return fmt.Errorf("%d %s", got.status, got.body)
+		}
+		return nil
+	})
 }
