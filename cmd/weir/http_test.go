@@ -103,3 +103,28 @@ func TestNotReadyWithoutPolicy(t *testing.T) {
 		t.Errorf("status: exit %d\n%s%s", code, stdout, stderr)
 	}
 }
+
+// TestReportsOfCollectors: a report is a PUT of JSON, and what is wrong with another is said.
+func TestReportsOfCollectors(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	p := newTestPlane(t, slog.New(slog.DiscardHandler), registry)
+	for _, tt := range []struct {
+		method, kind, body string
+		want               int
+	}{
+		{http.MethodPut, "application/json", `{"routes": [{"name": "shop/a/default", "percent": 3}]}`, http.StatusNoContent},
+		{http.MethodPut, "application/json; charset=utf-8", `{"routes": []}`, http.StatusNoContent},
+		{http.MethodPut, "text/plain", `{"routes": []}`, http.StatusUnsupportedMediaType},
+		{http.MethodPut, "application/json", `{"routes": 1}`, http.StatusBadRequest},
+		{http.MethodPut, "application/json", `{"routes": [{"name": "shop/a/default", "percent": 300}]}`, http.StatusBadRequest},
+		{http.MethodPost, "application/json", `{"routes": []}`, http.StatusMethodNotAllowed},
+	} {
+		r := httptest.NewRequest(tt.method, "/api/v1/sampling/collectors/1", strings.NewReader(tt.body))
+		r.Header.Set("Content-Type", tt.kind)
+		w := httptest.NewRecorder()
+		p.handler(registry).ServeHTTP(w, r)
+		if w.Code != tt.want {
+			t.Errorf("%s of %s %s: %d %s", tt.method, tt.kind, tt.body, w.Code, w.Body)
+		}
+	}
+}

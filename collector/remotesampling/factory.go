@@ -5,14 +5,13 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension"
-)
 
-// Type is what the extension is called in configurations.
-var Type = component.MustNewType("remote_sampling")
+	"github.com/machinenativeops/weir/collector/remotesampling/internal/metadata"
+)
 
 // NewFactory makes the extension.
 func NewFactory() extension.Factory {
-	return extension.NewFactory(Type, func() component.Config { return defaultConfig() }, create, component.StabilityLevelBeta)
+	return extension.NewFactory(metadata.Type, func() component.Config { return defaultConfig() }, create, metadata.ExtensionStability)
 }
 
 func create(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {

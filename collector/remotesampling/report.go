@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/machinenativeops/weir/collector/remotesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
@@ -26,7 +27,7 @@ type reporter struct {
 	client  *http.Client
 	url     string
 	log     *zap.Logger
-	reports metric.Int64Counter
+	told    *metadata.TelemetryBuilder
 	failing bool
 }
 
@@ -44,7 +45,7 @@ func (r *reporter) run(ctx context.Context, interval time.Duration) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			r.told(ctx, r.tell(ctx, r.report(now)))
+			r.note(ctx, r.tell(ctx, r.report(now)))
 		}
 	}
 }
@@ -87,12 +88,12 @@ func (r *reporter) tell(ctx context.Context, report proxies.Report) error {
 	return nil
 }
 
-// told counts, and logs the first failure and the end of failing.
-func (r *reporter) told(ctx context.Context, err error) {
+// note counts, and logs the first failure and the end of failing.
+func (r *reporter) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	r.reports.Add(ctx, 1, metric.WithAttributes(attribute.Bool("taken", err == nil)))
+	r.told.ExtensionRemoteSamplingReports.Add(ctx, 1, metric.WithAttributes(attribute.Bool("taken", err == nil)))
 	if failing := err != nil; failing != r.failing {
 		if r.failing = failing; failing {
 			r.log.Warn("Weir takes no reports: the proxies' sampling stays, and goes back to what the documents say", zap.Error(err))

