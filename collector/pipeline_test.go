@@ -24,8 +24,8 @@ func TestMillionSpans(t *testing.T) {
 	c.start(t)
 
 	sendAll(t, c, 2*spans/blockSpans)
-	kept := c.metric(t, "weir_sampling_spans(?:_total)?", `decision="kept"`)
-	if in := kept + c.metric(t, "weir_sampling_spans(?:_total)?", `decision="dropped"`); in != spans {
+	kept := c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="kept"`)
+	if in := kept + c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="dropped"`); in != spans {
 		t.Errorf("the sampler counted %d spans of %d", in, spans)
 	}
 	eventually(t, 60*time.Second, "everything kept is sent", func() bool {
@@ -213,7 +213,7 @@ func TestRatesChangeWithoutRestart(t *testing.T) {
 	c := newCollector(t, s3, policy)
 	c.start(t)
 	client := c.client(t)
-	kept := func() int { return c.metric(t, "weir_sampling_spans(?:_total)?", `decision="kept"`, `class="main"`) }
+	kept := func() int { return c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="kept"`, `class="main"`) }
 	next := 0
 	sendOne := func() int {
 		before := kept()

@@ -35,7 +35,7 @@ func TestRateErrorsDuration(t *testing.T) {
 		calls, durations = byService(t, text, "traces_span_metrics_calls_total"), byService(t, text, "traces_span_metrics_duration_seconds_count")
 		return equal(calls, want) && equal(durations, want)
 	})
-	if dropped := c.metric(t, "weir_sampling_spans(?:_total)?", `decision="dropped"`); dropped == 0 {
+	if dropped := c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="dropped"`); dropped == 0 {
 		t.Error("nothing was sampled, so that this says little")
 	}
 }

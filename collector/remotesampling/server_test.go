@@ -125,7 +125,7 @@ func (w *world) processor(text string) {
 	w.write(text)
 	cfg := adaptivesampling.NewFactory().CreateDefaultConfig().(*adaptivesampling.Config)
 	cfg.Policy = []string{w.policy}
-	p, err := adaptivesampling.NewFactory().CreateTraces(w.Context(), processortest.NewNopSettings(adaptivesampling.Type), cfg, consumertest.NewNop())
+	p, err := adaptivesampling.NewFactory().CreateTraces(w.Context(), processortest.NewNopSettings(adaptivesampling.NewFactory().Type()), cfg, consumertest.NewNop())
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -11,15 +11,13 @@ import (
 
 	"github.com/machinenativeops/weir/collector/documents"
 	"github.com/machinenativeops/weir/collector/inforce"
+	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 )
-
-// Type is what the processor is called in configurations.
-var Type = component.MustNewType("adaptive_sampling")
 
 // NewFactory makes the processor.
 func NewFactory() processor.Factory {
-	return processor.NewFactory(Type, defaultConfig,
-		processor.WithTraces(createTraces, component.StabilityLevelBeta))
+	return processor.NewFactory(metadata.Type, defaultConfig,
+		processor.WithTraces(createTraces, metadata.TracesStability))
 }
 
 func defaultConfig() component.Config {

@@ -34,8 +34,8 @@ func startStored(t *testing.T, cfg *Config, folder string, next consumer.Traces)
 	extension := fileStorage(t, folder)
 	host := storageHost{storageID: extension}
 	cfg.Storage = &storageID
-	set := processortest.NewNopSettings(Type)
-	set.ID = component.NewID(Type) // a restarted one has the same
+	set := processortest.NewNopSettings(typ)
+	set.ID = component.NewID(typ) // a restarted one has the same
 	p, err := NewFactory().CreateTraces(t.Context(), set, cfg, next)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestDoneWithIsRemoved(t *testing.T) {
 func stored(t *testing.T, folder string) (n int) {
 	t.Helper()
 	e := fileStorage(t, folder)
-	client, err := e.(storage.Extension).GetClient(t.Context(), component.KindProcessor, component.NewID(Type), "whole")
+	client, err := e.(storage.Extension).GetClient(t.Context(), component.KindProcessor, component.NewID(typ), "whole")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func stored(t *testing.T, folder string) (n int) {
 func TestStorageMustBeThere(t *testing.T) {
 	cfg := config(t, rates)
 	cfg.Storage = &storageID
-	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(Type), cfg, consumertest.NewNop())
+	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(typ), cfg, consumertest.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

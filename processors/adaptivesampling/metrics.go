@@ -5,10 +5,10 @@ import (
 	"errors"
 	"sync/atomic"
 
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling/whole"
 )
 
@@ -16,41 +16,31 @@ import (
 type wholeMetrics struct {
 	traces        metric.Int64Counter
 	lost, refused metric.Int64Counter
-	told          metric.Registration
 
 	counts  [whole.Rate + 1][4]atomic.Int64 // traces that traces was not told yet
 	options [whole.Rate + 1][4]metric.AddOption
 }
 
-func newWholeMetrics(set component.TelemetrySettings, h *holder) (*wholeMetrics, error) {
-	meter := set.MeterProvider.Meter(scopeName)
-	m := new(wholeMetrics)
-	var errs [7]error
-	m.traces, errs[0] = meter.Int64Counter("weir_sampling_traces",
-		metric.WithDescription("Traces judged whole, by rule, decision (kept or dropped) and whether they were shed (judged early for want of room)."), metric.WithUnit("{traces}"))
-	m.lost, errs[1] = meter.Int64Counter("weir_sampling_lost_spans",
-		metric.WithDescription("Spans of kept traces that the next component refused for good, or until the end."), metric.WithUnit("{spans}"))
-	m.refused, errs[2] = meter.Int64Counter("weir_sampling_refused_spans",
-		metric.WithDescription("Spans whose senders were told to try again, since too much waits to be taken by the next component."), metric.WithUnit("{spans}"))
-	held, err := meter.Int64ObservableGauge("weir_sampling_held_spans", metric.WithDescription("Spans whose traces are not judged yet."), metric.WithUnit("{spans}"))
-	errs[3] = err
-	bytes, err := meter.Int64ObservableGauge("weir_sampling_held_bytes", metric.WithDescription("Memory of held spans, and of kept ones that wait to be sent again."), metric.WithUnit("By"))
-	errs[4] = err
-	waiting, err := meter.Int64ObservableGauge("weir_sampling_retry_spans", metric.WithDescription("Spans of kept traces that the next component refused, and that are sent again."), metric.WithUnit("{spans}"))
-	errs[5] = err
-	m.told, errs[6] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		o.ObserveInt64(held, h.table.Held())
-		o.ObserveInt64(bytes, h.live.bytes.Load()+h.sender.bytes.Load())
-		o.ObserveInt64(waiting, h.sender.spans.Load())
-		return nil
-	}, held, bytes, waiting)
+func newWholeMetrics(told *metadata.TelemetryBuilder, h *holder) (*wholeMetrics, error) {
+	m := &wholeMetrics{traces: told.WeirSamplingTraces, lost: told.WeirSamplingLostSpans, refused: told.WeirSamplingRefusedSpans}
+	err := errors.Join(
+		told.RegisterWeirSamplingHeldSpansCallback(observe(h.table.Held)),
+		told.RegisterWeirSamplingHeldBytesCallback(observe(func() int64 { return h.live.bytes.Load() + h.sender.bytes.Load() })),
+		told.RegisterWeirSamplingRetrySpansCallback(observe(h.sender.spans.Load)))
 	for rule := range m.options {
 		for i, decision := range []string{"dropped", "kept", "dropped", "kept"} {
 			m.options[rule][i] = metric.WithAttributeSet(attribute.NewSet(attribute.String("rule", whole.Rule(rule).String()),
 				attribute.String("decision", decision), attribute.Bool("shed", i >= 2)))
 		}
 	}
-	return m, errors.Join(errs[:]...)
+	return m, err
+}
+
+func observe(n func() int64) metric.Int64Callback {
+	return func(_ context.Context, o metric.Int64Observer) error {
+		o.Observe(n())
+		return nil
+	}
 }
 
 func (m *wholeMetrics) count(t *whole.Released) {

@@ -2,7 +2,7 @@ package adaptivesampling
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -15,17 +15,15 @@ import (
 
 	"github.com/machinenativeops/weir/collector/documents"
 	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
 )
-
-const scopeName = "github.com/machinenativeops/weir/processors/adaptivesampling"
 
 // sampler drops the spans that the rates in force don't keep.
 type sampler struct {
 	replicas int
 	rates    atomic.Pointer[sampling.Rates] // nil before the first documents are applied
-	spans    metric.Int64Counter
-	told     metric.Registration
+	told     *metadata.TelemetryBuilder
 	whole    *holder
 	leave    func() // those who publish the rates; nil before they are told
 }
@@ -34,51 +32,39 @@ type sampler struct {
 const maxTold = 1000
 
 func newSampler(set component.TelemetrySettings, cfg *Config, next consumer.Traces) (*sampler, error) {
-	spans, err := set.MeterProvider.Meter(scopeName).Int64Counter("weir_sampling_spans",
-		metric.WithDescription("Spans judged, by class and decision (kept or dropped)."), metric.WithUnit("{spans}"))
+	told, err := metadata.NewTelemetryBuilder(set)
 	if err != nil {
-		return nil, fmt.Errorf("metric weir_sampling_spans: %w", err)
-	}
-	s := &sampler{replicas: cfg.Replicas, spans: spans}
-	if s.whole, err = newHolder(set, cfg.Whole, s, next); err != nil {
 		return nil, err
 	}
-	return s, s.tell(set)
+	s := &sampler{replicas: cfg.Replicas, told: told}
+	if s.whole, err = newHolder(set, told, cfg.Whole, s, next); err != nil {
+		return nil, err
+	}
+	return s, errors.Join(
+		told.RegisterWeirSamplingRateCallback(s.tell(func(r sampling.Rate) float64 { return r.Percent / 100 })),
+		told.RegisterWeirSamplingDemandCallback(s.tell(func(r sampling.Rate) float64 { return r.Demand })))
 }
 
-// tell gives the rates in force as metrics, where they move.
-func (s *sampler) tell(set component.TelemetrySettings) error {
-	meter := set.MeterProvider.Meter(scopeName)
-	rate, err := meter.Float64ObservableGauge("weir_sampling_rate",
-		metric.WithDescription("Share of an operation's spans that is kept, of those with the highest demand."), metric.WithUnit("1"))
-	if err != nil {
-		return fmt.Errorf("metric weir_sampling_rate: %w", err)
-	}
-	demand, err := meter.Float64ObservableGauge("weir_sampling_demand",
-		metric.WithDescription("Spans a second of an operation, before any sampling."), metric.WithUnit("{spans}/s"))
-	if err != nil {
-		return fmt.Errorf("metric weir_sampling_demand: %w", err)
-	}
-	s.told, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+// tell gives something of the rates in force, where they move.
+func (s *sampler) tell(what func(sampling.Rate) float64) metric.Float64Callback {
+	return func(_ context.Context, o metric.Float64Observer) error {
 		rates := s.rates.Load()
 		if rates == nil {
 			return nil
 		}
 		for _, r := range rates.InForce(maxTold) {
-			labels := metric.WithAttributes(attribute.String("service", r.Service), attribute.String("operation", r.Operation), attribute.String("class", r.Class))
-			o.ObserveFloat64(rate, r.Percent/100, labels)
-			o.ObserveFloat64(demand, r.Demand, labels)
+			o.Observe(what(r), metric.WithAttributes(attribute.String("service", r.Service), attribute.String("operation", r.Operation), attribute.String("class", r.Class)))
 		}
 		return nil
-	}, rate, demand)
-	return err
+	}
 }
 
 func (s *sampler) shutdown(context.Context) error {
 	if s.leave != nil {
 		s.leave()
 	}
-	return s.told.Unregister()
+	s.told.Shutdown()
+	return nil
 }
 
 // apply puts new rates in force, between two batches.
@@ -106,7 +92,7 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 		return kept == 0
 	})
 	rates.Kept(all, time.Now().UnixNano())
-	counts.record(ctx, s.spans)
+	counts.record(ctx, s.told.WeirSamplingSpans)
 	if td.ResourceSpans().Len() == 0 {
 		return td, processorhelper.ErrSkipProcessingData
 	}

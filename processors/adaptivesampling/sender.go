@@ -104,7 +104,7 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 	}
 	h.metrics.record(ctx)
 	h.sampler.rates.Load().Kept(all, time.Now().UnixNano())
-	counts.record(ctx, h.sampler.spans)
+	counts.record(ctx, h.sampler.told.WeirSamplingSpans)
 	s.sendPicked(ctx, judged, *kept)
 	clear(*kept)
 	*kept = (*kept)[:0]

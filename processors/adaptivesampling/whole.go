@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/machinenativeops/weir/policy"
+	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
 )
@@ -55,14 +56,14 @@ type rules struct {
 	marked []string
 }
 
-func newHolder(set component.TelemetrySettings, cfg WholeConfig, s *sampler, next consumer.Traces) (*holder, error) {
+func newHolder(set component.TelemetrySettings, told *metadata.TelemetryBuilder, cfg WholeConfig, s *sampler, next consumer.Traces) (*holder, error) {
 	h := &holder{
 		cfg: cfg, log: set.Logger, sampler: s, done: make(chan struct{}),
 		operations: whole.NewOperations(maxOperations), table: whole.NewTable[part](cfg.Decisions),
 	}
 	h.sender = &sender{holder: h, next: next}
 	var err error
-	h.metrics, err = newWholeMetrics(set, h)
+	h.metrics, err = newWholeMetrics(told, h)
 	return h, err
 }
 
@@ -165,7 +166,6 @@ func (h *holder) shutdown(ctx context.Context) (err error) {
 			h.journal.flush()
 			err = h.journal.client.Close(ctx)
 		}
-		err = errors.Join(err, h.metrics.told.Unregister())
 	})
 	return err
 }

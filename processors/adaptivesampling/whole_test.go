@@ -28,7 +28,7 @@ const held = "  keep: {errors: true, slowerThan: 1s, marked: [debug]}\n  wait: 1
 // startWhole starts a processor and gives what ends it, which may be called twice.
 func startWhole(tb testing.TB, cfg *Config, next consumer.Traces) (processor.Traces, func()) {
 	tb.Helper()
-	p, err := NewFactory().CreateTraces(tb.Context(), processortest.NewNopSettings(Type), cfg, next)
+	p, err := NewFactory().CreateTraces(tb.Context(), processortest.NewNopSettings(typ), cfg, next)
 	if err != nil {
 		tb.Fatal(err)
 	}
