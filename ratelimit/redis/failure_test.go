@@ -44,7 +44,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 func TestEachFailureIsBornAndRecoveredFrom(t *testing.T) {
 	server := servers.RunRedis(t, "--maxmemory-policy noeviction")
 	o := patient(server.Address)
-	o.Share, o.Timeout, o.Replicas = true, 200*time.Millisecond, 1
+	o.Share, o.Timeout, o.Replicas = true, time.Second, 1
 	s := start(t, o)
 	rate := ratelimit.NewFixedWindow(3, 300*day)
 	for name, f := range map[string]struct {

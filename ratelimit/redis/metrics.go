@@ -41,7 +41,7 @@ var (
 	failsDesc    = prometheus.NewDesc("weir_ratelimit_redis_errors_total", "Calls of Redis that failed.", nil, nil)
 	upDesc       = prometheus.NewDesc("weir_ratelimit_redis_up", "1 while Redis is asked, 0 while it is left alone.", nil, nil)
 	replicasDesc = prometheus.NewDesc("weir_ratelimit_redis_replicas", "Replicas that share the limits.", nil, nil)
-	leasedDesc   = prometheus.NewDesc("weir_ratelimit_redis_leased_total", "Requests that were leased, and of them those given back unused.", []string{"what"}, nil)
+	leasedDesc   = prometheus.NewDesc("weir_ratelimit_redis_leases_total", "Leases of a key: granted, and returned of which something was left.", []string{"what"}, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -65,7 +65,7 @@ func (s *Store) Collect(out chan<- prometheus.Metric) {
 	count(answersDesc, m.alone.Load(), "alone")
 	count(answersDesc, m.refused.Load(), "none")
 	count(failsDesc, m.errors.Load())
-	count(leasedDesc, m.leases.Load(), "leased")
+	count(leasedDesc, m.leases.Load(), "granted")
 	count(leasedDesc, m.returns.Load(), "returned")
 	up := 1.0
 	if s.down() {

@@ -44,6 +44,8 @@ const (
 	DefaultLease   = 0.1
 )
 
+const maxTimeout = 10 * time.Second
+
 func (o *Options) defaults() {
 	o.Prefix = cmp.Or(o.Prefix, DefaultPrefix)
 	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
@@ -120,12 +122,12 @@ func (o *Options) client() (c rueidis.ClientOption, err error) {
 		return c, errors.New("several URLs are of Sentinels, which need the name of their master, or of a Cluster: say which")
 	case o.Lease < 0 || o.Lease > 0.5:
 		return c, fmt.Errorf("the lease is a part of a limit, from 0 to 0.5: got %v", o.Lease)
-	case o.Timeout < 0 || o.Timeout > time.Second:
-		return c, fmt.Errorf("want a timeout of up to 1s, got %s", o.Timeout)
+	case o.Timeout < 0 || o.Timeout > maxTimeout:
+		return c, fmt.Errorf("want a timeout of up to 10s, got %s", o.Timeout)
 	}
 	c.SelectDB, c.ForceSingleClient = first.database, o.Master == "" && !o.Cluster
 	c.DisableCache, c.DisableRetry, c.ClientName = true, true, "weir"
-	c.ConnWriteTimeout = time.Second // so long a connection may be silent
+	c.ConnWriteTimeout = max(time.Second, 2*o.Timeout) // so long a connection may be silent
 	c.Dialer = net.Dialer{Timeout: time.Second}
 	c.PipelineMultiplex = -1 // one connection: what is gathered goes together
 	c.ReadBufferEachConn, c.WriteBufferEachConn = 1<<16, 1<<16

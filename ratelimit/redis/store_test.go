@@ -44,7 +44,7 @@ func start(t testing.TB, o Options) *Store {
 
 // patient are options for tests that are not about time.
 func patient(address string) Options {
-	return Options{URLs: []string{"redis://" + address}, Timeout: time.Second}
+	return Options{URLs: []string{"redis://" + address}, Timeout: maxTimeout}
 }
 
 func TestRedisKeepsTheContract(t *testing.T) {

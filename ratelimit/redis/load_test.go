@@ -1,0 +1,277 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/machinenativeops/weir/internal/servers"
+	"github.com/machinenativeops/weir/ratelimit"
+)
+
+// load asks from many goroutines until it is stopped.
+type load struct {
+	stop       chan struct{}
+	wg         sync.WaitGroup
+	mu         sync.Mutex
+	took       []time.Duration
+	goroutines int
+
+	passed, refused, unavailable atomic.Int64
+}
+
+func startLoad(t *testing.T, s *Store) *load {
+	t.Helper()
+	l := &load{stop: make(chan struct{})}
+	rate := ratelimit.NewRate(1000, 1000, time.Second)
+	for w := range uint64(16) {
+		l.wg.Go(func() {
+			zipf := rand.NewZipf(rand.New(rand.NewPCG(w, 1)), 1.1, 1, 10_000)
+			for {
+				select {
+				case <-l.stop:
+					return
+				default:
+				}
+				h := []ratelimit.Hit{hit("load-"+strconv.FormatUint(zipf.Uint64(), 10), &rate)}
+				h[0].Strict = w%4 == 0
+				start := time.Now()
+				ok, done, err := s.TryTake(start.UnixNano(), h)
+				if !done {
+					ok, err = s.Take(t.Context(), start.UnixNano(), h)
+				}
+				took := time.Since(start)
+				switch {
+				case err != nil && (!errors.Is(err, ratelimit.ErrUnavailable) || !h[0].Strict):
+					t.Errorf("an answer that may not be: %v", err)
+				case err != nil:
+					l.unavailable.Add(1)
+				case ok:
+					l.passed.Add(1)
+				default:
+					l.refused.Add(1)
+				}
+				l.mu.Lock()
+				l.took = append(l.took, took)
+				l.goroutines = max(l.goroutines, runtime.NumGoroutine())
+				l.mu.Unlock()
+				time.Sleep(time.Duration(rand.Int64N(int64(2 * time.Millisecond))))
+			}
+		})
+	}
+	return l
+}
+
+// end tells how it went; times are only told, since the machine may be busy.
+func (l *load) end(t *testing.T, what string) {
+	t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	slices.Sort(l.took)
+	at := func(q float64) time.Duration { return l.took[int(q*float64(len(l.took)-1))] }
+	t.Logf("%s: %d passed, %d refused, %d by onError; p50 %s, p99 %s, p99.9 %s; at most %d goroutines",
+		what, l.passed.Load(), l.refused.Load(), l.unavailable.Load(), at(0.5), at(0.99), at(0.999), l.goroutines)
+	assert.Less(t, l.goroutines, 120, "nothing piles up")
+	assert.Positive(t, l.passed.Load())
+}
+
+func TestUnderLoadRedisFreezesDiesAndComesBack(t *testing.T) {
+	server := servers.RunRedis(t)
+	o := Options{URLs: []string{"redis://" + server.Address}, Lease: DefaultLease, Share: true, Timeout: 20 * time.Millisecond}
+	s := start(t, o)
+	for what, f := range map[string][2]func(){
+		"frozen": {server.Freeze, server.Thaw},
+		"killed": {func() { require.NoError(t, server.Kill()) }, func() { require.NoError(t, server.Restart(t.Context())) }},
+	} {
+		l := startLoad(t, s)
+		time.Sleep(300 * time.Millisecond)
+		f[0]()
+		eventually(t, "it is left alone", s.down)
+		before := l.unavailable.Load()
+		eventually(t, "onError: deny is an error", func() bool { return l.unavailable.Load() > before })
+		if what == "frozen" {
+			time.Sleep(1500 * time.Millisecond) // longer than connections may be silent
+		}
+		f[1]()
+		eventually(t, "it is asked again", func() bool { return !s.down() })
+		time.Sleep(200 * time.Millisecond)
+		l.end(t, what)
+	}
+}
+
+func TestUnderLoadSentinelFailsOver(t *testing.T) {
+	master := servers.RunRedis(t)
+	replica := servers.RunRedis(t, "--replicaof "+hostPort(master.Address))
+	sentinel := servers.RedisSentinel(t, master)
+	_ = replica
+	eventually(t, "the sentinel knows the replica", func() bool {
+		c, err := sentinel.Ask("SENTINEL REPLICAS main")
+		return err == nil && c == "*1"
+	})
+	o := Options{URLs: []string{"redis://" + sentinel.Address}, Master: "main", Lease: DefaultLease, Share: true, Timeout: 50 * time.Millisecond}
+	s := start(t, o)
+	rate := ratelimit.NewFixedWindow(3, 300*day)
+	for range 3 {
+		assert.True(t, allowed(t, s, hit("kept", &rate)))
+	}
+	eventually(t, "it is replicated", func() bool {
+		n, err := replica.Ask("DBSIZE")
+		return err == nil && n != ":0"
+	})
+	l := startLoad(t, s)
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, master.Kill())
+	eventually(t, "it is left alone", s.down)
+	eventually(t, "the replica is asked", func() bool { return !s.down() })
+	time.Sleep(200 * time.Millisecond)
+	l.end(t, "failed over")
+	assert.False(t, allowed(t, s, hit("kept", &rate)), "what was counted is counted still")
+}
+
+// hostPort is HOST PORT of HOST:PORT, as replicaof wants it.
+func hostPort(address string) string { return strings.Replace(address, ":", " ", 1) }
+
+// Many keys that come once fill neither this process nor Redis for longer than they count.
+func TestManyKeysAreForgotten(t *testing.T) {
+	server := servers.RunRedis(t)
+	o := patient(server.Address)
+	o.Lease = DefaultLease
+	s := start(t, o)
+	rate := ratelimit.NewRate(10, 10, time.Minute)
+	var wg sync.WaitGroup
+	const keys = 30_000
+	for w := range 64 {
+		wg.Go(func() {
+			for i := range keys / 64 {
+				if !allowed(t, s, hit(fmt.Sprint(w, "-", i), &rate)) {
+					t.Error("a new key is refused")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.LessOrEqual(t, s.leases.count(), uint64(2*leaseShards*leaseKeys))
+	c, err := s.client.get()
+	require.NoError(t, err)
+	text, err := c.Do(context.Background(), c.B().Info().Section("keyspace").Build()).ToString()
+	require.NoError(t, err)
+	var n, expires int
+	_, text, _ = strings.Cut(text, "db0:")
+	_, err = fmt.Sscanf(text, "keys=%d,expires=%d", &n, &expires)
+	require.NoError(t, err, text)
+	assert.Equal(t, n, expires, "each goes by itself")
+	t.Logf("%d keys in %d calls", keys, s.metrics.calls.Load())
+}
+
+// What is no counter of ours is as good as none.
+func TestWhateverRedisHolds(t *testing.T) {
+	server := servers.RunRedis(t)
+	s := start(t, patient(server.Address))
+	c, err := s.client.get()
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(1, 1))
+	for i, rate := range slices.Repeat(leaseRates(), 20) {
+		h := hit(fmt.Sprint("k", i), &rate)
+		value := make([]byte, []int{0, 3, 16, 16, 16, 200}[random.IntN(6)])
+		for j := range value {
+			value[j] = byte(random.Uint32())
+		}
+		if len(value) == 16 && random.IntN(2) == 0 { // some that are arrivals
+			value = appendArrival(nil, ratelimit.Arrival{NS: random.Int64N(1 << 62), Frac: random.Uint32()})
+		}
+		require.NoError(t, c.Do(context.Background(), c.B().Set().Key(s.keyOf(&h)).Value(string(value)).Build()).Error())
+		for range 3 {
+			_, err := take(t, s, h)
+			require.NoError(t, err)
+		}
+	}
+	list := ratelimit.NewFixedWindow(3, 300*day)
+	h := hit("list", &list)
+	require.NoError(t, c.Do(context.Background(), c.B().Lpush().Key(s.keyOf(&h)).Element("x").Build()).Error())
+	assert.True(t, allowed(t, s, h))
+	assert.True(t, allowed(t, s, h))
+}
+
+// FuzzReply: whatever Redis answers, nothing panics, and no more pass than the limit.
+func FuzzReply(f *testing.F) {
+	good := appendArrival(appendArrival(nil, ratelimit.Arrival{NS: 1_795_000_000_000_000_000})[:12], ratelimit.Arrival{NS: 1_795_000_000_500_000_000, Frac: 7})
+	f.Add(good, uint64(1), uint64(5), uint8(0))
+	f.Add(make([]byte, 28), uint64(1<<63), uint64(1<<20), uint8(6))
+	f.Fuzz(func(t *testing.T, reply []byte, n, wish uint64, which uint8) {
+		rates := leaseRates()
+		rate := &rates[int(which)%len(rates)]
+		now, at, err := readReply(reply, []string{"k"})
+		if err != nil {
+			return
+		}
+		q := question{parts: []part{{key: "k", wish: min(wish, rate.Limit()), ahead: time.Millisecond, Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}}}}
+		q.decide(now, at)
+		p := &q.parts[0]
+		require.LessOrEqual(t, p.Decision.Remaining, rate.Limit())
+		l := lease{rate: *rate}
+		l.hear(now, p.from, p.to)
+		for range 4 {
+			next, d, v := l.judge(now, ratelimit.Take, 1)
+			require.LessOrEqual(t, d.Remaining, rate.Limit())
+			if v == passes {
+				require.False(t, l.end.Before(next))
+				l.at = next
+			}
+			now += int64(time.Millisecond)
+		}
+	})
+}
+
+// BenchmarkTake asks a real Redis: keys that come once, keys of which some are asked about far more often than others,
+// and one of the first among seven of those. It should move with the round trips, and the scripts' time for each key.
+func BenchmarkTake(b *testing.B) {
+	for _, lease := range []float64{0, DefaultLease} {
+		for name, coldOf := range map[string]int{"cold": 1, "hot": 0, "mixed": 8} {
+			b.Run(fmt.Sprintf("%s/lease=%v", name, lease), func(b *testing.B) { benchmarkTake(b, lease, coldOf) })
+		}
+	}
+}
+
+func benchmarkTake(b *testing.B, lease float64, coldOf int) {
+	server, err := servers.StartRedis(context.Background(), b.TempDir())
+	require.NoError(b, err)
+	b.Cleanup(server.Stop)
+	o := patient(server.Address)
+	o.Lease = lease
+	s := start(b, o)
+	rate := ratelimit.NewRate(1000, 1000, time.Second)
+	var worker, cold atomic.Uint64
+	b.SetParallelism(128)
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		w := worker.Add(1)
+		zipf := rand.NewZipf(rand.New(rand.NewPCG(w, 1)), 1.1, 10, 100_000)
+		h := []ratelimit.Hit{hit("", &rate)}
+		for i := w; pb.Next(); i++ {
+			if coldOf > 0 && i%uint64(coldOf) == 0 {
+				h[0].Key = strconv.AppendUint(append(h[0].Key[:0], "cold-"...), cold.Add(1), 10)
+			} else {
+				h[0].Key = strconv.AppendUint(append(h[0].Key[:0], "hot-"...), zipf.Uint64(), 10)
+			}
+			now := time.Now().UnixNano()
+			if _, done, _ := s.TryTake(now, h); !done {
+				_, _ = s.Take(b.Context(), now, h)
+			}
+		}
+	})
+	b.ReportMetric(float64(s.metrics.calls.Load())/float64(b.N), "calls/op")
+	b.ReportMetric(float64(s.metrics.asked.Load())/float64(b.N), "asked/op")
+}
