@@ -23,6 +23,7 @@ const (
 	maxUnwritten  = 256 << 10 // bytes of answers at which no more questions are read
 	firstBuffer   = 4 << 10
 	largestBuffer = 64 << 10
+	maxTogether   = 8 << 10  // bytes of answers at which they are written before more questions are looked for
 	pourSize      = 32 << 10 // bytes of calls' messages that are written at once
 	writeTimeout  = 30 * time.Second
 	sweep         = 10 * time.Second // how often connections are looked at
@@ -52,6 +53,10 @@ type conn struct {
 	block    []byte              // of a header block that goes on in the next frame
 	blockOf  frame               // its first frame; stream 0: none goes on
 	settled  bool                // the client's first settings have come
+	answered int                 // questions since the last write
+	asked    []byte              // the last block, if it was a question's and changed no table: the same is the same again
+	timeout  time.Duration       // what it says
+	length   int64
 
 	mu         sync.Mutex // guards everything below, and all streams
 	written    sync.Cond  // out has become shorter
@@ -212,8 +217,18 @@ func (c *conn) more(b []byte) frame {
 	return f
 }
 
-// fill writes what there is to write and waits for more to read, and for room where a client does not read.
+// fill writes what there is to write and waits for more to read, and for room where a client does not read. Where several
+// questions came together there may be more by now: a look costs far less than to write twice, and holds up the answers
+// for less than it takes to write them.
 func (c *conn) fill() error {
+	if c.answered > 1 && len(c.out) < maxTogether && c.socket != nil {
+		c.makeRoom()
+		if n := c.socket.Poll(); n > 0 {
+			c.to += n
+			return nil
+		}
+	}
+	c.answered = 0
 	c.flush()
 	for c.writing && len(c.out) > maxUnwritten && c.err == nil {
 		c.written.Wait()
@@ -221,13 +236,7 @@ func (c *conn) fill() error {
 	if c.err != nil {
 		return c.err
 	}
-	switch {
-	case c.from == c.to:
-		c.from, c.to = 0, 0
-	case c.to == len(c.in) && c.from > 0:
-		c.to = copy(c.in, c.in[c.from:c.to])
-		c.from = 0
-	}
+	c.makeRoom()
 	c.mu.Unlock()
 	n, err := c.readMore()
 	c.mu.Lock()
@@ -238,6 +247,17 @@ func (c *conn) fill() error {
 		return nil
 	}
 	return err
+}
+
+// makeRoom moves what is not read yet to where there is room behind it.
+func (c *conn) makeRoom() {
+	switch {
+	case c.from == c.to:
+		c.from, c.to = 0, 0
+	case c.to == len(c.in) && c.from > 0:
+		c.to = copy(c.in, c.in[c.from:c.to])
+		c.from = 0
+	}
 }
 
 func (c *conn) readMore() (int, error) {
@@ -653,14 +673,14 @@ func (c *conn) continuation(f *frame) error {
 
 // headed begins a stream, or ends its request if these are its trailers.
 func (c *conn) headed(f *frame, block []byte) error {
-	c.fields, c.size = c.fields[:0], 0
-	if _, err := c.decoder.Write(block); err != nil {
-		return compressionError
+	s := c.streams[f.stream]
+	again := s == nil && len(c.asked) > 0 && bytes.Equal(block, c.asked)
+	if !again {
+		if err := c.decode(block); err != nil {
+			return err
+		}
 	}
-	if err := c.decoder.Close(); err != nil {
-		return compressionError
-	}
-	if s := c.streams[f.stream]; s != nil {
+	if s != nil {
 		switch {
 		case s.ended:
 			return c.refuse(f.stream, streamClosed)
@@ -679,21 +699,40 @@ func (c *conn) headed(f *frame, block []byte) error {
 	case c.size > maxHeaders:
 		return c.tooLarge(f)
 	}
+	if again && f.flags&flagEndStream == 0 {
+		c.open(f.stream).asks(c.timeout, c.length)
+		return nil
+	}
 	r, ok := parseRequest(c.fields)
 	if !ok {
 		return c.refuse(f.stream, protocolError)
 	}
-	s := c.open(f.stream)
+	s = c.open(f.stream)
 	s.ended = f.flags&flagEndStream != 0
 	if c.srv.Calls != nil && !s.ended && r.isGRPC() && s.begin(&r) {
 		c.fields = nil // no others come, as a rule
 		return nil
 	}
-	if s.unary = !s.ended && r.isUnary(c.srv.Path); s.unary {
-		s.timeout, s.length = r.timeout, r.length
+	if !s.ended && r.isUnary(c.srv.Path) {
+		s.asks(r.timeout, r.length)
+		if indexed(block) {
+			c.asked, c.timeout, c.length = append(c.asked[:0], block...), r.timeout, r.length
+		}
 		return nil
 	}
 	return s.hand(&r)
+}
+
+// decode takes a block apart. What was known of earlier ones may have changed by it.
+func (c *conn) decode(block []byte) error {
+	c.fields, c.size, c.asked = c.fields[:0], 0, c.asked[:0]
+	if _, err := c.decoder.Write(block); err != nil {
+		return compressionError
+	}
+	if err := c.decoder.Close(); err != nil {
+		return compressionError
+	}
+	return nil
 }
 
 // tooLarge answers headers that are more than we take: RFC 6585, section 5.

@@ -214,3 +214,57 @@ func TestTableAfterReset(t *testing.T) {
 		}
 	}
 }
+
+// TestBlocksThatRepeat sends the same bytes of headers again and again, and after they have come to mean something else.
+func TestBlocksThatRepeat(t *testing.T) {
+	_, address := start(t)
+	c := connect(t, address)
+	var b blockWriter
+	e := hpack.NewEncoder(&b)
+	id := uint32(1)
+	ask := func(path string) []byte {
+		b = b[:0]
+		for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", path}, {":authority", "x"}, {"content-type", "application/grpc"}} {
+			require.NoError(t, e.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
+		}
+		return bytes.Clone(b)
+	}
+	send := func(block []byte) {
+		id += 2
+		require.NoError(t, c.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true}))
+		require.NoError(t, c.WriteData(id, true, framed("x")))
+	}
+	answer := func() (data []byte) {
+		for {
+			f, err := c.ReadFrame()
+			require.NoError(t, err)
+			if f.Header().StreamID != id {
+				continue // the data of what was reset is answered by a reset too
+			}
+			switch f := f.(type) {
+			case *http2.DataFrame:
+				data = append(data, f.Data()...)
+			case *http2.HeadersFrame:
+				if f.StreamEnded() {
+					return data
+				}
+			case *http2.RSTStreamFrame:
+				require.Equal(t, http2.ErrCodeProtocol, f.ErrCode)
+				return nil
+			}
+		}
+	}
+	var block []byte
+	for range 4 {
+		block = ask(echoPath)
+		send(block)
+		require.Equal(t, framed("x"), answer())
+	}
+	require.Len(t, block, 5, "one byte a header")
+	send(ask("/other"))
+	require.NotEqual(t, framed("x"), answer(), "another method")
+	send(block)
+	require.Nil(t, answer(), "the path is the last of these headers now")
+	send(ask(echoPath))
+	require.Equal(t, framed("x"), answer())
+}

@@ -200,6 +200,17 @@ func (r *request) isGRPC() bool {
 		(r.contentType == "application/grpc" || r.contentType == "application/grpc+proto")
 }
 
+// indexed is whether a block that can be decoded is of entries of the tables alone, of one byte each: RFC 7541, section
+// 6.1. Such a one changes none.
+func indexed(block []byte) bool {
+	for _, b := range block {
+		if b < 0x80 || b == 0xff {
+			return false
+		}
+	}
+	return true
+}
+
 var timeoutUnits = map[byte]time.Duration{
 	'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
 }

@@ -14,12 +14,12 @@ type socket struct {
 	raw syscall.RawConn
 
 	// Of whoever reads, and of whoever writes: methods kept as values, so that a call makes no closure.
-	tryRead, tryWrite func(fd uintptr) bool
-	buffer            func() []byte // where to read to; called when there may be something
-	idle              func()        // there is nothing to read, and the buffer is not needed until there is
-	out               []byte
-	read, wrote       int
-	readErr, writeErr error
+	tryRead, tryPoll, tryWrite func(fd uintptr) bool
+	buffer                     func() []byte // where to read to; called when there may be something
+	idle                       func()        // there is nothing to read, and the buffer is not needed until there is
+	out                        []byte
+	read, wrote                int
+	readErr, writeErr          error
 }
 
 func newSocket(nc net.Conn, buffer func() []byte, idle func()) *socket {
@@ -32,7 +32,7 @@ func newSocket(nc net.Conn, buffer func() []byte, idle func()) *socket {
 		return nil
 	}
 	s := &socket{raw: raw, buffer: buffer, idle: idle}
-	s.tryRead, s.tryWrite = s.readNow, s.writeNow
+	s.tryRead, s.tryPoll, s.tryWrite = s.readNow, s.pollNow, s.writeNow
 	return s
 }
 
@@ -62,6 +62,19 @@ func (s *socket) Read() (int, error) {
 		return 0, io.EOF
 	}
 	return s.read, nil
+}
+
+func (s *socket) pollNow(fd uintptr) bool {
+	s.read, s.readErr = syscall.Read(int(fd), s.buffer())
+	return true
+}
+
+// Poll reads what there is, without waiting. An end and an error are left to Read.
+func (s *socket) Poll() int {
+	if s.raw.Read(s.tryPoll) != nil {
+		return 0
+	}
+	return max(s.read, 0)
 }
 
 func (s *socket) writeNow(fd uintptr) bool {

@@ -64,6 +64,11 @@ func (s *stream) count(n int, last bool) bool {
 	return s.length >= 0 && (s.length == 0 || !last)
 }
 
+// asks says that the stream is a question.
+func (s *stream) asks(timeout time.Duration, length int64) {
+	s.unary, s.timeout, s.length = true, timeout, length
+}
+
 // gather takes a part of a question, which as a rule is all of it.
 func (s *stream) gather(f *frame, length int) error {
 	last := f.flags&flagEndStream != 0
@@ -117,6 +122,7 @@ func (s *stream) requestEnded() error {
 func (s *stream) ask(body []byte) {
 	s.ended = true
 	c := s.c
+	c.answered++
 	request, err := unframe(body)
 	if err != nil {
 		s.fail(err)
