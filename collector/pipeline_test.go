@@ -213,7 +213,9 @@ func TestRatesChangeWithoutRestart(t *testing.T) {
 	c := newCollector(t, s3, policy)
 	c.start(t)
 	client := c.client(t)
-	kept := func() int { return c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="kept"`, `class="main"`) }
+	kept := func() int {
+		return c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="kept"`, `class="main"`)
+	}
 	next := 0
 	sendOne := func() int {
 		before := kept()

@@ -436,7 +436,7 @@ func askLimits(domain string, descriptors ...string) *ratelimitsvcv3.RateLimitRe
 	q := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
 	for _, text := range descriptors {
 		d := &commonratelimitv3.RateLimitDescriptor{}
-		for _, entry := range strings.Split(text, ",") {
+		for entry := range strings.SplitSeq(text, ",") {
 			key, value, _ := strings.Cut(entry, "=")
 			d.Entries = append(d.Entries, &commonratelimitv3.RateLimitDescriptor_Entry{Key: key, Value: value})
 		}

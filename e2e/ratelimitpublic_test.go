@@ -254,7 +254,7 @@ func exampleRoutes(path string, descriptors ...string) string {
 	var limits []string
 	for _, d := range descriptors {
 		var actions []string
-		for _, h := range strings.Fields(d) {
+		for h := range strings.FieldsSeq(d) {
 			actions = append(actions, fmt.Sprintf("{request_headers: {header_name: %s, descriptor_key: %s}}", h, h))
 		}
 		limits = append(limits, "{actions: ["+strings.Join(actions, ", ")+"]}")

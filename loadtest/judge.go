@@ -15,19 +15,19 @@ import (
 const sure = 4
 
 // judge says why a load test must stop, seeing how real requests fared within its window; "" lets it go on.
-func judge(w *policy.StopWhen, real loadreport.Counts) string {
+func judge(w *policy.StopWhen, c loadreport.Counts) string {
 	least := uint64(*w.MinRequests)
-	if n := real.Ended(); w.Errors != nil && n >= least {
-		if share := 100 * float64(real.Failed) / float64(n); share > *w.Errors {
+	if n := c.Ended(); w.Errors != nil && n >= least {
+		if share := 100 * float64(c.Failed) / float64(n); share > *w.Errors {
 			return fmt.Sprintf("%s %% of %d real requests failed within %s, and more than %s %% stops it",
 				percent(share), n, w.Window.Text(), strconv.FormatFloat(*w.Errors, 'f', -1, 64))
 		}
 	}
-	if w.MeanLatency != nil && real.Issued >= least {
+	if w.MeanLatency != nil && c.Issued >= least {
 		most := time.Duration(*w.MeanLatency)
-		if mean := real.MeanLatency(); float64(mean)*(1-doubt(real)) > float64(most) {
+		if mean := c.MeanLatency(); float64(mean)*(1-doubt(c)) > float64(most) {
 			return fmt.Sprintf("%d real requests took some %s on average within %s, and more than %s stops it",
-				real.Issued, mean.Round(mean/100+1).Round(time.Millisecond), w.Window.Text(), w.MeanLatency.Text())
+				c.Issued, mean.Round(mean/100+1).Round(time.Millisecond), w.Window.Text(), w.MeanLatency.Text())
 		}
 	}
 	return ""

@@ -122,26 +122,26 @@ func TestUnknownStopsNothing(t *testing.T) {
 		var g Guard
 		now := time.Unix(1e9, 0)
 		totals := map[string]loadreport.Counts{"v1": {Issued: 1e6, Failed: 1e6}} // of before the load test
-		real := []string{"v1", "v2"}
+		watched := []string{"v1", "v2"}
 		for range 300 {
 			now = now.Add(time.Duration(r.Int64N(int64(3 * time.Second))))
 			switch r.IntN(6) {
 			case 0:
-				real = [][]string{{"v1"}, {"v2"}, {"v1", "v2"}}[r.IntN(3)]
+				watched = [][]string{{"v1"}, {"v2"}, {"v1", "v2"}}[r.IntN(3)]
 			case 1:
 				totals["load"] = totals["load"].Add(loadreport.Counts{Failed: 1e6, Issued: 1e6, Busy: 1e6, Seen: 1e6})
 			case 2:
 				n := r.Uint64N(1000)
-				totals[real[0]] = totals[real[0]].Add(loadreport.Counts{Issued: n, Succeeded: n})
+				totals[watched[0]] = totals[watched[0]].Add(loadreport.Counts{Issued: n, Succeeded: n})
 			}
-			g.Follow([]mesh.LoadTest{{ID: id, Real: real, StopWhen: stopWhen(1, time.Second, 10*time.Second, 1)}, {ID: mesh.LoadTestID{Written: 2}, Real: []string{"load"}}})
+			g.Follow([]mesh.LoadTest{{ID: id, Real: watched, StopWhen: stopWhen(1, time.Second, 10*time.Second, 1)}, {ID: mesh.LoadTestID{Written: 2}, Real: []string{"load"}}})
 			if stops := g.Look(now, totals); len(stops) > 0 {
 				t.Fatalf("seed %d: %+v", seed, stops)
 			}
 		}
-		g.Follow([]mesh.LoadTest{{ID: id, Rule: "load", Real: real, StopWhen: stopWhen(1, 0, 10*time.Second, 1)}})
+		g.Follow([]mesh.LoadTest{{ID: id, Rule: "load", Real: watched, StopWhen: stopWhen(1, 0, 10*time.Second, 1)}})
 		g.Look(now, totals)
-		totals[real[0]] = totals[real[0]].Add(loadreport.Counts{Issued: 1e9, Failed: 1e9})
+		totals[watched[0]] = totals[watched[0]].Add(loadreport.Counts{Issued: 1e9, Failed: 1e9})
 		if stops := g.Look(now, totals); len(stops) != 1 || stops[0].ID != id || stops[0].Rule != "load" || !strings.Contains(stops[0].Why, "real requests failed") {
 			t.Fatalf("seed %d: %+v", seed, stops)
 		}

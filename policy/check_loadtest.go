@@ -47,9 +47,9 @@ func (s *StopWhen) check(c *checker, path string) {
 
 // checkReal refuses load tests that watch real requests where there are none.
 func (s *RouteSpec) checkReal(c *checker) {
-	real := slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.LoadTest == nil && r.Answers() == "" })
+	someReal := slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.LoadTest == nil && r.Answers() == "" })
 	for i := range s.Rules {
-		if l := s.Rules[i].LoadTest; l != nil && l.StopWhen != nil && !real {
+		if l := s.Rules[i].LoadTest; l != nil && l.StopWhen != nil && !someReal {
 			c.problem(fmt.Sprintf("spec.rules[%d].loadTest.stopWhen", i), "", "there are no real requests that could suffer: no other rule of this Route sends any on")
 		}
 	}

@@ -1,6 +1,7 @@
 package sampling
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -59,10 +60,7 @@ func (r *Rates) Source() *Source {
 		s.wanted = r.adaptive.wanted(r)
 	}
 	r.mu.RLock()
-	services := make(map[serviceKey]*Service, len(r.services))
-	for key, service := range r.services {
-		services[key] = service
-	}
+	services := maps.Clone(r.services)
 	r.mu.RUnlock()
 	for key, service := range services {
 		s.services[key] = s.strategy(service)

@@ -194,14 +194,14 @@ func (a author) mirror() string {
 }
 
 func (a author) route(i int) string {
-	rules, real := make([]string, 1+a.IntN(4)), false
+	rules, someReal := make([]string, 1+a.IntN(4)), false
 	for j := range rules {
 		match, scope := a.match(paths...), a.pick("global", "local")
 		action := a.action(match)
 		if strings.HasPrefix(action, "redirect:") || strings.HasPrefix(action, "directResponse:") {
 			scope = "local"
 		} else {
-			real = true
+			someReal = true
 		}
 		rules[j] = strings.Join([]string{
 			"\n    - match: " + match,
@@ -212,7 +212,7 @@ func (a author) route(i int) string {
 	}
 	if a.IntN(3) == 0 {
 		stop := ""
-		if real {
+		if someReal {
 			stop = a.maybe(", stopWhen: " + a.pick("{errors: 0}", "{meanLatency: 1ms, window: 10m}", "{errors: 99.9, meanLatency: 1h, window: 3s, minRequests: 1}"))
 		}
 		rules = append(rules, strings.Join([]string{

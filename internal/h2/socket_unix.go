@@ -3,6 +3,7 @@
 package h2
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -39,10 +40,11 @@ func newSocket(nc net.Conn, buffer func() []byte, idle func()) *socket {
 func (s *socket) readNow(fd uintptr) bool {
 	b := s.buffer()
 	for {
-		switch s.read, s.readErr = syscall.Read(int(fd), b); s.readErr {
-		case syscall.EINTR:
+		s.read, s.readErr = syscall.Read(int(fd), b)
+		switch {
+		case errors.Is(s.readErr, syscall.EINTR):
 			continue
-		case syscall.EAGAIN:
+		case errors.Is(s.readErr, syscall.EAGAIN):
 			s.idle()
 			return false
 		}
@@ -79,10 +81,11 @@ func (s *socket) Poll() int {
 
 func (s *socket) writeNow(fd uintptr) bool {
 	for {
-		switch s.wrote, s.writeErr = syscall.Write(int(fd), s.out); s.writeErr {
-		case syscall.EINTR:
+		s.wrote, s.writeErr = syscall.Write(int(fd), s.out)
+		switch {
+		case errors.Is(s.writeErr, syscall.EINTR):
 			continue
-		case syscall.EAGAIN:
+		case errors.Is(s.writeErr, syscall.EAGAIN):
 			s.wrote, s.writeErr = 0, nil
 		}
 		return true

@@ -94,7 +94,7 @@ func (r *Redis) Ask(words ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second)) // an error comes when it is used
 	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
 		return "", err
@@ -192,7 +192,7 @@ func (r *Redis) knowsAll() bool {
 	if err != nil {
 		return false
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second)) // as above
 	if _, err := c.Write([]byte("CLUSTER INFO\r\n")); err != nil {
 		return false

@@ -43,10 +43,10 @@ const (
 	// Stale is how old a report may be, beside those of others for the same route, before it is passed over: the collector
 	// is gone.
 	Stale = 30 * time.Second
-	// Freeze is how long shares stay when nobody reports them any more, and Decay how long it takes them from then on to
-	// go back to everything, unless a table is told otherwise.
+	// Freeze is how long shares stay when nobody reports them any more, unless a table is told otherwise.
 	Freeze = 5 * time.Minute
-	Decay  = 10 * time.Minute
+	// Decay is how long it takes them from then on to go back to everything, unless a table is told otherwise.
+	Decay = 10 * time.Minute
 
 	maxCollectors = 1000
 	lowest        = 0.01 // per cent: proxies decide by ten-thousandths
