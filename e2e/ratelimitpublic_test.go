@@ -61,7 +61,7 @@ func startPublic(t *testing.T, args ...string) (dir, address, httpAddress string
 	ports := freePorts(t, 2)
 	weir := servers.StartProcess(t, servers.Command{
 		Name: "weir", Path: weirBinary,
-		Args: append([]string{"ratelimit", "--config", dir, "--address", ports[0], "--http-address", ports[1]}, args...),
+		Args: append([]string{"ratelimit", "--config", dir, "--insecure", "--address", "0.0.0.0:" + port(ports[0]), "--http-address", "0.0.0.0:" + port(ports[1])}, args...),
 	})
 	must(t, weir.WaitHTTP(t.Context(), "http://"+ports[1]+"/healthcheck"))
 	return dir, ports[0], ports[1]

@@ -41,7 +41,7 @@ type rateLimitOptions struct {
 	manager            compat.Client
 	keys               int
 	headers            []string
-	shadow             bool
+	shadow, insecure   bool
 	redis              redisOptions
 	logLevel, logStyle string
 }
@@ -87,6 +87,7 @@ func newRateLimit() *cobra.Command {
 	f.StringVar(&o.cert, "tls-cert", "", "a certificate in PEM, with which --address may be any; read again when it changes")
 	f.StringVar(&o.key, "tls-key", "", "the key of --tls-cert in PEM")
 	f.StringVar(&o.ca, "tls-client-ca", "", "the authorities in PEM of which clients must have a certificate")
+	f.BoolVar(&o.insecure, "insecure", false, "let --address be any without a certificate, and --http-address any: where the network keeps others out")
 	f.IntVar(&o.keys, "keys", ratelimit.DefaultKeys, "how many counters there is room for, 32 bytes each")
 	f.StringSliceVar(&o.headers, "response-headers", nil, "have answers tell of the nearest limit of --config, in headers of the names `LIMIT,REMAINING,RESET`")
 	f.Lookup("response-headers").NoOptDefVal = "RateLimit-Limit,RateLimit-Remaining,RateLimit-Reset"
@@ -103,13 +104,16 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	limitAddress, err := listenOn(ctx, "--address", o.address, settings)
+	limitAddress, err := listenOn(ctx, "--address", o.address, settings, o.insecure)
 	if err != nil {
 		return err
 	}
-	httpAddress, err := listenOn(ctx, "--http-address", o.httpAddr, nil)
+	httpAddress, err := listenOn(ctx, "--http-address", o.httpAddr, nil, o.insecure)
 	if err != nil {
 		return err
+	}
+	if o.insecure {
+		log.Warn("--insecure: whoever reaches these addresses may ask, and read what is limited", "address", o.address, "http", o.httpAddr)
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -173,10 +177,17 @@ func runRateLimit(ctx context.Context, o rateLimitOptions, log *slog.Logger) err
 	return nil
 }
 
-// listenOn opens a flag's address, which without TLS must be a loopback one.
-func listenOn(ctx context.Context, flag, address string, settings *tls.Config) (net.Listener, error) {
-	if settings == nil {
-		if err := checkLoopback(address); err != nil {
+var beyondLoopback = map[string]string{
+	"--address":      "give --tls-cert and --tls-key, or --insecure where the network keeps others out",
+	"--http-address": "give --insecure where the network keeps others out: it has no TLS",
+}
+
+// listenOn opens a flag's address, which without TLS must be a loopback one, unless the user insists.
+func listenOn(ctx context.Context, flag, address string, settings *tls.Config, insecure bool) (net.Listener, error) {
+	if settings == nil && !insecure {
+		if err := checkLoopback(address); errors.Is(err, errLoopback) {
+			return nil, fmt.Errorf("%s %s: use 127.0.0.1:PORT or [::1]:PORT, or %s", flag, address, beyondLoopback[flag])
+		} else if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", flag, address, err)
 		}
 	}
