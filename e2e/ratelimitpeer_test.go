@@ -39,14 +39,18 @@ type rivals struct {
 	redis      *servers.Redis
 }
 
-// newRivals starts both with the files, by name; env is more of the peer's environment, and args are more of weir's.
-func newRivals(t *testing.T, files map[string]string, env, args []string) *rivals {
+// newRivals starts both with the files, by name; env is more of the peer's environment, and args are more of weir's, which
+// counts in the same Redis if that is shared.
+func newRivals(t *testing.T, files map[string]string, env, args []string, shared bool) *rivals {
 	t.Helper()
 	root := t.TempDir()
 	r := &rivals{dir: filepath.Join(root, "ratelimit", "config"), redis: servers.RunRedis(t)}
 	must(t, os.MkdirAll(r.dir, 0o700))
 	for name, text := range files {
 		must(t, os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600))
+	}
+	if shared { // without leases: what they tell of a question that is refused is as far as a replica knows
+		args = append(args, "--redis", "redis://"+r.redis.Address, "--redis-timeout", "1s", "--redis-lease", "0")
 	}
 	ports := freePorts(t, 5)
 	peer := servers.StartProcess(t, servers.Command{
@@ -57,7 +61,7 @@ func newRivals(t *testing.T, files map[string]string, env, args []string) *rival
 			"BACKEND_TYPE=redis", "REDIS_SOCKET_TYPE=tcp", "REDIS_URL=" + r.redis.Address, "USE_STATSD=false", "DISABLE_STATS=true", "LOG_LEVEL=error",
 		}, env...),
 	})
-	weir := servers.StartProcess(t, servers.Command{
+	weir := servers.StartProcess(t, servers.Command{ // whose keys in Redis begin with weir:
 		Name: "weir", Path: weirBinary,
 		Args: append([]string{"ratelimit", "--config", r.dir, "--address", ports[3], "--http-address", ports[4]}, args...),
 	})
@@ -286,13 +290,15 @@ func TestSameAnswersAsEnvoyproxyRatelimit(t *testing.T) {
 		must(t, err)
 		files[domain+".yaml"] = string(text)
 	}
-	for name, env := range map[string][]string{
-		"counting": nil,
-		"stopping": {"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := newRivals(t, files, append(env, "LIMIT_RESPONSE_HEADERS_ENABLED=true"), []string{"--response-headers"})
-			c := &comparison{t: t, rivals: r, stopping: name == "stopping"}
+	for _, store := range []string{"memory", "redis"} {
+		t.Run(store, func(t *testing.T) {
+			// Of the two ways in which the peer counts, each store has one.
+			env := []string{"LIMIT_RESPONSE_HEADERS_ENABLED=true"}
+			if store == "redis" {
+				env = append(env, "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true")
+			}
+			r := newRivals(t, files, env, []string{"--response-headers"}, store == "redis")
+			c := &comparison{t: t, rivals: r, stopping: store == "redis"}
 			for seed := range seeds {
 				c.made = &madeLimits{Rand: rand.New(rand.NewPCG(uint64(seed), 6)), rules: made[seed].rules}
 				c.apart = map[string]bool{}
@@ -481,7 +487,7 @@ descriptors:
 			})
 		}
 	}
-	r := newRivals(t, files, nil, nil)
+	r := newRivals(t, files, nil, nil, false)
 	run(t, r, map[string]test{
 		"a refused question uses nothing up":   {questions{ask("one=a", "five=a"), ask("one=a", "five=a"), ask("five=a")}, "OK: OK 2", "OK: OK 3"},
 		"one counter twice":                    {questions{ask("one=b", "one=b"), ask("one=b")}, "OVER: OVER 0", "OK: OK 0"},
@@ -516,7 +522,7 @@ descriptors:
 			t.Errorf("weir: %s", got)
 		}
 	})
-	run(t, newRivals(t, files, []string{"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true"}, nil), map[string]test{
+	run(t, newRivals(t, files, []string{"STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT=true"}, nil, true), map[string]test{
 		"stopping: a refused question uses nothing up":   {questions{ask("one=a", "five=a"), ask("one=a", "five=a"), ask("five=a")}, "OK: OK 3", "OK: OK 3"},
 		"stopping: a shadow is no reason to use up less": {questions{ask("shadow=i", "five=i"), ask("five=i")}, "OK: OK 4", "OK: OK 3"},
 		"stopping: a quota is no reason to use up less":  {questions{ask("quota=i", "five=j"), ask("five=j")}, "OK: OK 4", "OK: OK 4"},

@@ -86,8 +86,22 @@ func withinOneMinute(t *testing.T, test func(try int) []string) {
 	t.Error("no try was within a minute")
 }
 
+// TestPublicTestsOfEnvoyproxyRatelimit has the counters in memory and in Redis, as all tests below.
 func TestPublicTestsOfEnvoyproxyRatelimit(t *testing.T) {
-	dir, address, _ := startPublic(t)
+	withEachStore(t, testPublic)
+}
+
+func withEachStore(t *testing.T, test func(t *testing.T, args ...string)) {
+	t.Helper()
+	t.Run("memory", func(t *testing.T) { test(t) })
+	t.Run("redis", func(t *testing.T) {
+		test(t, "--redis", "redis://"+servers.RunRedis(t).Address, "--redis-timeout", "1s")
+	})
+}
+
+func testPublic(t *testing.T, args ...string) {
+	t.Helper()
+	dir, address, _ := startPublic(t, args...)
 	client := limitClient(t, address)
 	type limitStatus = ratelimitsvcv3.RateLimitResponse_DescriptorStatus
 	limited := func(code ratelimitsvcv3.RateLimitResponse_Code, requests uint32, unit ratelimitsvcv3.RateLimitResponse_RateLimit_Unit, remaining int) *limitStatus {
@@ -181,7 +195,12 @@ func TestPublicTestsOfEnvoyproxyRatelimit(t *testing.T) {
 
 // TestExampleOfEnvoyproxyRatelimit has an Envoy ask by the routes of the peer's docker-compose example, as its scripts do.
 func TestExampleOfEnvoyproxyRatelimit(t *testing.T) {
-	_, address, httpAddress := startPublic(t)
+	withEachStore(t, testExample)
+}
+
+func testExample(t *testing.T, args ...string) {
+	t.Helper()
+	_, address, httpAddress := startPublic(t, args...)
 	ports := freePorts(t, 2)
 	upstream := envoytest.Upstream(t, "up")
 	envoytest.Start(t, fmt.Appendf(nil, exampleProxy, port(ports[0]), port(ports[1]),

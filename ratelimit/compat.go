@@ -68,7 +68,7 @@ func (s *Service) overdraw(ctx context.Context, now int64, q *question) {
 	}
 	if _, err := s.store.Take(ctx, now, q.charges); err != nil {
 		s.metrics.errors.Add(1)
-		s.log.Error("count what was over its limit", "error", err)
+		_ = s.unavailable(err) // the question is answered all the same
 	}
 	q.charges = slices.Delete(q.charges, 0, len(q.charges)) // their keys are other hits'
 }

@@ -138,6 +138,9 @@ func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest
 		s.metrics.errors.Add(1)
 		return out, true, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if q.overdraws && s.prompt != nil && !wait { // two calls, of which the second may have to wait
+		return out, false, nil
+	}
 	allowed := true
 	if len(q.hits) > 0 {
 		var done bool

@@ -33,14 +33,15 @@ const (
 func main() {
 	var (
 		role     = flag.String("role", "", "internal: the server to be")
-		planes   = flag.String("planes", "floor,weir", "servers: floor, weir, weir-grpc, peer, peer-cache")
+		redis    = flag.String("redis", "", "internal: where it counts")
+		planes   = flag.String("planes", "floor,weir", "servers: floor, weir, weir-grpc, weir-redis, weir-lease, peer, peer-cache")
 		inFlight = flag.String("in-flight", "1,16,64,256", "questions at once, over one connection")
 		batched  = flag.Bool("batched", false, "ask by "+strconv.Itoa(batch)+" descriptors")
 		during   = flag.Duration("for", 3*time.Second, "how long each is measured")
 	)
 	flag.Parse()
 	if *role != "" {
-		if err := serve(*role); err != nil {
+		if err := serve(*role, *redis); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/ratelimit/redis"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 func service(n int) string { return "shop/service-" + strconv.Itoa(n) + "/0" }
 
 // serve is the process of a server. It tells its address on standard output and runs until it is killed.
-func serve(role string) error {
+func serve(role, redisAddress string) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -42,7 +43,13 @@ func serve(role string) error {
 		ratelimitsvcv3.RegisterRateLimitServiceServer(s, floor{})
 		return s.Serve(l)
 	}
-	s := ratelimit.New(slog.New(slog.DiscardHandler), ratelimit.Options{})
+	var o ratelimit.Options
+	if redisAddress != "" {
+		if o.Store, err = shared(role, redisAddress); err != nil {
+			return err
+		}
+	}
+	s := ratelimit.New(slog.New(slog.DiscardHandler), o)
 	s.Apply(limits())
 	g := grpc.NewServer(ratelimit.GRPCOptions()...)
 	s.Register(g)
@@ -50,6 +57,20 @@ func serve(role string) error {
 		return g.Serve(l)
 	}
 	return s.Server(g).Serve(l)
+}
+
+// shared gives a store in Redis, which is asked about each question, or leases parts of limits.
+func shared(role, address string) (ratelimit.Store, error) {
+	o := redis.Options{URLs: []string{"redis://" + address}, Timeout: time.Second}
+	if role != "weir-redis" {
+		o.Lease = redis.DefaultLease
+	}
+	store, err := redis.New(slog.New(slog.DiscardHandler), o)
+	if err != nil {
+		return nil, err
+	}
+	go func() { _ = store.Run(context.Background()) }()
+	return store, store.Ready(context.Background())
 }
 
 func limits() []*mesh.Limit {
@@ -100,6 +121,11 @@ func start(plane string) (*server, error) {
 		err = s.startPeer(dir)
 	case "peer-cache": // which keeps the keys that are over their limit
 		err = s.startPeer(dir, "LOCAL_CACHE_SIZE_IN_BYTES=100000000")
+	case "weir-redis", "weir-lease":
+		var redis string
+		if redis, err = s.startRedis(context.Background(), dir); err == nil {
+			err = s.startSelf(plane, "-redis", redis)
+		}
 	default:
 		err = s.startSelf(plane)
 	}

@@ -27,18 +27,24 @@ type leaseShard struct {
 	turned int64 // when young was empty, by the store's clock
 }
 
-// peek judges a hit and moves nothing.
-func (s *Store) peek(now int64, h *ratelimit.Hit) (d ratelimit.Decision, v verdict) {
+// peek judges a hit and moves nothing. Beside the decision it gives the one of a hit that others bring down, as far as is
+// known here.
+func (s *Store) peek(now int64, h *ratelimit.Hit) (d, without ratelimit.Decision, v verdict) {
 	hash := s.leases.hash(h)
 	shard := s.leases.shard(hash)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	l := shard.find(hash)
-	if l == nil || l.rate != *h.Rate {
-		return d, ask
+	var at ratelimit.Arrival
+	if l != nil && l.rate == *h.Rate && l.heard != 0 {
+		at = l.at
+		_, d, v = l.judge(now, h.Kind, h.N)
 	}
-	_, d, v = l.judge(now, h.Kind, h.N)
-	return d, v
+	_, without = h.Rate.Decide(at, now, ratelimit.Take, 0)
+	if _, with := h.Rate.Decide(at, now, h.Kind, h.N); !with.Allowed {
+		without = with
+	}
+	return d, without, v
 }
 
 // use judges a hit, and counts it where it passes. The part keeps how to put it back.
@@ -74,25 +80,25 @@ func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
 	known, refused, takes := true, false, true
 	for i := range hits {
 		h := &hits[i]
-		d, v := s.peek(now, h)
-		if v == ask {
-			known = false
-			_, d = h.Rate.Decide(ratelimit.Arrival{}, now, ratelimit.Take, 0) // for all that is known
+		d, without, v := s.peek(now, h)
+		if h.Decision = without; v == refuse {
+			h.Decision = d
 		}
-		h.Decision = d
+		known = known && v != ask
 		refused = refused || v == refuse && !h.Shadow && !h.Quota
 		takes = takes && h.Kind == ratelimit.Take
 	}
 	switch {
 	case refused && takes:
 		return false, true
-	case known && ratelimit.Pass(hits):
-		return true, s.useAll(now, hits)
+	case known:
+		ok = s.useAll(now, hits)
+		return ok, ok
 	}
 	return false, false
 }
 
-// useAll counts hits of which each was found to pass, unless others were faster.
+// useAll counts hits if they pass.
 func (s *Store) useAll(now int64, hits []ratelimit.Hit) bool {
 	q := question{parts: make([]part, len(hits))}
 	for i := range hits {

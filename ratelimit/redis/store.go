@@ -306,19 +306,23 @@ func (s *Store) answer(a inquiry, hits []ratelimit.Hit) bool {
 	for i := range hits {
 		hits[i].Decision = a.questions[a.at[i].question].parts[a.at[i].part].Decision
 	}
-	if len(a.questions) == 1 {
-		if q := a.questions[0]; !q.ok {
-			s.putBack(q)
-		}
-		return a.questions[0].ok
+	ok := a.questions[0].ok
+	if len(a.questions) > 1 {
+		ok = ratelimit.Pass(hits)
 	}
-	if ratelimit.Pass(hits) {
+	if ok {
 		return true
 	}
-	s.takeBack(a.questions)
+	if len(a.questions) > 1 {
+		s.takeBack(a.questions)
+	} else {
+		s.putBack(a.questions[0])
+	}
 	for i := range hits {
-		h := &hits[i]
-		if a.questions[a.at[i].question].ok && h.Kind == ratelimit.Take && h.Decision.Allowed {
+		h, q := &hits[i], a.questions[a.at[i].question]
+		p := &q.parts[a.at[i].part]
+		lent := p.key == "" && p.grant != 0 // what Redis decides of a question that it refuses is without it already
+		if (q.ok || lent) && h.Kind == ratelimit.Take && h.Decision.Allowed {
 			h.Decision.Remaining = min(h.Decision.Remaining+h.N, h.Rate.Limit())
 		}
 	}

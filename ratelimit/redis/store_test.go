@@ -57,3 +57,28 @@ func TestRedisKeepsTheContract(t *testing.T) {
 	}}
 	s.Run(t)
 }
+
+// TestRefusedQuestionsTellWhatRemainsWithoutThem has a key be leased that another one, which is used up, brings down: by
+// Redis, and by what is known of it here.
+func TestRefusedQuestionsTellWhatRemainsWithoutThem(t *testing.T) {
+	o := patient(servers.RunRedis(t).Address)
+	o.Lease = 0.5
+	s := start(t, o)
+	year := 365 * 24 * time.Hour
+	two, many := ratelimit.NewFixedWindow(2, year), ratelimit.NewFixedWindow(40, year)
+	for range 6 {
+		require.True(t, allowed(t, s, hit("many", &many)))
+	}
+	for range 2 {
+		require.True(t, allowed(t, s, hit("two", &two), hit("many", &many)))
+	}
+	for i := range 20 {
+		hits := []ratelimit.Hit{hit("two", &two), hit("many", &many)}
+		ok, err := take(t, s, hits...)
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.EqualValues(t, 0, hits[0].Decision.Remaining)
+		require.True(t, hits[1].Decision.Allowed)
+		require.EqualValues(t, 32, hits[1].Decision.Remaining, "time %d", i)
+	}
+}
