@@ -131,7 +131,11 @@ func printLoadTests(out io.Writer, tests []loadTestStatus) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\nLOAD TEST\tSTATE\tREAL REQUESTS\n")
 	for i := range tests {
-		fmt.Fprintf(w, "%s %s\t%s\t%s\n", tests[i].Route, tests[i].Rule, tests[i].state(), tests[i].Real.say())
+		t, real := &tests[i], ""
+		if t.State == testRuns {
+			real = t.Real.say()
+		}
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%s %s\t%s\t%s", t.Route, t.Rule, t.state(), real), "\t"))
 	}
 	return w.Flush()
 }
