@@ -58,6 +58,20 @@ redis() {
   ln -sf "$program" "$bin/redis-server"
 }
 
+# gRPC's own client for Python, which is another implementation than Go's and Envoy's, in an environment of its own.
+python_grpc() {
+  local want="grpcio==1.76.0 typing-extensions==4.15.0" venv=$cache/python-grpc
+  [ "$(cat "$bin/.python-grpc" 2>/dev/null)" = "$want" ] && [ -x "$bin/python-grpc" ] && return
+  echo "tools: installing $want" >&2
+  rm -rf "$venv"
+  python3 -m venv "$venv" >&2 || { debian python3-venv && python3 -m venv "$venv" >&2; }
+  # shellcheck disable=SC2086 # two packages
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: $want >&2
+  printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$venv" >"$bin/python-grpc"
+  chmod +x "$bin/python-grpc"
+  echo "$want" >"$bin/.python-grpc"
+}
+
 [ $# -gt 0 ] || set -- envoy minio golangci-lint ocb h2spec gcc redis-server ratelimit mdatagen
 for tool in "$@"; do
   case $tool in
@@ -70,6 +84,7 @@ for tool in "$@"; do
     redis-server) redis ;;
     mdatagen) go_tool mdatagen go.opentelemetry.io/collector/cmd/mdatagen ;;
     ratelimit) go_tool ratelimit github.com/envoyproxy/ratelimit/src/service_cmd ;;
+    python-grpc) python_grpc ;;
     *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server, ratelimit and mdatagen" >&2; exit 2 ;;
   esac
 done
