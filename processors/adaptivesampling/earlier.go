@@ -15,7 +15,7 @@ import (
 // SDKs' remote samplers by their type and parameter, and Weir's proxies by [sampling.ThresholdAttribute]. A proxy that a
 // client made trace the request has sampled nothing.
 func byChance(span ptrace.Span) (sampling.Threshold, bool) {
-	if !span.ParentSpanID().IsEmpty() {
+	if !span.ParentSpanID().IsEmpty() || span.Attributes().Len() == 0 {
 		return 0, false
 	}
 	c := chance{share: 1}
