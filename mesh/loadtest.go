@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -42,8 +43,12 @@ func ended(r *policy.Rule, now time.Time) bool {
 
 // NextEnd gives when the first of the load tests that run at now is over; the zero time is never. Until then, [At] gives
 // the same.
-func NextEnd(set *policy.Set, now time.Time) (next time.Time) {
-	for _, d := range set.Routes {
+func NextEnd(set *policy.Set, now time.Time) time.Time {
+	return nextEnd(slices.Values(set.Routes), now)
+}
+
+func nextEnd(routes iter.Seq[*policy.Document[policy.RouteSpec]], now time.Time) (next time.Time) {
+	for d := range routes {
 		for i := range d.Spec.Rules {
 			r := &d.Spec.Rules[i]
 			if r.LoadTest == nil || ended(r, now) {
@@ -58,10 +63,15 @@ func NextEnd(set *policy.Set, now time.Time) (next time.Time) {
 }
 
 // AnyEnded says whether the set has load tests that are over at now, which [At] leaves out.
-func AnyEnded(set *policy.Set, now time.Time) bool {
-	return slices.ContainsFunc(set.Routes, func(d *policy.Document[policy.RouteSpec]) bool {
-		return slices.ContainsFunc(d.Spec.Rules, func(r policy.Rule) bool { return ended(&r, now) })
-	})
+func AnyEnded(set *policy.Set, now time.Time) bool { return anyEnded(slices.Values(set.Routes), now) }
+
+func anyEnded(routes iter.Seq[*policy.Document[policy.RouteSpec]], now time.Time) bool {
+	for d := range routes {
+		if slices.ContainsFunc(d.Spec.Rules, func(r policy.Rule) bool { return ended(&r, now) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // LoadTestID tells a load test from every other one, and from itself before an edit of its rule.

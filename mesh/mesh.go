@@ -114,120 +114,18 @@ func Build(set *policy.Set) *Model { return At(set, time.Time{}) }
 // At resolves a set as it holds at a time: without the rules of load tests that are over then.
 func At(set *policy.Set, now time.Time) *Model { return new(Resolver).At(set, now) }
 
-// Resolver resolves one set after another as [At] does, and leaves services as they are that depend on nothing that has
-// changed: they are the same [Service] then, and cost nothing. It is for one goroutine.
-type Resolver struct {
-	// Stopped are the load tests that have stopped before their time: their rules refuse what they would take.
-	Stopped map[LoadTestID]bool
-
-	made map[*policy.Document[policy.ServiceSpec]]*made
-}
-
-// made is a service and all that it was made of.
-type made struct {
-	service *Service
-	limits  []*Limit
-	route   *policy.Document[policy.RouteSpec]
-	shared  []*policy.Document[policy.RateLimitSpec]
-	others  []other
-	timed   bool // it is another one at another time, or when a load test stops
-}
-
-// other is a service that rules send requests to.
-type other struct {
-	ref      policy.Ref
-	document *policy.Document[policy.ServiceSpec] // nil: there is none
-}
-
-// At resolves a set as [At] does.
-func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
-	next := make(map[*policy.Document[policy.ServiceSpec]]*made, len(set.Services))
-	b := builder{set: set, now: now, stopped: r.Stopped, model: &Model{
-		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
-		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
-		Thinned: set.Mesh.Spec.Tracing != nil && set.Sampling.Spec.Adaptive != nil && set.Sampling.Spec.ThinnedAtSource(),
-	}}
-	b.index()
-	for _, d := range set.Services {
-		m := r.made[d]
-		if m == nil || !b.holds(m) {
-			m = b.make(d)
-		}
-		next[d] = m
-		b.model.Services = append(b.model.Services, m.service)
-		b.model.Limits = append(b.model.Limits, m.limits...)
-	}
-	r.made = next
-	for _, d := range set.Gateways {
-		b.model.Gateways = append(b.model.Gateways, b.gateway(d))
-	}
-	slices.SortFunc(b.model.Limits, func(a, c *Limit) int { return cmp.Compare(a.ID, c.ID) })
-	return b.model
-}
-
-// holds says whether a service would be made of the same again.
-func (b *builder) holds(m *made) bool {
-	ref := m.service.Ref.String()
-	return !m.timed && m.route == b.routes[ref] && slices.Equal(m.shared, b.limits[ref]) &&
-		!slices.ContainsFunc(m.others, func(o other) bool { return b.set.Service(o.ref) != o.document })
-}
-
-// make makes a service, and notes of what.
-func (b *builder) make(d *policy.Document[policy.ServiceSpec]) *made {
-	ref := d.Ref()
-	m := &made{route: b.routes[ref.String()], shared: b.limits[ref.String()]}
-	if m.route != nil {
-		for _, r := range m.route.Spec.Rules {
-			m.timed = m.timed || r.LoadTest != nil && (!r.LoadTest.Ends().IsZero() || r.LoadTest.StopWhen != nil)
-			for _, to := range r.To {
-				o := other{ref: policy.ParseRef(to.Service, "")}
-				if o.document = b.set.Service(o.ref); o.ref != ref && !slices.Contains(m.others, o) {
-					m.others = append(m.others, o)
-				}
-			}
-		}
-	}
-	b.limitsOf = nil
-	m.service = b.service(d)
-	m.limits = b.limitsOf
-	return m
-}
-
 type builder struct {
 	set     *policy.Set
 	now     time.Time
 	stopped map[LoadTestID]bool
-	model   *Model
 	routes  map[string]*policy.Document[policy.RouteSpec]       // by service
 	limits  map[string][]*policy.Document[policy.RateLimitSpec] // by service, in order
 
 	limitsOf []*Limit // the global ones of the service that is made
 }
 
-func (b *builder) index() {
-	b.routes = make(map[string]*policy.Document[policy.RouteSpec], len(b.set.Routes))
-	for _, d := range b.set.Routes {
-		b.routes[d.Spec.Service] = d
-	}
-	b.limits = make(map[string][]*policy.Document[policy.RateLimitSpec])
-	for _, d := range b.set.RateLimits {
-		b.limits[d.Spec.Service] = append(b.limits[d.Spec.Service], d)
-	}
-}
-
 func key(kind string, m policy.Metadata) policy.Key {
 	return policy.Key{Kind: kind, Namespace: m.Namespace, Name: m.Name}
-}
-
-func (b *builder) gateway(d *policy.Document[policy.GatewaySpec]) *Gateway {
-	g := &Gateway{Ref: d.Ref(), Source: key("Gateway", d.Metadata), Address: d.Spec.Address, Listeners: slices.Clone(d.Spec.Listeners)}
-	slices.SortFunc(g.Listeners, func(a, c policy.Listener) int { return cmp.Compare(a.Name, c.Name) })
-	for _, s := range b.model.Services {
-		if slices.ContainsFunc(d.Spec.Services, func(pattern string) bool { return Serves(pattern, s.Ref.String()) }) {
-			g.Services = append(g.Services, s)
-		}
-	}
-	return g
 }
 
 // Serves matches NAMESPACE/NAME with * as wildcard; a lone * is every service.

@@ -64,6 +64,12 @@ func TestResolverGivesTheSame(t *testing.T) {
 			if !reflect.DeepEqual(got, want) {
 				t.Fatalf("seed %d, round %d: the model is not what it is from nothing", seed, round)
 			}
+			if a, b := resolver.NextEnd(now), mesh.NextEnd(last, now); !a.Equal(b) || resolver.AnyEnded(now) != mesh.AnyEnded(last, now) {
+				t.Fatalf("seed %d, round %d: load tests end at %s, want %s", seed, round, a, b)
+			}
+			if again := resolver.At(last, now); len(got.Limits) > 0 && &again.Limits[0] != &got.Limits[0] {
+				t.Fatalf("seed %d, round %d: the limits are made anew where nothing has changed", seed, round)
+			}
 			for _, s := range got.Services {
 				if known[s] {
 					kept++
