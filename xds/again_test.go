@@ -65,6 +65,9 @@ func TestEditsGiveTheSame(t *testing.T) {
 				t.Fatalf("seed %d, round %d: %d views, want %d", seed, round, len(got.Views()), len(want.Views()))
 			}
 			same(t, want, got)
+			if got.Version() != want.Version() {
+				t.Fatalf("seed %d, round %d: version %s, want %s", seed, round, got.Version(), want.Version())
+			}
 		}
 	}
 }

@@ -54,7 +54,7 @@ func adsSource() *corev3.ConfigSource {
 
 func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Resource {
 	name := sub.Name + string(v)
-	return t.resource(ClusterType, name, inputs{service: s}, []policy.Key{s.Source}, func() proto.Message {
+	return t.resource(ClusterType, name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
 		c := &clusterv3.Cluster{
 			Name:                          name,
 			ConnectTimeout:                durationpb.New(connectTimeout),
@@ -80,7 +80,7 @@ func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Reso
 
 // infrastructure is a gRPC cluster of Weir's own.
 func (t *translator) infrastructure(name, address string) *Resource {
-	return t.resource(ClusterType, name, inputs{}, []policy.Key{t.model.Source}, func() proto.Message {
+	return t.resource(ClusterType, name, "", []policy.Key{t.model.Source}, func() proto.Message {
 		host, port, err := net.SplitHostPort(address)
 		n, e := strconv.ParseUint(port, 10, 16)
 		if err = cmp.Or(err, e); err != nil && t.err == nil {

@@ -14,9 +14,9 @@ import (
 )
 
 // quicListener takes HTTP/3 on a door's port of UDP, with the same certificate and routes.
-func (t *translator) quicListener(d door) *Resource {
+func (t *translator) quicListener(d door, whose string) *Resource {
 	name := d.name + "@http3"
-	return t.resource(ListenerType, name, inputs{}, append(slices.Clone(d.sources), t.model.Source), func() proto.Message {
+	return t.resource(ListenerType, name, whose, append(slices.Clone(d.sources), t.model.Source), func() proto.Message {
 		m := t.connectionManager(d)
 		m.CodecType, m.Http2ProtocolOptions = hcmv3.HttpConnectionManager_HTTP3, nil
 		address := socketAddress(d.address, d.port)

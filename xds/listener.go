@@ -29,9 +29,9 @@ const (
 )
 
 // listener takes HTTP and routes it by its route configuration.
-func (t *translator) listener(d door) *Resource {
+func (t *translator) listener(d door, whose string) *Resource {
 	sources := append(slices.Clone(d.sources), t.model.Source)
-	return t.resource(ListenerType, d.name, t.listenerInputs(d), sources, func() proto.Message {
+	return t.resource(ListenerType, d.name, whose, sources, func() proto.Message {
 		return &listenerv3.Listener{
 			Name:                          d.name,
 			Address:                       socketAddress(d.address, d.port),
@@ -40,10 +40,6 @@ func (t *translator) listener(d door) *Resource {
 			FilterChains:                  []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: t.only(t.connectionManager(d))})},
 		}
 	})
-}
-
-func (t *translator) listenerInputs(d door) inputs {
-	return inputs{service: d.service, source: t.model.Source, tracing: t.model.Tracing, log: t.model.AccessLog, thinned: t.model.Thinned}
 }
 
 // only has a filter chain do nothing but HTTP.

@@ -44,12 +44,12 @@ func (t *translator) localFilter(name string, d door) *hcmv3.HttpFilter {
 // localName is the name of a listener's filter, and of the resource with its buckets: each listener has its own.
 func localName(filter, routes string) string { return filter + "/" + routes }
 
-// localChains are the buckets of a listener.
-func (t *translator) localChains(filter string, d door) *Resource {
+// localChains are the buckets of a listener, of services that have some.
+func (t *translator) localChains(filter string, d door, whose string, services []*mesh.Service) *Resource {
 	name := localName(filter, d.routes)
 	sources := slices.Clone(d.sources)
 	chains := make(map[string]*compositefilterv3.FilterChainConfiguration)
-	connection := perConnection(d.services)
+	connection := perConnection(services)
 	add := func(chain string, limits []mesh.LocalLimit) {
 		if len(limits) == 0 {
 			return
@@ -59,7 +59,7 @@ func (t *translator) localChains(filter string, d door) *Resource {
 			sources = append(sources, l.Source)
 		}
 	}
-	for _, s := range d.services {
+	for _, s := range services {
 		own, shares := fairShares(s.Local)
 		switch filter {
 		case localService:
@@ -72,7 +72,7 @@ func (t *translator) localChains(filter string, d door) *Resource {
 			}
 		}
 	}
-	return t.resource(ExtensionType, name, inputs{}, sources, func() proto.Message {
+	return t.resource(ExtensionType, name, whose, sources, func() proto.Message {
 		return t.extension(name, &compositefilterv3.Composite{NamedFilterChains: chains})
 	})
 }

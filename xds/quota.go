@@ -26,11 +26,11 @@ const (
 
 // quotaChains are the filters of a listener that decide by quotas, as localChains are those that count by themselves: a
 // chain a service, with a filter for each limit, since one puts a request into one bucket.
-func (t *translator) quotaChains(d door) *Resource {
+func (t *translator) quotaChains(d door, whose string, services []*mesh.Service) *Resource {
 	name := localName(quotaService, d.routes)
 	sources := slices.Clone(d.sources)
 	chains := make(map[string]*compositefilterv3.FilterChainConfiguration)
-	for _, s := range d.services {
+	for _, s := range services {
 		if len(s.Quota) == 0 {
 			continue
 		}
@@ -43,7 +43,7 @@ func (t *translator) quotaChains(d door) *Resource {
 		}
 		chains[s.Ref.String()] = chain
 	}
-	return t.resource(ExtensionType, name, inputs{}, sources, func() proto.Message {
+	return t.resource(ExtensionType, name, whose, sources, func() proto.Message {
 		return t.extension(name, &compositefilterv3.Composite{NamedFilterChains: chains})
 	})
 }

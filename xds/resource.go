@@ -1,7 +1,13 @@
 package xds
 
 import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
@@ -38,8 +44,11 @@ type View map[string][]*Resource
 
 // Snapshot is the whole of what is served at one moment. Immutable.
 type Snapshot struct {
-	views map[mesh.Proxy]View
-	grpc  func() (View, error) // of all gRPC libraries, made when it is first asked for; nil: there is none
+	views   map[mesh.Proxy]View // but for those of:
+	beside  View                // proxies beside workloads, each with a listener of its own, by name
+	own     []*Resource
+	grpc    func() (View, error) // of all gRPC libraries, made when it is first asked for; nil: there is none
+	version func() string
 
 	mu     sync.Mutex
 	routes map[[2]**Resource][]*Resource // with their virtual hosts, by what they were made of
@@ -51,14 +60,63 @@ func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
 		v, ok, err := s.Whole(p)
 		return v, ok && err == nil
 	}
-	v, ok := s.views[p]
-	return v, ok
+	return s.view(p)
+}
+
+func (s *Snapshot) view(p mesh.Proxy) (View, bool) {
+	if v, ok := s.views[p]; ok || p.Role != mesh.RoleService {
+		return v, ok
+	}
+	at, ok := slices.BinarySearchFunc(s.own, outbound+"/"+p.Ref.String(), compareName)
+	if !ok {
+		return nil, false
+	}
+	v := maps.Clone(s.beside)
+	v[ListenerType] = s.own[at : at+1 : at+1]
+	return v, true
 }
 
 // NewSnapshot makes a snapshot of views, each type of which is sorted by name.
 func NewSnapshot(views map[mesh.Proxy]View) *Snapshot {
-	return &Snapshot{views: views, routes: make(map[[2]**Resource][]*Resource)}
+	s := &Snapshot{views: views, routes: make(map[[2]**Resource][]*Resource)}
+	s.version = sync.OnceValue(func() string {
+		var sum uint64
+		for _, v := range views {
+			for _, kind := range v {
+				for _, r := range kind {
+					sum += r.hash()
+				}
+			}
+		}
+		return strconv.FormatUint(sum, 16)
+	})
+	return s
 }
 
-// Views gives all views by proxy, without that of gRPC libraries, which most meshes don't need. Don't change it.
-func (s *Snapshot) Views() map[mesh.Proxy]View { return s.views }
+// Version is of all that the snapshot has: equal on every replica that has the same.
+func (s *Snapshot) Version() string { return s.version() }
+
+// hash is of what it is called and says; of nil, 0.
+func (r *Resource) hash() uint64 {
+	if r == nil {
+		return 0
+	}
+	h := xxhash.New()
+	for _, part := range []string{r.Type, "\x00", r.Name, "\x00", r.Version} {
+		_, _ = h.WriteString(part) // a hash takes everything
+	}
+	return h.Sum64()
+}
+
+// Views gives all views by proxy, without that of gRPC libraries, which most meshes don't need.
+func (s *Snapshot) Views() map[mesh.Proxy]View {
+	all := maps.Clone(s.views)
+	if all == nil {
+		all = make(map[mesh.Proxy]View)
+	}
+	for _, r := range s.own {
+		p := mesh.Proxy{Role: mesh.RoleService, Ref: policy.ParseRef(strings.TrimPrefix(r.Name, outbound+"/"), "")}
+		all[p], _ = s.view(p)
+	}
+	return all
+}

@@ -17,9 +17,14 @@ import (
 	"github.com/machinenativeops/weir/policy"
 )
 
+// serviceBehind gives the service of a virtual host.
+func serviceBehind(virtualHost string) string {
+	return strings.Replace(strings.TrimPrefix(virtualHost, Namespace(virtualHost)+"/"), ".", "/", 1)
+}
+
 // routes is the route configuration of a listener. Its virtual hosts are resources of their own.
-func (t *translator) routes(d door) *Resource {
-	return t.resource(RouteType, d.routes, inputs{}, d.sources, func() proto.Message {
+func (t *translator) routes(d door, whose string) *Resource {
+	return t.resource(RouteType, d.routes, whose, d.sources, func() proto.Message {
 		c := &routev3.RouteConfiguration{
 			Name: d.routes, ValidateClusters: wrapperspb.Bool(false),
 			// A client names the port it has dialled, which says nothing of the service; wildcards match no port.
@@ -29,7 +34,7 @@ func (t *translator) routes(d door) *Resource {
 		if d.edge {
 			c.InternalOnlyHeaders = []string{shadowHeader} // strangers can't make their requests pass for copies
 		}
-		if len(d.services) > 0 { // else the listener would wait for the first
+		if d.serves { // else the listener would wait for the first
 			c.Vhds = &routev3.Vhds{ConfigSource: adsSource()}
 		}
 		if d.http3 {
@@ -46,11 +51,7 @@ func (t *translator) routes(d door) *Resource {
 // the service's, which has no dot in its parts.
 func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 	name := d.routes + "/" + strings.Replace(s.Ref.String(), "/", ".", 1)
-	of := inputs{service: s, tls: d.tls != nil}
-	if r := t.kept(VirtualHostType, name, of); r != nil {
-		return r
-	}
-	return t.resource(VirtualHostType, name, of, sourcesOf(s), func() proto.Message {
+	return t.resource(VirtualHostType, name, s.Ref.String(), sourcesOf(s), func() proto.Message {
 		perFilter := make(map[string]*anypb.Any)
 		t.door = d.routes
 		own, shares := fairShares(s.Local)

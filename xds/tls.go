@@ -19,8 +19,8 @@ var tlsVersions = map[string]tlsv3.TlsParameters_TlsProtocol{
 
 // certificate names the files of a listener's certificate and key. The proxy reads them by itself, and again when
 // anything is moved into their folders: the key is nowhere but on its machine.
-func (t *translator) certificate(d door) *Resource {
-	return t.resource(SecretType, d.name, inputs{}, d.sources, func() proto.Message {
+func (t *translator) certificate(d door, whose string) *Resource {
+	return t.resource(SecretType, d.name, whose, d.sources, func() proto.Message {
 		return &tlsv3.Secret{Name: d.name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 			CertificateChain: inFile(d.tls.Certificate), PrivateKey: inFile(d.tls.Key),
 		}}}

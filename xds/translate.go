@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/machinenativeops/weir/internal/sorted"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 )
@@ -32,11 +34,17 @@ type Options struct {
 // translates.
 func Translate(m *mesh.Model, o Options) (*Snapshot, error) { return NewTranslator(o).Translate(m) }
 
-// Translator translates one model after another as [Translate] does, and makes no resource again whose service is the
-// same, as a [mesh.Resolver] leaves it: it is the same [Resource] then. It is for one goroutine.
+// Translator translates one model after another as [Translate] does, and makes only what depends on something that has
+// changed, as a [mesh.Resolver] tells by what it leaves the same: all else is the same [Resource], in slices that views of
+// before and after share. It is for one goroutine.
 type Translator struct {
-	options Options
-	made    map[resourceKey]made // of the last model
+	options  Options
+	last     *mesh.Model // nil: there was none
+	snapshot *Snapshot
+	made     map[string][]*Resource // by whose they are: a service, an audience, or nobody
+	gateways map[policy.Ref]*audience
+	beside   *audience   // all proxies beside workloads
+	own      []*Resource // their listeners, by name
 }
 
 // NewTranslator gives a translator that has nothing made yet.
@@ -49,65 +57,108 @@ func NewTranslator(o Options) *Translator {
 
 // Translate translates a model as the function of that name does.
 func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
-	t := &translator{model: m, options: k.options, before: k.made, made: make(map[resourceKey]made, len(k.made))}
-	views := make(map[mesh.Proxy]View)
-	for _, g := range m.Gateways {
-		views[mesh.Proxy{Role: mesh.RoleGateway, Ref: g.Ref}] = t.gateway(g)
+	if k.last == nil {
+		*k = Translator{options: k.options, last: new(mesh.Model), made: make(map[string][]*Resource), beside: newAudience("all services")}
 	}
-	t.sidecars(views)
+	t := newTranslator(m, k.options)
+	t.before = k.made
+	t.anew = m.Source != k.last.Source || m.Tracing != k.last.Tracing || m.AccessLog != k.last.AccessLog || m.Thinned != k.last.Thinned
+	sorted.Changes(k.last.Services, m.Services, compareServices, func(was, is *mesh.Service) {
+		ref := cmp.Or(was, is).Ref
+		t.changed[ref], t.whole[ref.String()] = true, true
+	})
+	if t.anew {
+		t.changeSampled()
+	}
+	next := make(map[policy.Ref]*audience, len(m.Gateways))
+	for _, g := range m.Gateways {
+		a := k.gateways[g.Ref]
+		if a == nil {
+			a = newAudience("gateway " + g.Ref.String())
+		}
+		t.update(a, doorsOf(g), g.Services)
+		next[g.Ref] = a
+		delete(k.gateways, g.Ref)
+	}
+	for _, gone := range k.gateways {
+		t.update(gone, nil, nil)
+	}
+	t.update(k.beside, []door{{routes: outbound, address: OutboundAddress, port: OutboundPort, serves: true, inside: true}}, m.Services)
+	k.own = t.listeners(k.own)
 	if t.err != nil {
+		*k = Translator{options: k.options} // which is between two models
 		return nil, t.err
 	}
-	k.made = t.made
-	s := NewSnapshot(views)
+	k.last, k.gateways = m, next
+	t.keep(k.made)
+	k.snapshot = newSnapshot(k, m)
+	return k.snapshot, nil
+}
+
+// changeSampled has services made anew whose routes say how many traces are begun: no more than the mesh says.
+func (t *translator) changeSampled() {
+	for _, s := range t.model.Services {
+		if slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return r.TracePercent != 0 }) {
+			t.changed[s.Ref], t.whole[s.Ref.String()] = true, true
+		}
+	}
+}
+
+func newSnapshot(k *Translator, m *mesh.Model) *Snapshot {
+	s := NewSnapshot(make(map[mesh.Proxy]View, len(k.gateways)))
 	s.grpc = sync.OnceValues(func() (View, error) { return grpcView(m, k.options) })
-	return s, nil
+	var sum uint64
+	for ref, a := range k.gateways {
+		s.views[mesh.Proxy{Role: mesh.RoleGateway, Ref: ref}] = a.view
+		sum += a.sum
+	}
+	if len(k.own) > 0 {
+		s.beside, s.own = k.beside.view, k.own
+		sum += k.beside.sum
+		for _, r := range k.own {
+			sum += r.hash()
+		}
+	}
+	s.version = func() string { return strconv.FormatUint(sum, 16) }
+	s.takeOver(k.snapshot)
+	return s
+}
+
+func compareServices(a, b *mesh.Service) int { return compareRefs(a.Ref, b.Ref) }
+
+func compareRefs(a, b policy.Ref) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 type resourceKey struct{ kind, name string }
 
-// translator makes each resource once. The first error sticks.
+// translator makes each resource of one model once. The first error sticks.
 type translator struct {
 	model   *mesh.Model
 	options Options
-	made    map[resourceKey]made
-	before  map[resourceKey]made // by the translation before; nil: there was none
-	chain   []*hcmv3.HttpFilter  // of every listener, after those that count; nil until the first
-	door    string               // the route configuration of which routes are made
+	changed map[policy.Ref]bool    // services that have changed, come or gone since the translation before
+	anew    bool                   // what all listeners share has
+	before  map[string][]*Resource // made before, by whose they are
+	made    map[resourceKey]*Resource
+	of      map[string][]*Resource // the same, by whose they are
+	whole   map[string]bool        // whose they are of whom all are made
+	chain   []*hcmv3.HttpFilter    // of every listener, after those that count; nil until the first
+	door    string                 // the route configuration of which routes are made
 	err     error
 }
 
-// inputs are what a resource was made of, beside its name and the options. Of equal ones it would be the same.
-type inputs struct {
-	service *mesh.Service // nil: nobody knows what it was made of
-	tls     bool
-	source  policy.Key
-	tracing *policy.Tracing
-	log     *policy.AccessLog
-	thinned bool
+func newTranslator(m *mesh.Model, o Options) *translator {
+	return &translator{
+		model: m, options: o, changed: make(map[policy.Ref]bool),
+		made: make(map[resourceKey]*Resource), of: make(map[string][]*Resource), whole: make(map[string]bool),
+	}
 }
 
-type made struct {
-	*Resource
-	of inputs
-}
-
-// kept gives the named resource if it is made, or was and would be the same; nil otherwise.
-func (t *translator) kept(kind, name string, of inputs) *Resource {
+// resource gives the named resource, building it the first time. whose it is, a service's or an audience's by their names,
+// says for how long it is kept.
+func (t *translator) resource(kind, name, whose string, sources []policy.Key, build func() proto.Message) *Resource {
 	key := resourceKey{kind, name}
-	if r, ok := t.made[key]; ok {
-		return r.Resource
-	}
-	if r := t.before[key]; of.service != nil && r.of == of {
-		t.made[key] = r
-		return r.Resource
-	}
-	return nil
-}
-
-// resource gives the named resource, building it the first time.
-func (t *translator) resource(kind, name string, of inputs, sources []policy.Key, build func() proto.Message) *Resource {
-	if r := t.kept(kind, name, of); r != nil {
+	if r := t.made[key]; r != nil {
 		return r
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(build())
@@ -118,12 +169,36 @@ func (t *translator) resource(kind, name string, of inputs, sources []policy.Key
 		Type: kind, Name: name, Body: body, Sources: sortedKeys(sources),
 		Version: versionOf(body),
 	}
-	key := resourceKey{kind, name}
-	if old := t.before[key]; old.Resource != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
-		r = old.Resource // whoever has it needs no other
+	if old := find(t.before[whose], kind, name); old != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
+		r = old // whoever has it needs no other
 	}
-	t.made[key] = made{r, of}
+	t.made[key] = r
+	t.of[whose] = append(t.of[whose], r)
 	return r
+}
+
+func find(all []*Resource, kind, name string) *Resource {
+	for _, r := range all {
+		if r.Name == name && r.Type == kind {
+			return r
+		}
+	}
+	return nil
+}
+
+// keep keeps what was made for the next translation, and what was made before of those of whom not all were made.
+func (t *translator) keep(made map[string][]*Resource) {
+	for whose := range t.whole {
+		delete(made, whose)
+	}
+	for whose, all := range t.of {
+		for _, old := range made[whose] {
+			if find(all, old.Type, old.Name) == nil {
+				all = append(all, old)
+			}
+		}
+		made[whose] = slices.Clip(all)
+	}
 }
 
 // sortedKeys leaves out what no document says, such as a Mesh of defaults only.
@@ -135,138 +210,80 @@ func sortedKeys(keys []policy.Key) []policy.Key {
 	return slices.Compact(keys)
 }
 
-// door is a listener and the services behind it.
+// outbound is the route configuration of proxies beside workloads.
+const outbound = "outbound"
+
+// door is a listener and what is behind it.
 type door struct {
-	name     string        // of the listener
-	service  *mesh.Service // beside which it is; nil at the edge
-	routes   string        // its route configuration
-	address  string
-	port     int
-	edge     bool // strangers come in here
-	owner    policy.Ref
-	tls      *policy.ListenerTLS // nil: none
-	http3    bool                // over QUIC too
-	secure   *int                // the port of https to which it redirects; nil: it serves
-	sources  []policy.Key
-	services []*mesh.Service
+	name    string // of the listener
+	routes  string // its route configuration
+	address string
+	port    int
+	edge    bool // strangers come in here
+	inside  bool // each proxy has a listener of its own, beside its service
+	owner   policy.Ref
+	tls     *policy.ListenerTLS // nil: none
+	http3   bool                // over QUIC too
+	secure  *int                // the port of https to which it redirects; nil: it serves
+	sources []policy.Key
+	serves  bool // there are services behind it
 }
 
-func (t *translator) gateway(g *mesh.Gateway) View {
-	var doors []door
+func doorsOf(g *mesh.Gateway) (doors []door) {
 	for _, l := range g.Listeners {
 		name := "gateway/" + g.Ref.String() + "/" + l.Name
-		d := door{
+		doors = append(doors, door{
 			name: name, routes: name, address: g.Address, port: l.Port, edge: true, owner: g.Ref, tls: l.TLS, http3: l.HTTP3, secure: l.HTTPSRedirect,
-			sources: []policy.Key{g.Source}, services: g.Services,
-		}
-		if d.secure != nil {
-			d.services = nil
-		}
-		doors = append(doors, d)
+			sources: []policy.Key{g.Source}, serves: l.HTTPSRedirect == nil && len(g.Services) > 0,
+		})
 	}
-	return t.view(doors, g.Services)
+	return doors
 }
 
-// sidecars adds the views of proxies beside workloads: an outbound listener that routes by host. All share the same
-// resources but for the listener, which says whose requests it takes.
-func (t *translator) sidecars(views map[mesh.Proxy]View) {
-	var shared View
-	for i, s := range t.model.Services {
-		d := door{
-			service: s, name: "outbound/" + s.Ref.String(), routes: "outbound", address: OutboundAddress, port: OutboundPort,
-			owner: s.Ref, services: t.model.Services,
-		}
-		if i == 0 {
-			shared = t.view([]door{d}, t.model.Services)
-		}
-		v := maps.Clone(shared)
-		v[ListenerType] = []*Resource{t.listener(d)}
-		views[mesh.Proxy{Role: mesh.RoleService, Ref: s.Ref}] = v
+// listeners gives the listeners of proxies beside workloads, which route by host. All those proxies share everything but
+// the listener, which says whose requests it takes.
+func (t *translator) listeners(before []*Resource) []*Resource {
+	edits := make(map[string]*Resource, len(t.changed))
+	for ref := range t.changed {
+		edits[outbound+"/"+ref.String()] = nil
 	}
+	listener := func(s *mesh.Service) {
+		d := door{name: outbound + "/" + s.Ref.String(), routes: outbound, address: OutboundAddress, port: OutboundPort, owner: s.Ref}
+		edits[d.name] = t.listener(d, s.Ref.String())
+	}
+	for ref := range t.changed {
+		if s := t.service(ref); s != nil {
+			listener(s)
+		}
+	}
+	if t.anew {
+		for _, s := range t.model.Services {
+			listener(s)
+		}
+	}
+	maps.DeleteFunc(edits, func(name string, r *Resource) bool {
+		at, ok := slices.BinarySearchFunc(before, name, compareName)
+		return ok && before[at] == r
+	})
+	return sorted.Edited(before, sorted.Edits(edits, cmp.Compare[string]), compareName)
 }
 
-func (t *translator) view(doors []door, services []*mesh.Service) View {
-	v, beside := View{}, variants(services)
-	for _, s := range t.reachable(services) {
-		for _, sub := range s.subsets {
-			v.add(t.cluster(s.Service, sub, ""))
-			if s.Spec.Endpoints.DNS == nil {
-				v.add(t.endpoints(s.Service, sub))
-			}
-		}
-		for _, sub := range s.subsets {
-			for _, one := range []variant{shadow, loadTest} {
-				if beside[sub.Name+string(one)] {
-					v.add(t.cluster(s.Service, sub, one))
-				}
-			}
-		}
+func compareName(r *Resource, name string) int { return cmp.Compare(r.Name, name) }
+
+// service gives a service of the model, or nil.
+func (t *translator) service(ref policy.Ref) *mesh.Service { return serviceOf(t.model.Services, ref) }
+
+func serviceOf(all []*mesh.Service, ref policy.Ref) *mesh.Service {
+	at, ok := slices.BinarySearchFunc(all, ref, func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	if !ok {
+		return nil
 	}
-	if slices.ContainsFunc(services, limited) {
-		v.add(t.infrastructure(rateLimitCluster, t.options.RateLimitAddress))
-	}
-	if t.model.Tracing != nil {
-		v.add(t.infrastructure(collectorCluster, t.model.Tracing.Collector))
-	}
-	for _, d := range doors {
-		if d.tls != nil {
-			v.add(t.certificate(d))
-		}
-		if d.http3 {
-			v.add(t.quicListener(d))
-		}
-		v.add(t.localChains(localService, d))
-		v.add(t.localChains(localRule, d))
-		v.add(t.localChains(localShare, d))
-		v.add(t.quotaChains(d))
-		v.add(t.listener(d))
-		v.add(t.routes(d))
-		for _, s := range d.services {
-			v.add(t.virtualHost(d, s))
-		}
-	}
-	for _, kind := range v {
-		slices.SortFunc(kind, func(a, b *Resource) int { return cmp.Compare(a.Name, b.Name) })
-	}
-	return v
+	return all[at]
 }
 
 // limited says whether requests to a service ask about limits.
 func limited(s *mesh.Service) bool {
 	return len(s.Quota) > 0 || slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return len(r.Global) > 0 })
-}
-
-// target is a service and those of its subsets that a proxy needs.
-type target struct {
-	*mesh.Service
-	subsets []*mesh.Subset
-}
-
-// reachable gives what rules of the services send requests to, and all versions of those, so that they are warm before
-// a rule turns to them. All of a service's endpoints as one are there only where a rule says so.
-func (t *translator) reachable(services []*mesh.Service) []target {
-	wanted := make(map[string]bool)
-	for _, s := range services {
-		wanted[s.Ref.String()+"/"] = true
-		for _, r := range s.Rules {
-			for _, to := range r.To {
-				wanted[to.Subset] = true
-			}
-			for _, m := range r.Mirror {
-				wanted[m.Subset] = true
-			}
-		}
-	}
-	var all []target
-	for _, s := range t.model.Services {
-		isWanted := func(sub *mesh.Subset) bool { return wanted[sub.Name] }
-		if !wanted[s.Ref.String()+"/"] && !slices.ContainsFunc(s.Subsets, isWanted) {
-			continue
-		}
-		needed := slices.DeleteFunc(slices.Clone(s.Subsets), func(sub *mesh.Subset) bool { return sub.Version == "" && !isWanted(sub) })
-		all = append(all, target{s, needed})
-	}
-	return all
 }
 
 func (v View) add(r *Resource) { v[r.Type] = append(v[r.Type], r) }

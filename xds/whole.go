@@ -86,13 +86,13 @@ func (s *Snapshot) Whole(p mesh.Proxy) (View, bool, error) {
 		v, err := s.grpc()
 		return v, true, err
 	}
-	v, ok := s.views[p]
+	v, ok := s.view(p)
 	if !ok || len(v[VirtualHostType]) == 0 {
 		return v, ok, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	shared := [2]**Resource{&v[RouteType][0], &v[VirtualHostType][0]}
+	shared := v.routing()
 	routes, made := s.routes[shared]
 	if !made {
 		var err error
@@ -102,4 +102,31 @@ func (s *Snapshot) Whole(p mesh.Proxy) (View, bool, error) {
 		s.routes[shared] = routes
 	}
 	return v.with(routes), ok, nil
+}
+
+// routing tells the route configurations and virtual hosts of a view, which has some, from others.
+func (v View) routing() [2]**Resource { return [2]**Resource{&v[RouteType][0], &v[VirtualHostType][0]} }
+
+// takeOver takes what has been made whole of the snapshot before, which may be nil, where it would be the same.
+func (s *Snapshot) takeOver(before *Snapshot) {
+	if before == nil {
+		return
+	}
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	if len(before.routes) == 0 {
+		return
+	}
+	take := func(v View) {
+		if len(v[VirtualHostType]) == 0 {
+			return
+		}
+		if routes, ok := before.routes[v.routing()]; ok {
+			s.routes[v.routing()] = routes
+		}
+	}
+	for _, v := range s.views {
+		take(v)
+	}
+	take(s.beside)
 }
