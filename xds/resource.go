@@ -63,16 +63,30 @@ func (s *Snapshot) View(p mesh.Proxy) (View, bool) {
 	return s.view(p)
 }
 
+// Of gives the same as View, without making it.
+func (s *Snapshot) Of(p mesh.Proxy) (of func(kind string) []*Resource, ok bool) {
+	if v, ok := s.views[p]; ok || p.Role != mesh.RoleService {
+		return func(kind string) []*Resource { return v[kind] }, ok
+	}
+	at, ok := slices.BinarySearchFunc(s.own, outbound+"/"+p.Ref.String(), compareName)
+	return func(kind string) []*Resource {
+		if kind == ListenerType {
+			return s.own[at : at+1 : at+1]
+		}
+		return s.beside[kind]
+	}, ok
+}
+
 func (s *Snapshot) view(p mesh.Proxy) (View, bool) {
 	if v, ok := s.views[p]; ok || p.Role != mesh.RoleService {
 		return v, ok
 	}
-	at, ok := slices.BinarySearchFunc(s.own, outbound+"/"+p.Ref.String(), compareName)
+	of, ok := s.Of(p)
 	if !ok {
 		return nil, false
 	}
 	v := maps.Clone(s.beside)
-	v[ListenerType] = s.own[at : at+1 : at+1]
+	v[ListenerType] = of(ListenerType)
 	return v, true
 }
 

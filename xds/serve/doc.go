@@ -16,7 +16,8 @@
 //
 // What many proxies share is kept, encoded and compared once: an [item] is a resource as it goes out, its bytes shared by
 // all responses that it is in; a [shelf] is one type's items with the names in which it differs from the one before, and
-// a stream looks at those names only. What a stream has is told as the difference to a shelf.
+// a stream looks at those names only. A shelf is made of the one before by what has changed, and views are made of those
+// proxies only that have been here. What a stream has is told as the difference to a shelf.
 //
 // It does not translate, and it does not remember anything over a restart.
 package serve

@@ -17,7 +17,11 @@ func (s *Server) Effective(p mesh.Proxy, whole bool) (served map[string]map[stri
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	served, held = make(map[string]map[string]string), make(map[string]map[string]bool)
-	for kind, shelf := range s.views[audience{p, whole}].shelves {
+	a := audience{p, whole}
+	if s.views[a] == nil {
+		s.compileLocked(a, nil)
+	}
+	for kind, shelf := range s.views[a].shelves {
 		served[kind], held[kind] = make(map[string]string), make(map[string]bool)
 		for _, i := range shelf.list {
 			served[kind][i.name] = i.version

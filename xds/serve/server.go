@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -32,10 +31,9 @@ type Server struct {
 
 	mu       sync.Mutex         // guards everything below
 	applied  time.Time          // zero until the first Apply
-	version  string             // of all that the snapshot has
 	current  *xds.Snapshot      // nil until the first Apply
 	compiler *compiler          // of the current snapshot
-	views    map[audience]*view // of whole ones only those seen
+	views    map[audience]*view // of those seen
 	latest   map[lineage]*item
 	refused  map[*Refusal]*item // those in force; the item that was refused, where it is served
 	seen     map[audience]bool
@@ -98,49 +96,41 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.views
-	c := &compiler{latest: s.latest, next: make(map[lineage]*item, len(s.latest)), made: make(map[shelfKey]*shelf)}
-	s.current, s.views, s.compiler = snapshot, make(map[audience]*view, len(before)), c
+	s.current, s.views = snapshot, make(map[audience]*view, len(before))
+	s.compiler = &compiler{latest: s.latest, refused: s.refused, made: make(map[shelfKey]*shelf), left: make(map[*shelf]bool)}
 	for _, there := range []bool{true, false} {
-		for p, raw := range snapshot.Views() {
-			if a := (audience{Proxy: p}); (before[a] != nil) == there {
-				s.views[a] = c.viewLocked(a, raw, before[a])
-			}
-		}
 		for a := range s.seen {
-			if a.whole && (before[a] != nil) == there {
-				s.wholeLocked(a, before[a])
+			if (before[a] != nil) == there {
+				s.compileLocked(a, before[a])
 			}
 		}
 	}
-	s.keepGoneLocked(before, c.next)
-	s.latest, c.latest = c.next, c.next
+	s.keepGoneLocked(before)
+	s.forgetGoneLocked()
 	s.applied = time.Now()
-	var sum uint64
-	for line, i := range s.latest {
-		if !line.whole && line.role != mesh.RoleGRPC { // a replica that nobody asks for them has the same version
-			sum += i.hash
-		}
-	}
-	s.version = strconv.FormatUint(sum, 16)
 	s.forgetMendedLocked()
 	s.wakeLocked(before)
 }
 
-// wholeLocked makes the view of those who take route configurations whole, which only some meshes have.
-func (s *Server) wholeLocked(a audience, prev *view) {
-	raw, ok, err := s.current.Whole(a.Proxy)
-	switch {
-	case err != nil: // what was marshalled is read back
-		s.log.Error("no whole route configuration", "proxy", a.String(), "error", err)
-	case ok:
-		s.views[a] = s.compiler.viewLocked(a, raw, prev)
+// compileLocked makes an audience's view, of those that the mesh has.
+func (s *Server) compileLocked(a audience, prev *view) {
+	of, ok := s.current.Of(a.Proxy)
+	if a.whole {
+		raw, there, err := s.current.Whole(a.Proxy)
+		if err != nil { // what was marshalled is read back
+			s.log.Error("no whole route configuration", "proxy", a.String(), "error", err)
+		}
+		of, ok = func(kind string) []*xds.Resource { return raw[kind] }, there && err == nil
+	}
+	if ok {
+		s.views[a] = s.compiler.viewLocked(a, of, prev)
 	}
 }
 
 // keepGoneLocked: a proxy that was here and whose document is gone or broken runs on with what it had.
-func (s *Server) keepGoneLocked(before map[audience]*view, items map[lineage]*item) {
+func (s *Server) keepGoneLocked(before map[audience]*view) {
 	for p, v := range before {
-		if s.views[p] != nil || !s.seen[p] {
+		if s.views[p] != nil {
 			continue
 		}
 		if !v.gone {
@@ -148,14 +138,38 @@ func (s *Server) keepGoneLocked(before map[audience]*view, items map[lineage]*it
 			v = &view{shelves: v.shelves, gone: true}
 		}
 		s.views[p] = v
-		for kind, shelf := range v.shelves {
-			for _, i := range shelf.wanted {
-				line := p.lineage(kind, i.name)
-				if items[line] == nil {
-					items[line] = i
-				}
+	}
+}
+
+// forgetGoneLocked lets go of items that nobody has any more.
+func (s *Server) forgetGoneLocked() {
+	for _, line := range s.compiler.gone {
+		delete(s.latest, line)
+		for key, shelf := range s.compiler.made {
+			if key.role == line.role && key.kind == line.kind && key.whole == line.whole {
+				s.haveLocked(line, shelf)
 			}
 		}
+	}
+	if len(s.compiler.gone) == 0 {
+		return
+	}
+	for a, v := range s.views {
+		if !v.gone {
+			continue
+		}
+		for _, line := range s.compiler.gone {
+			if s.latest[line] == nil && a.lineage(line.kind, line.name) == line {
+				s.haveLocked(line, v.shelves[line.kind])
+			}
+		}
+	}
+	s.compiler.gone = nil
+}
+
+func (s *Server) haveLocked(line lineage, on *shelf) {
+	if i := itemIn(on.wanted, line.name); i != nil {
+		s.latest[line] = i
 	}
 }
 
@@ -171,7 +185,7 @@ func (s *Server) forgetMendedLocked() {
 				continue
 			}
 			looked[shelf] = true
-			for _, i := range shelf.wanted {
+			for _, i := range shelf.withdrawn {
 				for ; i != nil && i.refusal != nil; i = i.before {
 					if current[i.refusal] == nil || s.refused[i.refusal] == i {
 						current[i.refusal] = i
@@ -284,17 +298,19 @@ func (s *Server) replaceLocked(guilty map[*item]bool) {
 // mendLocked gives the shelf without what is guilty, and notes that as refused where the shelf has it: a refusal of
 // what is served no more changes nothing.
 func (s *Server) mendLocked(old *shelf, guilty map[*item]bool) *shelf {
-	touched := false
+	touched := make(map[string]*item)
 	for i := range guilty {
 		if old.item(i.name) == i {
-			touched = true
+			touched[i.name] = itemIn(old.wanted, i.name)
 			s.refused[i.refusal] = i
 		}
 	}
-	if !touched {
+	if len(touched) == 0 {
 		return old
 	}
-	return newShelfLocked(old.kind, old, old.wanted)
+	next := nextShelfLocked(old.kind, old, touched)
+	next.raw = old.raw
+	return next
 }
 
 func (s *Server) add(st *stream) bool {
@@ -311,8 +327,8 @@ func (s *Server) welcome(a audience) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen[a] = true
-	if a.whole && s.current != nil && s.views[a] == nil {
-		s.wholeLocked(a, nil)
+	if s.current != nil && s.views[a] == nil {
+		s.compileLocked(a, nil)
 	}
 }
 

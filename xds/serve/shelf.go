@@ -1,9 +1,12 @@
 package serve
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"sync/atomic"
 
+	"github.com/machinenativeops/weir/internal/sorted"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 )
@@ -14,16 +17,19 @@ type view struct {
 	gone    bool              // the snapshot does not have the proxy any more; it keeps what it had
 }
 
-// shelf is one type's part of views: shared by all whose resources are the same. Immutable.
+// shelf is one type's part of views: shared by all whose resources are the same. Immutable, but for raw.
 type shelf struct {
-	kind   string
-	id     uint64           // unique; 0 is of the empty one
-	wanted []*item          // what the snapshot has, refused or not, sorted by name
-	list   []*item          // what is served, sorted by name: refused ones replaced
-	place  map[string]int32 // of a name in list
-	held   map[string]*item // refused without an accepted version before: whatever a proxy has stays
-	sum    uint64           // of the hashes of what is served
-	taken  atomic.Bool      // everything on it is known to be accepted
+	kind      string
+	id        uint64           // unique; 0 is of the empty one
+	raw       []*xds.Resource  // what it was made of; guarded by Server.mu
+	wanted    []*item          // what the snapshot has, refused or not, sorted by name
+	withdrawn map[string]*item // those of them that are refused
+	held      map[string]*item // those of withdrawn without an accepted version before: whatever a proxy has stays
+	list      []*item          // what is served, sorted by name: refused ones replaced
+	sum       uint64           // of the hashes of what is served
+	taken     atomic.Bool      // everything on it is known to be accepted
+
+	places atomic.Pointer[map[string]int32] // of names in list; nil until many are looked for
 
 	before  uint64   // id of the shelf that it replaces; 0: none
 	changed []string // the names in which it differs from that, sorted
@@ -43,44 +49,89 @@ var empties = func() map[string]*shelf {
 
 // item gives what is served of a name, or nil.
 func (s *shelf) item(name string) *item {
-	if at, ok := s.place[name]; ok {
-		return s.list[at]
+	if places := s.places.Load(); places != nil {
+		if at, ok := (*places)[name]; ok {
+			return s.list[at]
+		}
+		return nil
+	}
+	return itemIn(s.list, name)
+}
+
+func itemIn(all []*item, name string) *item {
+	if at, ok := slices.BinarySearchFunc(all, name, compareName); ok {
+		return all[at]
 	}
 	return nil
 }
 
-// newShelfLocked gives prev (which may be nil) itself where nothing differs.
-func newShelfLocked(kind string, prev *shelf, wanted []*item) *shelf {
-	s := &shelf{kind: kind, id: shelfIDs.Add(1), wanted: wanted, list: make([]*item, 0, len(wanted)), held: make(map[string]*item)}
-	for _, i := range wanted {
-		if serving := i.servingLocked(); serving != nil {
-			s.list = append(s.list, serving)
-			s.sum += serving.hash
-		} else {
-			s.held[i.name] = i
-		}
+func compareName(i *item, name string) int { return cmp.Compare(i.name, name) }
+
+// place gives where names are in list, for who looks for many.
+func (s *shelf) place() map[string]int32 {
+	if places := s.places.Load(); places != nil {
+		return *places
 	}
-	if prev != nil {
-		s.changed = differences(prev, s)
-		if len(s.changed) == 0 && slices.Equal(prev.wanted, wanted) {
-			return prev
-		}
-		s.before = prev.id
+	places := make(map[string]int32, len(s.list))
+	for at, i := range s.list {
+		places[i.name] = int32(at)
 	}
-	s.runs = []*run{{items: s.list}, {}}
-	if prev != nil && slices.EqualFunc(prev.list, s.list, func(a, b *item) bool { return a.name == b.name }) {
-		s.place = prev.place
-	} else {
-		s.place = make(map[string]int32, len(s.list))
-		for at, i := range s.list {
-			s.place[i.name] = int32(at)
-		}
+	s.places.Store(&places)
+	return places
+}
+
+// nextShelfLocked gives what comes after prev (which may be nil) where something becomes of some names: the item that is
+// wanted, also if only its being refused is news, or nil. It gives prev itself where nothing differs.
+func nextShelfLocked(kind string, prev *shelf, news map[string]*item) *shelf {
+	base := prev
+	if base == nil {
+		base = empties[kind]
 	}
-	for _, name := range s.changed {
-		if i := s.item(name); i != nil {
-			s.runs[1].items = append(s.runs[1].items, i)
+	s := &shelf{kind: kind, id: shelfIDs.Add(1), sum: base.sum, before: base.id, withdrawn: maps.Clone(base.withdrawn), held: maps.Clone(base.held)}
+	edits := sorted.Edits(news, cmp.Compare[string])
+	served := make([]sorted.Edit[string, *item], 0, len(edits))
+	var sent []*item
+	same, sameNames := prev != nil, prev != nil
+	for _, edit := range edits {
+		name, i := edit.Key, edit.Value
+		was, now := itemIn(base.list, name), i.servingLocked()
+		same = same && itemIn(base.wanted, name) == i
+		sameNames = sameNames && (was == nil) == (now == nil)
+		delete(s.withdrawn, name)
+		delete(s.held, name)
+		if i != nil && i.refusal != nil {
+			put(&s.withdrawn, name, i)
+			if now == nil {
+				put(&s.held, name, i)
+			}
 		}
+		if was == now && s.held[name] == base.held[name] {
+			continue
+		}
+		s.changed = append(s.changed, name)
+		if was != nil {
+			s.sum -= was.hash
+		}
+		if now != nil {
+			s.sum += now.hash
+			sent = append(sent, now)
+		}
+		served = append(served, sorted.Edit[string, *item]{Key: name, Value: now, Gone: now == nil})
 	}
+	if same && len(s.changed) == 0 {
+		return prev
+	}
+	s.wanted = sorted.Edited(base.wanted, edits, compareName)
+	if s.list = s.wanted; len(s.withdrawn) > 0 {
+		s.list = sorted.Edited(base.list, served, compareName)
+	}
+	if sameNames {
+		s.places.Store(base.places.Load())
+	}
+	if prev == nil {
+		s.changed, sent = nil, nil
+	}
+	s.runs = []*run{{items: s.list}, {items: sent}}
 	return s
 }
 
@@ -89,6 +140,8 @@ func differences(a, b *shelf) []string {
 	var names []string
 	for x, y := a.list, b.list; len(x) > 0 || len(y) > 0; {
 		switch {
+		case len(x) > 0 && len(y) > 0 && x[0] == y[0]:
+			x, y = x[1:], y[1:]
 		case len(y) == 0 || len(x) > 0 && x[0].name < y[0].name:
 			names = append(names, x[0].name)
 			x = x[1:]
@@ -96,9 +149,7 @@ func differences(a, b *shelf) []string {
 			names = append(names, y[0].name)
 			y = y[1:]
 		default:
-			if x[0] != y[0] {
-				names = append(names, x[0].name)
-			}
+			names = append(names, x[0].name)
 			x, y = x[1:], y[1:]
 		}
 	}
@@ -119,54 +170,85 @@ func differences(a, b *shelf) []string {
 // compiler makes the views of one snapshot. Proxies that share slices of resources share shelves, whatever each had
 // before: those that were there must be compiled first, so that what is shared is told from what most have.
 type compiler struct {
-	latest map[lineage]*item // of the snapshot before
-	next   map[lineage]*item
-	made   map[shelfKey]*shelf
+	latest  map[lineage]*item
+	refused map[*Refusal]*item
+	made    map[shelfKey]*shelf
+	left    map[*shelf]bool // of before, those of which gone is known
+	gone    []lineage       // that a shelf of before had and the one after it has not
 }
 
 type shelfKey struct {
 	role  mesh.Role
 	kind  string
+	whole bool
 	first **xds.Resource // of the slice; nil where it is empty
 	n     int
 }
 
-func (c *compiler) viewLocked(to audience, raw xds.View, prev *view) *view {
-	v := &view{shelves: make(map[string]*shelf, len(xds.Types))}
+func (c *compiler) viewLocked(to audience, of func(kind string) []*xds.Resource, prev *view) *view {
 	same := prev != nil && !prev.gone
-	for _, kind := range xds.Types {
+	shelves := make([]*shelf, len(xds.Types))
+	for n, kind := range xds.Types {
 		var before *shelf
 		if prev != nil {
 			before = prev.shelves[kind]
 		}
-		v.shelves[kind] = c.shelfLocked(to, kind, raw[kind], before)
-		same = same && v.shelves[kind] == before
+		shelves[n] = c.shelfLocked(to, kind, of(kind), before)
+		same = same && shelves[n] == before
 	}
 	if same {
 		return prev
+	}
+	v := &view{shelves: make(map[string]*shelf, len(shelves))}
+	for n, kind := range xds.Types {
+		v.shelves[kind] = shelves[n]
 	}
 	return v
 }
 
 func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resource, prev *shelf) *shelf {
-	key := shelfKey{role: to.Role, kind: kind, n: len(resources)}
+	key := shelfKey{role: to.Role, kind: kind, whole: to.lineage(kind, "").whole, n: len(resources)}
 	if len(resources) > 0 {
 		key.first = &resources[0]
 	}
-	if s, ok := c.made[key]; ok {
+	s, ok := c.made[key]
+	if ok && (prev == nil || prev == s || c.left[prev]) {
 		return s
 	}
-	wanted := make([]*item, len(resources))
-	for n, r := range resources {
-		line := to.lineage(kind, r.Name)
-		i := c.next[line]
-		if i == nil || i.version != r.Version {
-			i = succeedLocked(c.latest[line], r)
-			c.next[line] = i
-		}
-		wanted[n] = i
+	news := make(map[string]*item)
+	var before []*xds.Resource
+	if prev != nil {
+		before, c.left[prev] = prev.raw, true
 	}
-	s := newShelfLocked(kind, prev, wanted)
+	sorted.Changes(before, resources, func(a, b *xds.Resource) int { return cmp.Compare(a.Name, b.Name) }, func(was, is *xds.Resource) {
+		switch {
+		case is == nil:
+			news[was.Name] = nil
+			c.gone = append(c.gone, to.lineage(kind, was.Name))
+		case !ok:
+			news[is.Name] = c.itemLocked(to.lineage(kind, is.Name), is)
+		}
+	})
+	if ok {
+		return s
+	}
+	s = nextShelfLocked(kind, prev, news)
+	s.raw = resources
 	c.made[key] = s
 	return s
+}
+
+// itemLocked gives the item of a resource. What a proxy of another role has refused of the same, nobody is sent.
+func (c *compiler) itemLocked(line lineage, r *xds.Resource) *item {
+	before := c.latest[line]
+	i := succeedLocked(before, r)
+	if c.latest[line] = i; i == before || i.refusal != nil || line.role == mesh.RoleGRPC {
+		return i
+	}
+	for refusal := range c.refused {
+		if refusal.Type == r.Type && refusal.Name == r.Name && refusal.Version == r.Version {
+			i.refusal = refusal
+		}
+	}
+	return i
 }

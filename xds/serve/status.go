@@ -81,7 +81,10 @@ func (s *Server) Status() Status {
 func (s *Server) overview() (Status, []*stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	status := Status{Applied: s.applied, Version: s.version, Proxies: []Proxy{}, Refused: []Refusal{}}
+	status := Status{Applied: s.applied, Proxies: []Proxy{}, Refused: []Refusal{}}
+	if s.current != nil {
+		status.Version = s.current.Version()
+	}
 	for refusal, i := range s.refused {
 		r := *refusal
 		r.Sources = i.sources

@@ -271,10 +271,10 @@ func (sub *subscription) name(name string, on bool) {
 
 // nameMany takes the first names, of a proxy that has nothing. They are most of the base's, as a rule.
 func (sub *subscription) nameMany(names []string) {
-	seen := make([]bool, len(sub.base.list))
+	seen, place := make([]bool, len(sub.base.list)), sub.base.place()
 	hits := 0
 	for _, name := range names {
-		switch at, ok := sub.base.place[name]; {
+		switch at, ok := place[name]; {
 		case name == "*":
 			sub.setWildcard(true)
 		case !ok:
