@@ -57,43 +57,28 @@ func (w Warning) String() string {
 // documents are missing that were refused: what depends on others than a document itself and those that it refers to
 // is not judged then.
 func Check(set *policy.Set, model *mesh.Model, whole bool) []Warning {
-	l := newLinter(set, model)
-	for _, d := range set.Services {
-		l.service(d)
-	}
-	for _, d := range set.Routes {
-		l.route(d)
-	}
-	for _, d := range set.RateLimits {
-		l.rateLimit(d)
-	}
-	if whole {
-		l.acrossDocuments()
-	}
-	slices.SortStableFunc(l.warnings, func(a, b Warning) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
-			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Message, b.Message))
-	})
-	return l.warnings
+	return new(Checker).Check(set, model, whole)
 }
 
 type linter struct {
-	set      *policy.Set
-	services map[string]*mesh.Service // by NAMESPACE/NAME
-	subsets  map[string]*mesh.Subset  // by name
+	services []*mesh.Service                               // sorted
+	routes   map[string]*policy.Document[policy.RouteSpec] // by service
+	used     map[string]int                                // how many destinations name a subset
 	regex    expressions
 	warnings []Warning
 }
 
-func newLinter(set *policy.Set, model *mesh.Model) *linter {
-	l := &linter{set: set, services: make(map[string]*mesh.Service), subsets: make(map[string]*mesh.Subset), regex: make(expressions)}
-	for _, s := range model.Services {
-		l.services[s.Ref.String()] = s
-		for _, sub := range s.Subsets {
-			l.subsets[sub.Name] = sub
-		}
+// service gives a service by NAMESPACE/NAME, or nil.
+func (l *linter) service(name string) *mesh.Service {
+	at, ok := slices.BinarySearchFunc(l.services, policy.ParseRef(name, ""), func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	if !ok {
+		return nil
 	}
-	return l
+	return l.services[at]
+}
+
+func compareRefs(a, b policy.Ref) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // page is the document that warnings are about.
@@ -121,7 +106,7 @@ func (p page) written(path string) bool {
 	return ok
 }
 
-func (l *linter) service(d *policy.Document[policy.ServiceSpec]) {
+func (l *linter) checkService(d *policy.Document[policy.ServiceSpec]) {
 	p := pageOf(l, "Service", d)
 	p.versions(d)
 	p.strayEndpoints(d)
@@ -133,16 +118,16 @@ func (l *linter) service(d *policy.Document[policy.ServiceSpec]) {
 	}
 }
 
-func (l *linter) route(d *policy.Document[policy.RouteSpec]) {
-	p := pageOf(l, "Route", d)
-	p.unreachable(l.services[d.Spec.Service].Rules)
+func (l *linter) checkRoute(d *policy.Document[policy.RouteSpec]) {
+	p, rules := pageOf(l, "Route", d), l.service(d.Spec.Service).Rules
+	p.unreachable(rules)
 	for i := range d.Spec.Rules {
 		r, path := &d.Spec.Rules[i], fmt.Sprintf("spec.rules[%d]", i)
 		p.regexes(r, path)
 		p.headerChanges(r.RequestHeaders, path+".requestHeaders")
 		p.headerChanges(r.ResponseHeaders, path+".responseHeaders")
 		// Requests that are all answered go to nobody, whatever destinations there are for later.
-		if m := l.services[d.Spec.Service].Rules[i]; m.Maintenance == nil || m.Maintenance.Unless != nil {
+		if m := rules[i]; m.Maintenance == nil || m.Maintenance.Unless != nil {
 			p.destinations(m, d.Spec.Service, path)
 		}
 	}
@@ -154,14 +139,14 @@ func (p page) headerChanges(h policy.HeaderChanges, path string) {
 	for name := range h.Set {
 		after[strings.ToLower(name)] = "set after that"
 	}
-	for _, name := range sorted(h.Add) {
+	for _, name := range namesOf(h.Add) {
 		if what, ok := after[strings.ToLower(name)]; ok {
 			p.warn(NoEffect, path+".add."+name, "the header is %s: leave one of the two out", what)
 		}
 	}
 	for i, removed := range h.Remove {
 		for _, changes := range []map[string]string{h.Add, h.Set} {
-			for _, name := range sorted(changes) {
+			for _, name := range namesOf(changes) {
 				if strings.EqualFold(name, removed) {
 					p.warn(NoEffect, fmt.Sprintf("%s.remove[%d]", path, i),
 						"takes away what is added or set here as %s, since removing comes last: leave one of the two out", name)
@@ -171,27 +156,19 @@ func (p page) headerChanges(h policy.HeaderChanges, path string) {
 	}
 }
 
-func (l *linter) rateLimit(d *policy.Document[policy.RateLimitSpec]) {
+func (l *linter) checkRateLimit(d *policy.Document[policy.RateLimitSpec]) {
 	p := pageOf(l, "RateLimit", d)
 	if d.Spec.Scope == "local" && p.written("spec.onError") {
 		p.warn(NoEffect, "spec.onError", "a local limit asks nobody, so that there is nothing to fail: leave onError out, or write scope: global")
 	}
 }
 
-// acrossDocuments judges what any other document could make good.
-func (l *linter) acrossDocuments() {
-	l.unusedVersions()
-	for _, s := range l.set.Services {
-		l.handling(s)
-	}
-	for _, g := range l.set.Gateways {
-		p := pageOf(l, "Gateway", g)
-		for i, pattern := range g.Spec.Services {
-			if pattern != "*" && !slices.ContainsFunc(l.set.Services, func(s *policy.Document[policy.ServiceSpec]) bool {
-				return mesh.Serves(pattern, s.Ref().String())
-			}) {
-				p.warn(UnmatchedPattern, fmt.Sprintf("spec.services[%d]", i), "%q matches no service: %s", pattern, namesHint(pattern))
-			}
+// checkGateway judges which services it names, of all that there are.
+func (l *linter) checkGateway(g *policy.Document[policy.GatewaySpec]) {
+	p := pageOf(l, "Gateway", g)
+	for i, pattern := range g.Spec.Services {
+		if pattern != "*" && !slices.ContainsFunc(l.services, func(s *mesh.Service) bool { return mesh.Serves(pattern, s.Ref.String()) }) {
+			p.warn(UnmatchedPattern, fmt.Sprintf("spec.services[%d]", i), "%q matches no service: %s", pattern, namesHint(pattern))
 		}
 	}
 }

@@ -29,9 +29,9 @@ const limit = "match methods [GET, HEAD, OPTIONS, PUT, DELETE]"
 // rules share, once.
 func (l *linter) handling(d *policy.Document[policy.ServiceSpec]) {
 	service := pageOf(l, "Service", d)
-	route, hasRoute := l.routeOf(d)
+	route, hasRoute := l.routes[d.Ref().String()]
 	warned := make(map[string]bool)
-	for i, r := range l.services[d.Ref().String()].Rules {
+	for i, r := range l.service(d.Ref().String()).Rules {
 		if len(r.To) == 0 {
 			continue // it answers, and sends nothing on
 		}
@@ -61,14 +61,6 @@ func (p page) first(path string, fields []string) string {
 		}
 	}
 	return fields[len(fields)-1]
-}
-
-func (l *linter) routeOf(d *policy.Document[policy.ServiceSpec]) (*policy.Document[policy.RouteSpec], bool) {
-	i := slices.IndexFunc(l.set.Routes, func(r *policy.Document[policy.RouteSpec]) bool { return r.Spec.Service == d.Ref().String() })
-	if i < 0 {
-		return nil, false
-	}
-	return l.set.Routes[i], true
 }
 
 // complaint is a warning about how a rule's requests are handled, at the first of the fields that is written.

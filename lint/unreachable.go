@@ -226,5 +226,5 @@ func (x expressions) impossible(r *mesh.Rule) string {
 	return ""
 }
 
-// sorted gives the names of a map in order.
-func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+// namesOf gives the names of a map in order.
+func namesOf[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -20,7 +20,7 @@ func (p page) versions(d *policy.Document[policy.ServiceSpec]) {
 
 func labels(selector map[string]string) string {
 	var all []string
-	for _, name := range sorted(selector) {
+	for _, name := range namesOf(selector) {
 		all = append(all, name+": "+selector[name])
 	}
 	return strings.Join(all, ", ")
@@ -28,13 +28,14 @@ func labels(selector map[string]string) string {
 
 // empty says whether it is known that no endpoint is behind a service or a version of it.
 func (l *linter) empty(service, version string) bool {
-	s, sub := l.services[service], l.subsets[mesh.SubsetName(service, version)]
-	return s != nil && sub != nil && s.Spec.Endpoints.DNS == nil && len(sub.Endpoints) == 0
+	s := l.service(service)
+	return s != nil && s.Spec.Endpoints.DNS == nil &&
+		slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool { return sub.Version == version && len(sub.Endpoints) == 0 })
 }
 
 // strayEndpoints warns of endpoints that are in no version though there are versions.
 func (p page) strayEndpoints(d *policy.Document[policy.ServiceSpec]) {
-	s := p.services[d.Ref().String()]
+	s := p.service(d.Ref().String())
 	if len(d.Spec.Versions) == 0 {
 		return
 	}
@@ -62,7 +63,7 @@ func (p page) destinations(r *mesh.Rule, service, path string) {
 			seen[name] = i
 		}
 		// A service that runs nowhere is meant to answer 503.
-		if *to.Weight > 0 && p.empty(to.Service, to.Version) && (to.Service != service || !p.services[service].Spec.Endpoints.None) {
+		if *to.Weight > 0 && p.empty(to.Service, to.Version) && (to.Service != service || !p.service(service).Spec.Endpoints.None) {
 			p.warn(DestinationWithoutEndpoints, at, "%s has no endpoints, so that its share of the requests is answered with 503: give it an endpoint, or weight: 0", name)
 		}
 	}
@@ -74,29 +75,14 @@ func (p page) destinations(r *mesh.Rule, service, path string) {
 }
 
 // unusedVersions warns of versions that no rule names, where no rule sends to all of the service's endpoints either.
-func (l *linter) unusedVersions() {
-	used := make(map[string]bool)
-	for _, s := range l.services {
-		for _, r := range s.Rules {
-			for _, to := range r.Rule.To {
-				if to.Version != "" || *to.Weight > 0 {
-					used[mesh.SubsetName(to.Service, to.Version)] = true
-				}
-			}
-			for _, m := range r.Rule.Mirror {
-				used[mesh.SubsetName(m.Service, m.Version)] = true
-			}
-		}
+func (l *linter) unusedVersions(d *policy.Document[policy.ServiceSpec]) {
+	if l.used[d.Ref().String()] > 0 {
+		return
 	}
-	for _, d := range l.set.Services {
-		if used[d.Ref().String()] {
-			continue
-		}
-		for i, v := range d.Spec.Versions {
-			if !used[mesh.SubsetName(d.Ref().String(), v.Name)] {
-				pageOf(l, "Service", d).warn(UnusedVersion, fmt.Sprintf("spec.versions[%d]", i),
-					"no rule sends anything to %s: send it a share (weight: 0 keeps it warm), or leave it out", v.Name)
-			}
+	for i, v := range d.Spec.Versions {
+		if l.used[mesh.SubsetName(d.Ref().String(), v.Name)] == 0 {
+			pageOf(l, "Service", d).warn(UnusedVersion, fmt.Sprintf("spec.versions[%d]", i),
+				"no rule sends anything to %s: send it a share (weight: 0 keeps it warm), or leave it out", v.Name)
 		}
 	}
 }

@@ -66,7 +66,8 @@ func (s *Service) Register(server *grpc.Server) {
 }
 
 // Apply puts limits in force, at once for every request that comes after, and instead of all before. A limit that
-// keeps its ID keeps what has been used of it, also when its rate changes; see [Rate.Decide]. The limits are copied.
+// keeps its ID keeps what has been used of it, also when its rate changes; see [Rate.Decide]. The limits must not be
+// changed afterwards: those that are there again, sorted by ID as a model has them, are not looked at.
 func (s *Service) Apply(limits []*mesh.Limit) {
 	s.applying.Lock()
 	defer s.applying.Unlock()

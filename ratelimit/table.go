@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/machinenativeops/weir/internal/sorted"
 	"github.com/machinenativeops/weir/mesh"
 )
 
@@ -19,6 +21,10 @@ type table struct {
 	sorted  []*limit           // by ID
 	domains map[string]*domain // beside Weir's own
 	details *details
+
+	// What it was made of, sorted by ID, where that is all: the next table is made of this one then by what has changed.
+	policy []*mesh.Limit
+	plain  bool
 }
 
 // limit is a [mesh.Limit] with everything made that its answers need.
@@ -53,6 +59,52 @@ const nearRatio = 0.8
 const notKey = "not"
 
 func newTable(limits []*mesh.Limit, domains []*Domain, old *table) *table {
+	plain := len(domains) == 0 && unique(limits)
+	if plain && old.plain {
+		return old.next(limits)
+	}
+	t := tableOf(limits, domains, old)
+	if plain {
+		t.policy, t.plain = limits, true
+	}
+	return t
+}
+
+func compareIDs(a, b *mesh.Limit) int { return cmp.Compare(a.ID, b.ID) }
+
+// unique says whether limits are sorted by ID, and each has another one.
+func unique(limits []*mesh.Limit) bool {
+	for i := 1; i < len(limits); i++ {
+		if limits[i-1].ID >= limits[i].ID {
+			return false
+		}
+	}
+	return true
+}
+
+// next is the table of other limits; itself, where they are the same.
+func (t *table) next(limits []*mesh.Limit) *table {
+	edits := make(map[string]*limit)
+	var next *table
+	sorted.Changes(t.policy, limits, compareIDs, func(was, is *mesh.Limit) {
+		if next == nil {
+			next = &table{byID: maps.Clone(t.byID), domains: t.domains, details: t.details, policy: limits, plain: true}
+		}
+		if is == nil {
+			delete(next.byID, was.ID)
+			edits[was.ID] = nil
+			return
+		}
+		edits[is.ID] = next.add(*is, t)
+	})
+	if next == nil {
+		return t
+	}
+	next.sorted = sorted.Edited(t.sorted, sorted.Edits(edits, cmp.Compare[string]), func(l *limit, id string) int { return cmp.Compare(l.ID, id) })
+	return next
+}
+
+func tableOf(limits []*mesh.Limit, domains []*Domain, old *table) *table {
 	t := &table{byID: make(map[string]*limit, len(limits)), domains: make(map[string]*domain, len(domains)), details: old.details}
 	if t.details == nil {
 		t.details = &details{counts: map[string]*counts{}}

@@ -36,21 +36,3 @@ func EndpointsOf(cluster string) string {
 	name, _, _ := strings.Cut(cluster, "@")
 	return name
 }
-
-// variants gives the clusters that rules of the services want beside those of subsets, by their names.
-func variants(services []*mesh.Service) map[string]bool {
-	wanted := make(map[string]bool)
-	for _, s := range services {
-		for _, r := range s.Rules {
-			for _, m := range r.Mirror {
-				wanted[m.Subset+string(shadow)] = true
-			}
-			if r.LoadTest != nil {
-				for _, to := range r.To {
-					wanted[to.Subset+string(loadTest)] = true
-				}
-			}
-		}
-	}
-	return wanted
-}

@@ -76,7 +76,7 @@ func (b *syncBuffer) String() string {
 }
 
 // newTestPlane gives one that no proxy is connected to.
-func newTestPlane(t *testing.T, log *slog.Logger, registry prometheus.Registerer) *plane {
+func newTestPlane(t testing.TB, log *slog.Logger, registry prometheus.Registerer) *plane {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	stops, err := loadtest.Open("", quiet)

@@ -33,6 +33,8 @@ type plane struct {
 	feedback *feedback
 	// These are run's.
 	resolver   mesh.Resolver
+	written    mesh.Resolver // with load tests that are over or have stopped
+	checker    lint.Checker
 	overlay    mesh.Overlay
 	translator *xds.Translator
 	model      *mesh.Model        // in force, without what collectors have learnt; nil until the first
@@ -145,7 +147,7 @@ func (p *plane) run(ctx context.Context, updates <-chan source.Update) error {
 		p.apply(last, now)
 		p.stops.Keep()
 		over.Stop()
-		if next := mesh.NextEnd(last.Set, now); !next.IsZero() {
+		if next := p.resolver.NextEnd(now); !next.IsZero() {
 			over.Reset(next.Sub(now))
 		}
 		if looks.Stop(); p.watch(last.Set, now) {
@@ -176,10 +178,10 @@ func (p *plane) apply(u source.Update, now time.Time) {
 	p.streams.Apply(snapshot)
 	p.model, p.shares = model, shares
 	written := model
-	if mesh.AnyEnded(u.Set, now) || len(p.resolver.Stopped) > 0 {
-		written = mesh.Build(u.Set)
+	if p.resolver.AnyEnded(now) || len(p.resolver.Stopped) > 0 {
+		written = p.written.At(u.Set, time.Time{})
 	}
-	p.record(u, time.Since(u.Read), p.warn(lint.Check(u.Set, written, len(u.Problems) == 0)))
+	p.record(u, time.Since(u.Read), p.warn(p.checker.Check(u.Set, written, len(u.Problems) == 0)))
 }
 
 // warn counts warnings, and logs those that the last change did not have, so that each is told once.

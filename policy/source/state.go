@@ -72,10 +72,14 @@ func (s *Source) restore(data []byte) error {
 	}
 	s.last, s.restored = set, true
 	for _, path := range s.paths {
-		for _, f := range files {
-			if _, ok := within(path, f.Name); ok {
-				s.held[path] = append(s.held[path], f)
+		for _, one := range files {
+			if _, ok := within(path, one.Name); !ok {
+				continue
 			}
+			if s.held[path] == nil {
+				s.held[path] = &folder{path: path}
+			}
+			s.held[path].insert(len(s.held[path].files), found{File: one})
 		}
 	}
 	s.log.Info("last good documents read", "file", s.state.file, "documents", len(documents))
