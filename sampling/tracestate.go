@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"strings"
+	"sync/atomic"
 )
 
 const (
@@ -24,16 +25,24 @@ type State struct {
 // ParseState reads the ot member of a tracestate.
 func ParseState(tracestate string) State {
 	var s State
-	for field := range strings.SplitSeq(member(tracestate), ";") {
-		name, value, _ := strings.Cut(field, ":")
-		switch name {
-		case "th":
-			s.Threshold, s.HasThreshold = ParseThreshold(value)
-		case "rv":
-			s.Randomness, s.HasRandomness = ParseRandomness(value)
+	for rest := member(tracestate); rest != ""; {
+		var field string
+		field, rest = cut(rest, ';')
+		switch {
+		case strings.HasPrefix(field, "th:"):
+			s.Threshold, s.HasThreshold = ParseThreshold(field[3:])
+		case strings.HasPrefix(field, "rv:"):
+			s.Randomness, s.HasRandomness = ParseRandomness(field[3:])
 		}
 	}
 	return s
+}
+
+func cut(s string, at byte) (before, after string) {
+	if i := strings.IndexByte(s, at); i >= 0 {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
 }
 
 // RandomnessOf is what decides on the trace: explicit randomness, or else the trace id's.
@@ -64,16 +73,113 @@ func (s State) Final(ours Threshold, r Randomness) Threshold {
 // WithThreshold gives the tracestate with the threshold written into its ot member, which comes to stand first as
 // W3C wants of a changed one. Everything else stays, other vendors' members included. [Never] takes it out.
 func WithThreshold(tracestate string, t Threshold) string {
+	return new(Writer).WithThreshold(tracestate, t)
+}
+
+// Writer writes tracestates, many into one piece of memory, so that writing them takes next to no allocations. It is
+// for one goroutine at a time.
+type Writer struct{ piece strings.Builder }
+
+const pieceSize = 4096
+
+// WithThreshold does what [WithThreshold] does.
+func (w *Writer) WithThreshold(tracestate string, t Threshold) string {
 	if tracestate == "" { // the usual case
-		if t >= Never {
-			return ""
+		return alone(t)
+	}
+	most := len(tracestate) + len("ot=th:;,") + hexDigits
+	if w.piece.Cap()-w.piece.Len() < most {
+		size := most // of the first, which may be the only one
+		if w.piece.Cap() > 0 {
+			size = max(most, pieceSize)
 		}
-		return vendor + "=th:" + t.String()
+		w.piece.Reset() // what was written stays, for who has it
+		w.piece.Grow(size)
 	}
+	from := w.piece.Len()
+	w.write(tracestate, t)
+	return w.piece.String()[from:]
+}
+
+func (w *Writer) write(tracestate string, t Threshold) {
+	members := 0
+	if w.member(t, member(tracestate)) {
+		members++
+	}
+	for rest := tracestate; rest != ""; {
+		var m string
+		m, rest = cut(rest, ',')
+		m = strings.Trim(m, " \t")
+		if key, _, _ := strings.Cut(m, "="); m == "" || key == vendor || members == maxMembers {
+			continue
+		}
+		if members++; members > 1 {
+			w.piece.WriteByte(',')
+		}
+		w.piece.WriteString(m)
+	}
+}
+
+// member writes the ot member, with the threshold before what else the old one said, if there is anything in it.
+func (w *Writer) member(t Threshold, old string) (any bool) {
+	next := func() {
+		if any {
+			w.piece.WriteByte(';')
+		} else {
+			w.piece.WriteString(vendor + "=")
+		}
+		any = true
+	}
+	if t < Never {
+		next()
+		w.piece.WriteString("th:")
+		w.threshold(t)
+	}
+	size := hexDigits + len("th:")
+	for old != "" {
+		var field string
+		field, old = cut(old, ';')
+		name, _, ok := strings.Cut(field, ":")
+		if !ok || name == "th" || size+1+len(field) > maxValue { // ours, malformed or too much
+			continue
+		}
+		size += 1 + len(field)
+		next()
+		w.piece.WriteString(field)
+	}
+	return any
+}
+
+// threshold writes what [Threshold.String] gives.
+func (w *Writer) threshold(t Threshold) {
+	for shift := 4 * (hexDigits - 1); ; shift -= 4 {
+		w.piece.WriteByte("0123456789abcdef"[t>>shift&15])
+		if t&(1<<shift-1) == 0 {
+			return
+		}
+	}
+}
+
+// texts are tracestates with nothing but a threshold. Few thresholds are in force at once, so that nearly all of them
+// are found here, each where its threshold says.
+var texts [256]atomic.Pointer[text]
+
+type text struct {
+	threshold Threshold
+	state     string
+}
+
+func alone(t Threshold) string {
 	if t >= Never {
-		return with(tracestate, newMember(member(tracestate)))
+		return ""
 	}
-	return with(tracestate, newMember(member(tracestate), "th:"+t.String()))
+	place := &texts[uint64(t)*0x9e3779b97f4a7c15>>56]
+	if known := place.Load(); known != nil && known.threshold == t {
+		return known.state
+	}
+	state := vendor + "=th:" + t.String()
+	place.Store(&text{t, state})
+	return state
 }
 
 // with puts another ot member in the place of the old one, or none for "".
@@ -114,7 +220,9 @@ func newMember(old string, ours ...string) string {
 
 // member gives the value of the ot member, or "".
 func member(tracestate string) string {
-	for m := range strings.SplitSeq(tracestate, ",") {
+	for tracestate != "" {
+		var m string
+		m, tracestate = cut(tracestate, ',')
 		if key, value, _ := strings.Cut(strings.Trim(m, " \t"), "="); key == vendor {
 			return value
 		}

@@ -99,7 +99,7 @@ type reader struct {
 
 	service *sampling.Service
 	ref     policy.Ref
-	names   [names]name
+	names   memo
 
 	judged whole.Judged[part]
 }
@@ -117,9 +117,9 @@ type linkedRun struct {
 	after int32
 }
 
-// names is how many names of one resource are remembered while it is read. Traces have few operations, so that most are
-// found without asking those who know all of them, under their locks.
-const names = 64
+// memo is what is known of names that were met in a batch. Batches have few, so that most are found without asking those
+// who know all of them, under their locks. Each is where it says itself.
+type memo [64]name
 
 type name struct {
 	service   *sampling.Service // whose it is; nil: the place is free
@@ -127,6 +127,14 @@ type name struct {
 	threshold sampling.Threshold
 	learnt    *sampling.Operation // nil where rates don't move
 	history   *whole.Operation
+}
+
+func place[T ~string | ~[]byte](name T) uint {
+	n := uint(len(name))
+	if n == 0 {
+		return 0
+	}
+	return (n*31 + uint(name[n/2])*7 + uint(name[n-1])) % uint(len(memo{}))
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -327,11 +335,7 @@ func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called, message
 	seen.Randomness = state.RandomnessOf(id)
 	seen.Threshold, seen.Operation = n.threshold, n.history
 	if n.learnt != nil {
-		adjusted := 1.0
-		if state.HasThreshold && state.Threshold.Keep(seen.Randomness) {
-			adjusted = state.Threshold.AdjustedCount()
-		}
-		n.learnt.Seen(adjusted, false)
+		n.learnt.Seen(state.AdjustedCount(seen.Randomness), false)
 		if n.learnt.Unplaced() {
 			n.learnt.Placed(routeIn(message))
 		}
@@ -339,11 +343,7 @@ func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called, message
 }
 
 func (r *reader) name(b []byte) *name {
-	h := uint(len(b))
-	if len(b) > 0 {
-		h = h*31 + uint(b[len(b)/2])*7 + uint(b[len(b)-1])
-	}
-	n := &r.names[h%names]
+	n := &r.names[place(b)]
 	if n.service != r.service || n.text != string(b) {
 		*n = name{service: r.service, text: string(b)}
 		n.history = r.holder.operations.Of(r.ref, n.text, r.now)

@@ -3,6 +3,7 @@ package adaptivesampling
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -84,10 +85,12 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 	}
 	var counts tally
 	var all int64
+	j := judges.Get().(*judge)
+	defer j.release()
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
-		service := rates.Service(documents.Service(rs.Resource()))
-		kept, dropped := filter(rs, service, rates.Adaptive())
-		counts.add(service.Class, kept, dropped)
+		j.service, j.adaptive = rates.Service(documents.Service(rs.Resource())), rates.Adaptive()
+		kept, dropped := j.filter(rs)
+		counts.add(j.service.Class, kept, dropped)
 		all += kept
 		return kept == 0
 	})
@@ -99,11 +102,27 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 	return td, nil
 }
 
-// filter drops spans of one service, and scopes that become empty.
-func filter(rs ptrace.ResourceSpans, service *sampling.Service, adaptive bool) (kept, dropped int64) {
+// judge judges the spans of a batch, service by service. It is used again.
+type judge struct {
+	service  *sampling.Service
+	adaptive bool
+	names    memo
+	writer   sampling.Writer
+}
+
+var judges = sync.Pool{New: func() any { return new(judge) }}
+
+func (j *judge) release() {
+	j.service = nil
+	clear(j.names[:])
+	judges.Put(j)
+}
+
+// filter drops spans of the service, and scopes that become empty.
+func (j *judge) filter(rs ptrace.ResourceSpans) (kept, dropped int64) {
 	rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool {
 		before := ss.Spans().Len()
-		ss.Spans().RemoveIf(func(span ptrace.Span) bool { return !judge(span, service, adaptive) })
+		ss.Spans().RemoveIf(func(span ptrace.Span) bool { return !j.keep(span) })
 		after := ss.Spans().Len()
 		kept += int64(after)
 		dropped += int64(before - after)
@@ -112,32 +131,44 @@ func filter(rs ptrace.ResourceSpans, service *sampling.Service, adaptive bool) (
 	return kept, dropped
 }
 
-// judge says whether the span is kept, and if so writes on it at which threshold.
-func judge(span ptrace.Span, service *sampling.Service, adaptive bool) bool {
-	if !adaptive {
-		kept, _ := keep(span, service.Threshold(span.Name()))
+// keep says whether the span is kept, and if so writes on it at which threshold.
+func (j *judge) keep(span ptrace.Span) bool {
+	n := j.name(span.Name())
+	if n.learnt == nil {
+		kept, _ := j.decide(span, n.threshold)
 		return kept
 	}
-	operation := service.Operation(span.Name())
-	kept, adjusted := keep(span, operation.Threshold())
-	operation.Seen(adjusted, kept)
-	if operation.Unplaced() {
-		operation.Placed(routeOf(span))
+	kept, adjusted := j.decide(span, n.learnt.Threshold())
+	n.learnt.Seen(adjusted, kept)
+	if n.learnt.Unplaced() {
+		n.learnt.Placed(routeOf(span))
 	}
 	return kept
 }
 
-// keep decides by a threshold. It gives the adjusted count with which the span came, too.
-func keep(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted float64) {
+func (j *judge) name(text string) *name {
+	n := &j.names[place(text)]
+	if n.service != j.service || n.text != text {
+		*n = name{service: j.service, text: text}
+		if j.adaptive {
+			n.learnt = j.service.Operation(text)
+		} else {
+			n.threshold = j.service.Threshold(text)
+		}
+	}
+	return n
+}
+
+// decide decides by a threshold. It gives the adjusted count with which the span came, too.
+func (j *judge) decide(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted float64) {
 	tracestate := span.TraceState().AsRaw()
-	adjusted = 1
 	chance, chosen := byChance(span)
 	if tracestate == "" && !chosen { // the usual case
 		if !threshold.Keep(sampling.FromTraceID(span.TraceID())) {
-			return false, adjusted
+			return false, 1
 		}
 		span.TraceState().FromRaw(sampling.WithThreshold("", threshold))
-		return true, adjusted
+		return true, 1
 	}
 	earlier := sampling.ParseState(tracestate)
 	if chosen = chosen && !earlier.HasThreshold; chosen {
@@ -148,11 +179,11 @@ func keep(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted f
 	if threshold = earlier.Final(threshold, randomness); !threshold.Keep(randomness) {
 		return false, adjusted
 	}
-	if chosen {
-		tracestate = sampling.WithRandomness(tracestate, threshold, randomness)
-	} else {
-		tracestate = sampling.WithThreshold(tracestate, threshold)
+	switch {
+	case chosen:
+		span.TraceState().FromRaw(sampling.WithRandomness(tracestate, threshold, randomness))
+	case !earlier.HasThreshold || earlier.Threshold != threshold:
+		span.TraceState().FromRaw(j.writer.WithThreshold(tracestate, threshold))
 	}
-	span.TraceState().FromRaw(tracestate)
 	return true, adjusted
 }

@@ -315,11 +315,9 @@ func (s *sender) write(td ptrace.Traces, marks []mark) {
 	}
 }
 
-// writer remembers what it wrote last, since few thresholds are in force.
 type writer struct {
-	cfg       *WholeConfig
-	threshold sampling.Threshold
-	state     string // of a span that has none by then
+	cfg *WholeConfig
+	sampling.Writer
 }
 
 func (w *writer) write(span ptrace.Span, m *mark, first bool) {
@@ -327,22 +325,20 @@ func (w *writer) write(span ptrace.Span, m *mark, first bool) {
 	if chance == sampling.Always { // of a root that came late
 		chance, _ = byChance(span)
 	}
+	before := span.TraceState().AsRaw()
 	switch {
 	case w.cfg.DryRun:
 		span.Attributes().PutBool(w.cfg.Why+".keep", m.verdict.Keep)
-	case chance > sampling.Always && !sampling.ParseState(span.TraceState().AsRaw()).HasThreshold:
-		before := span.TraceState().AsRaw()
+	case chance > sampling.Always && !sampling.ParseState(before).HasThreshold:
 		state := sampling.ParseState(before).Independent(chance, span.TraceID())
 		span.TraceState().FromRaw(sampling.WithRandomness(before, state.Final(m.verdict.Threshold, state.Randomness), state.Randomness))
-	case span.TraceState().AsRaw() == "": // the usual case
-		if w.state == "" || w.threshold != m.verdict.Threshold {
-			w.threshold, w.state = m.verdict.Threshold, sampling.WithThreshold("", m.verdict.Threshold)
-		}
-		span.TraceState().FromRaw(w.state)
 	default:
-		before := span.TraceState().AsRaw()
-		state := sampling.ParseState(before)
-		span.TraceState().FromRaw(sampling.WithThreshold(before, state.Final(m.verdict.Threshold, state.RandomnessOf(span.TraceID()))))
+		threshold := m.verdict.Threshold
+		if before != "" {
+			state := sampling.ParseState(before)
+			threshold = state.Final(threshold, state.RandomnessOf(span.TraceID()))
+		}
+		span.TraceState().FromRaw(w.WithThreshold(before, threshold))
 	}
 	if w.cfg.Why != "" && (first || span.ParentSpanID().IsEmpty()) {
 		span.Attributes().PutStr(w.cfg.Why+".rule", m.verdict.Rule.String())
