@@ -40,9 +40,10 @@ fuzz:
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
 
-bench-smoke: ## each benchmark once, and a small fleet on each control plane
+bench-smoke: build ## each benchmark once, and a small fleet on each control plane
 	cd bench && go vet ./... && go run ./xds -services 20 -proxies 20 -rounds 1 && go run ./ratelimit -planes floor,peer,peer-cache,weir,weir-redis,weir-lease -for 100ms -in-flight 16
 	cd bench && go test -run '^$$' -bench . -benchtime 1x ./limits
+	cd bench && go run ./collector -warm 100ms -for 300ms
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v 'no test files'
 
 e2e: build ## a real Envoy against a real weir

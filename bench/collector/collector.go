@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// processors are the samplers that are compared. All keep the same share of traces; those that see whole traces keep
+// failed and slow ones too.
+func processors(policy string, percent int) map[string]string {
+	return map[string]string{
+		"none":          "",
+		"probabilistic": fmt.Sprintf("probabilistic_sampler: {sampling_percentage: %d}", percent),
+		"tail": fmt.Sprintf(`tail_sampling: {decision_wait: 5s, num_traces: 2000000, policies: [
+    {name: errors, type: status_code, status_code: {status_codes: [ERROR]}},
+    {name: slow, type: latency, latency: {threshold_ms: 1000}},
+    {name: rate, type: probabilistic, probabilistic: {sampling_percentage: %d}}]}`, percent),
+		"stateless":    fmt.Sprintf("adaptive_sampling: {policy: [%q]}", policy),
+		"whole":        fmt.Sprintf("adaptive_sampling: {policy: [%q]}", policy),
+		"whole-stored": fmt.Sprintf("adaptive_sampling: {policy: [%q], storage: file_storage}", policy),
+	}
+}
+
+const config = `
+receivers:
+  otlp: {protocols: {grpc: {endpoint: "%s", max_recv_msg_size_mib: 16}}}
+processors: {%s}
+exporters: {nop: }
+extensions:
+  file_storage: {directory: "%s"}
+service:
+  extensions: [file_storage]
+  telemetry: {metrics: {level: none}, logs: {level: error}}
+  pipelines:
+    traces: {receivers: [otlp], processors: [%s], exporters: [nop]}
+`
+
+// collector is a process that takes spans.
+type collector struct {
+	process *exec.Cmd
+	address string
+	folder  string
+}
+
+func startCollector(ctx context.Context, o options, name string) (*collector, error) {
+	folder, err := os.MkdirTemp("", "weir-bench-")
+	if err != nil {
+		return nil, err
+	}
+	c := &collector{folder: folder}
+	policy := filepath.Join(folder, "policy.yaml")
+	text := fmt.Sprintf("kind: Sampling\nmetadata: {name: default}\nspec:\n  classes: {default: %d}\n", o.percent)
+	if strings.HasPrefix(name, "whole") {
+		text += "  keep: {errors: true, slowerThan: 1s}\n  wait: 5s\n"
+	}
+	processor, known := processors(policy, o.percent)[name]
+	if !known {
+		return c, fmt.Errorf("no such pipeline")
+	}
+	if c.address, err = freeAddress(ctx); err != nil {
+		return c, err
+	}
+	kind, _, _ := strings.Cut(processor, ":")
+	cfg := filepath.Join(folder, "config.yaml")
+	files := map[string]string{policy: text, cfg: fmt.Sprintf(config, c.address, processor, folder, kind)}
+	for file, text := range files {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return c, err
+		}
+	}
+	command := []string{o.binary, "--config", cfg}
+	if o.core != "" {
+		command = append([]string{"taskset", "-c", o.core}, command...)
+	}
+	c.process = exec.CommandContext(ctx, command[0], command[1:]...)
+	c.process.Stderr = os.Stderr
+	c.process.Env = append(os.Environ(), "GOMAXPROCS="+procs(o.core))
+	return c, c.process.Start()
+}
+
+// procs is one where there is one core: Go asks the machine when it starts, and taskset has told it by then.
+func procs(core string) string {
+	if core == "" {
+		return ""
+	}
+	return strconv.Itoa(len(strings.Split(core, ",")))
+}
+
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// ready returns when it takes connections.
+func (c *collector) ready(ctx context.Context) error {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.address)
+		if err == nil {
+			return conn.Close()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("it does not listen on %s", c.address)
+}
+
+func (c *collector) stop() {
+	if c.process != nil && c.process.Process != nil {
+		_ = c.process.Process.Kill()
+		_ = c.process.Wait()
+	}
+	_ = os.RemoveAll(c.folder)
+}
+
+// cpu is the time that the process has used, and resident the memory that it has now.
+func (c *collector) usage() (cpu time.Duration, resident int64) {
+	folder := "/proc/" + strconv.Itoa(c.process.Process.Pid)
+	if stat, err := os.ReadFile(folder + "/stat"); err == nil {
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(rest); len(f) > 12 {
+			user, _ := strconv.ParseInt(f[11], 10, 64)
+			system, _ := strconv.ParseInt(f[12], 10, 64)
+			cpu = time.Duration(user+system) * 10 * time.Millisecond
+		}
+	}
+	if statm, err := os.ReadFile(folder + "/statm"); err == nil {
+		if f := strings.Fields(string(statm)); len(f) > 1 {
+			pages, _ := strconv.ParseInt(f[1], 10, 64)
+			resident = pages * int64(os.Getpagesize())
+		}
+	}
+	return cpu, resident
+}

@@ -1,0 +1,69 @@
+// Command collector measures how many spans a second weir-collector takes over OTLP gRPC on one core: without a sampler,
+// with contrib's probabilistic_sampler and tail_sampling, and with Weir's adaptive_sampling span by span and by whole
+// traces. All are in one binary and measured one after another in one run.
+//
+//	make build && cd bench && go run ./collector
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+)
+
+type options struct {
+	binary    string
+	pipelines string
+	core      string
+	warm      time.Duration
+	measure   time.Duration
+	spans     int
+	senders   int
+	percent   int
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.binary, "binary", "../bin/weir-collector", "the collector, as make build leaves it")
+	flag.StringVar(&o.pipelines, "pipelines", "none,probabilistic,stateless,tail,whole,whole-stored", "which to measure, in this order")
+	flag.StringVar(&o.core, "core", "0", "the core that the collector may use; \"\" is all")
+	flag.DurationVar(&o.warm, "warm", 7*time.Second, "before measuring; traces are held for 5s")
+	flag.DurationVar(&o.measure, "for", 10*time.Second, "how long each is measured")
+	flag.IntVar(&o.spans, "spans", 500, "spans of a request")
+	flag.IntVar(&o.senders, "senders", 8, "requests in flight")
+	flag.IntVar(&o.percent, "percent", 10, "how many per cent of the traces are kept by their rate")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "collector:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	requests := makeRequests(o.spans)
+	fmt.Printf("batches of %d spans, %d %% of traces kept, %s\n\n", o.spans, o.percent, time.Now().Format(time.DateOnly))
+	fmt.Printf("%-14s %10s %8s %12s %10s %9s\n", "pipeline", "spans/s", "of none", "CPU ns/span", "resident", "refused")
+	var none float64
+	for name := range strings.SplitSeq(o.pipelines, ",") {
+		r, err := measure(ctx, o, name, requests)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		rate := float64(r.spans) / r.took.Seconds()
+		if name == "none" {
+			none = rate
+		}
+		of := "–"
+		if none > 0 {
+			of = fmt.Sprintf("%.2f", rate/none)
+		}
+		fmt.Printf("%-14s %10.0f %8s %12.0f %7d MB %9d\n", name, rate, of, float64(r.cpu.Nanoseconds())/float64(max(r.spans, 1)), r.resident>>20, r.refused)
+	}
+	return nil
+}
