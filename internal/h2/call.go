@@ -53,14 +53,16 @@ type Call struct {
 	closing  bool     // the client says no more, and has yet to be sent the queue
 	over     bool     // nothing is sent or received any more
 	admitted int64    // bytes that the gate has let in for the message that is being gathered
-	counted  int      // bytes of it that count as gathering instead
+	since    time.Time
+	counted  int // bytes of it that count as gathering instead
 }
 
 const (
 	maxCallMessage = 64 << 20
-	longMessage    = 4 << 10 // from where on a message has to be admitted
-	gateSize       = 8 << 20 // bytes of long messages that are taken at once, by all connections
-	gatherTimeout  = 30 * time.Second
+	longMessage    = 4 << 10          // from where on a message has to be admitted
+	gateSize       = 8 << 20          // bytes of long messages that are taken at once, by all connections
+	gatherTimeout  = 30 * time.Second // for the next part of one
+	gatherLimit    = 2 * time.Minute  // for all of it
 )
 
 // RemoteAddr is the client's.
@@ -183,6 +185,8 @@ func (k *Call) take(p []byte) []byte {
 		s.body = nil
 		k.deliver(message)
 		k.leave()
+	} else if k.admitted > 0 {
+		k.hurry()
 	}
 	return p[n:]
 }
@@ -236,8 +240,13 @@ func (k *Call) admit(n int64) {
 		c.srv.gate.Release(n)
 		return
 	}
-	k.admitted, c.gatherer = n, k
-	_ = c.nc.SetReadDeadline(time.Now().Add(gatherTimeout)) // others are waiting
+	k.admitted, k.since, c.gatherer = n, time.Now(), k
+}
+
+// hurry cuts off a client that does not go on with a message that was admitted: others are waiting.
+func (k *Call) hurry() {
+	now := time.Now()
+	_ = k.s.c.nc.SetReadDeadline(now.Add(min(gatherTimeout, gatherLimit-now.Sub(k.since))))
 }
 
 // leave lets go of what a message that was gathered held.

@@ -429,14 +429,29 @@ func TestMessageThatNeverComes(t *testing.T) {
 			c.begin(1)
 			require.NoError(t, c.WriteData(1, false, binary.BigEndian.AppendUint32([]byte{0}, 40<<20)))
 		}
+		slow := l.connect(t)
+		slow.begin(1)
+		require.NoError(t, slow.WriteData(1, false, append(binary.BigEndian.AppendUint32([]byte{0}, 40<<20), "begun"...)))
 		synctest.Wait()
-		require.Equal(t, 2, ts.open())
+		require.Equal(t, 3, ts.open())
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
-		require.Equal(t, 1, ts.open(), "the next has its turn")
+		require.Equal(t, 2, ts.open(), "the next has its turn, and a third comes")
 		time.Sleep(31 * time.Second)
 		synctest.Wait()
-		require.Zero(t, ts.open())
+		require.Equal(t, 1, ts.open())
+		for range 10 {
+			time.Sleep(10 * time.Second)
+			_ = slow.WriteData(1, false, []byte("on and on"))
+		}
+		synctest.Wait()
+		require.Equal(t, 1, ts.open(), "one that goes on has more time")
+		for range 5 {
+			time.Sleep(10 * time.Second)
+			_ = slow.WriteData(1, false, []byte("on and on"))
+		}
+		synctest.Wait()
+		require.Zero(t, ts.open(), "and not for ever")
 	})
 }
 
