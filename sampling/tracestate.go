@@ -121,14 +121,14 @@ func (w *Writer) write(tracestate string, t Threshold) {
 }
 
 // member writes the ot member, with the threshold before what else the old one said, if there is anything in it.
-func (w *Writer) member(t Threshold, old string) (any bool) {
+func (w *Writer) member(t Threshold, old string) (some bool) {
 	next := func() {
-		if any {
+		if some {
 			w.piece.WriteByte(';')
 		} else {
 			w.piece.WriteString(vendor + "=")
 		}
-		any = true
+		some = true
 	}
 	if t < Never {
 		next()
@@ -147,7 +147,7 @@ func (w *Writer) member(t Threshold, old string) (any bool) {
 		next()
 		w.piece.WriteString(field)
 	}
-	return any
+	return some
 }
 
 // threshold writes what [Threshold.String] gives.

@@ -131,11 +131,11 @@ func printLoadTests(out io.Writer, tests []loadTestStatus) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\nLOAD TEST\tSTATE\tREAL REQUESTS\n")
 	for i := range tests {
-		t, real := &tests[i], ""
+		t, said := &tests[i], ""
 		if t.State == testRuns {
-			real = t.Real.say()
+			said = t.Real.say()
 		}
-		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%s %s\t%s\t%s", t.Route, t.Rule, t.state(), real), "\t"))
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%s %s\t%s\t%s", t.Route, t.Rule, t.state(), said), "\t"))
 	}
 	return w.Flush()
 }

@@ -11,15 +11,15 @@ import (
 // TestLoadTestsAreTold: how each stands, why it ended, and whether enough is known of real requests to stop it.
 func TestLoadTestsAreTold(t *testing.T) {
 	at := time.Date(2026, 11, 30, 20, 0, 0, 0, time.UTC)
-	real := func(requests, failed uint64, proxies int) *realStatus {
+	fared := func(requests, failed uint64, proxies int) *realStatus {
 		return &realStatus{Window: "10s", Requests: requests, Failed: failed, MeanLatency: 0.0314, MinRequests: 100, Proxies: proxies}
 	}
 	tests := counted([]loadTestStatus{
 		{Route: "s/a", Rule: "counted", State: testRuns, limit: "loadtest/s/a/counted"},
-		{Route: "s/b", Rule: "watched", State: testRuns, Until: &at, Real: real(1043, 2, 3)},
-		{Route: "s/c", Rule: "few", State: testRuns, Until: &at, Real: real(99, 99, 3)},
-		{Route: "s/d", Rule: "none", State: testRuns, Until: &at, Real: real(0, 0, 3)},
-		{Route: "s/e", Rule: "unknown", State: testRuns, Until: &at, Real: real(0, 0, 0)},
+		{Route: "s/b", Rule: "watched", State: testRuns, Until: &at, Real: fared(1043, 2, 3)},
+		{Route: "s/c", Rule: "few", State: testRuns, Until: &at, Real: fared(99, 99, 3)},
+		{Route: "s/d", Rule: "none", State: testRuns, Until: &at, Real: fared(0, 0, 3)},
+		{Route: "s/e", Rule: "unknown", State: testRuns, Until: &at, Real: fared(0, 0, 0)},
 		{Route: "s/f", Rule: "stopped", State: testStopped, Since: &at, Why: "they failed", Until: &at},
 		{Route: "s/g", Rule: "over", State: testOver, Since: &at},
 	}, []ratelimit.LimitStatus{{ID: "limit/x", Allowed: 1}, {ID: "loadtest/s/a/counted", Allowed: 7, Requests: 500}})

@@ -115,7 +115,10 @@ func serveForPython(t *testing.T, config *tls.Config) string {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- serveLimits(ctx, s, quota.New(log, s), l) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		_ = <-done
+	})
 	return address
 }
 

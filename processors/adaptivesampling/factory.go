@@ -50,6 +50,7 @@ func createTraces(ctx context.Context, set processor.Settings, cfg component.Con
 			return nil
 		}),
 		processorhelper.WithShutdown(func(ctx context.Context) error {
-			return errors.Join(watcher.Shutdown(ctx), s.whole.shutdown(ctx), s.shutdown(ctx))
+			defer s.shutdown()
+			return errors.Join(watcher.Shutdown(ctx), s.whole.shutdown(ctx))
 		}))
 }

@@ -60,12 +60,11 @@ func (s *sampler) tell(what func(sampling.Rate) float64) metric.Float64Callback 
 	}
 }
 
-func (s *sampler) shutdown(context.Context) error {
+func (s *sampler) shutdown() {
 	if s.leave != nil {
 		s.leave()
 	}
 	s.told.Shutdown()
-	return nil
 }
 
 // apply puts new rates in force, between two batches.

@@ -144,6 +144,7 @@ func (s *sender) sendPicked(ctx context.Context, judged *whole.Judged[part], kep
 		s.forward(ctx, p)
 	}
 }
+
 func pack(kept []pick, size int) *parcel {
 	p := &parcel{data: make([]byte, 0, size+size/4), marks: make([]mark, len(kept)), last: kept[len(kept)-1].batch.number}
 	for i, k := range kept {

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
@@ -33,7 +32,10 @@ func TestStorm(t *testing.T) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- transport.Serve(l) }()
-	t.Cleanup(func() { transport.Close(); <-served })
+	t.Cleanup(func() {
+		transport.Close()
+		_ = <-served
+	})
 
 	early := returning(t, l.Addr().String(), proxies)
 	server.Apply(fleet(proxies+1, "2"))
@@ -71,7 +73,7 @@ func returning(t testing.TB, address string, i int) *returned {
 	for n, kind := range []string{xds.ClusterType, xds.EndpointType, xds.ListenerType, xds.RouteType} {
 		r := &discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: kind, InitialResourceVersions: map[string]string{"outbound/" + strconv.Itoa(i): "1"}}
 		if n == 0 {
-			r.Node = &corev3.Node{Id: serve.NodeID(mesh.Proxy(sidecar(i)), "1")}
+			r.Node = &corev3.Node{Id: serve.NodeID(sidecar(i), "1")}
 		}
 		if kind != xds.ListenerType {
 			r.InitialResourceVersions = make(map[string]string)
