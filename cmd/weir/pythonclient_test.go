@@ -117,7 +117,7 @@ func serveForPython(t *testing.T, config *tls.Config) string {
 	go func() { done <- serveLimits(ctx, s, quota.New(log, s), l) }()
 	t.Cleanup(func() {
 		cancel()
-		_ = <-done
+		require.ErrorIs(t, <-done, context.Canceled)
 	})
 	return address
 }

@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -34,7 +35,9 @@ func TestStorm(t *testing.T) {
 	go func() { served <- transport.Serve(l) }()
 	t.Cleanup(func() {
 		transport.Close()
-		_ = <-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 
 	early := returning(t, l.Addr().String(), proxies)
