@@ -272,8 +272,8 @@ func TestReports(t *testing.T) {
 	defer weir.Close()
 	w := newWorld(t, map[string]any{"endpoint": weir.URL, "interval": "100ms"})
 	w.processor("  adaptive: {spansPerSecond: 10, window: 1s}\n")
-	rates := w.extension.all[0].rates()
 	flood := func() {
+		rates := w.extension.all[0].rates() // those in force, which a second look at the documents may put in place of the first
 		operation := rates.Service(ref("edge"), "").Operation("GET /flood")
 		for range 1000 {
 			operation.Seen(1, false)
