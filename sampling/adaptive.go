@@ -22,6 +22,8 @@ type Operation struct {
 	name    string
 	fixed   bool // a document gives its rate
 
+	later atomic.Pointer[Operation] // the same under later documents
+
 	unplaced atomic.Bool // it is to be said by which route of a proxy the next span came
 	routes   struct {
 		sync.Mutex
@@ -47,6 +49,20 @@ func (o *Operation) Seen(adjusted float64, kept bool) {
 	if kept {
 		o.kept.Add(1)
 	}
+}
+
+// Came counts spans that were judged together, and for how many they stood when they came.
+func (o *Operation) Came(spans int, stand float64) {
+	o.arrived.Add(uint64(spans))
+	o.stand.Add(uint64(min(max(stand, float64(spans)), 1<<40) + 0.5))
+}
+
+// Latest is the operation under the documents in force, for those who have held it meanwhile.
+func (o *Operation) Latest() *Operation {
+	for later := o.later.Load(); later != nil; later = o.later.Load() {
+		o = later
+	}
+	return o
 }
 
 // Operation gives an operation of the service, where rates are adaptive. Beyond how many are remembered, those that come
@@ -285,6 +301,7 @@ func (r *Rates) adopt(before *Rates) {
 		s := r.Service(o.service.ref, o.service.attribute)
 		now := s.Operation(o.name)
 		now.demand, now.arrivals, now.idle = o.demand, o.arrivals, o.idle
+		o.later.Store(now)
 		if !now.fixed && !o.fixed {
 			now.threshold.Store(o.threshold.Load())
 		}

@@ -333,9 +333,9 @@ func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called, message
 	}
 	n := r.name(called)
 	seen.Randomness = state.RandomnessOf(id)
-	seen.Threshold, seen.Operation = n.threshold, n.history
+	seen.Threshold, seen.Operation, seen.Learnt = n.threshold, n.history, n.learnt
 	if n.learnt != nil {
-		n.learnt.Seen(state.AdjustedCount(seen.Randomness), false)
+		seen.Stand = max(state.AdjustedCount(seen.Randomness), 1)
 		if n.learnt.Unplaced() {
 			n.learnt.Placed(routeIn(message))
 		}

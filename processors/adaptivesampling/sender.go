@@ -84,6 +84,9 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 	for i := range judged.Traces {
 		t := &judged.Traces[i]
 		h.metrics.count(t)
+		if t.Seen.Learnt != nil && !t.Late { // a trace is its root's operation's demand
+			t.Seen.Learnt.Latest().Came(t.Seen.Spans, t.Seen.Stand)
+		}
 		if !t.Verdict.Keep && h.journal != nil {
 			h.journal.note(t.ID, t.Verdict, 0)
 		}

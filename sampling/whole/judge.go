@@ -53,10 +53,13 @@ type Seen struct {
 	Marked     bool
 
 	// Rooted says that the root is among the spans. Then Operation, Threshold and Took are the root's; otherwise
-	// Threshold is the lowest among the spans, and Operation that span's. Operation may be nil.
+	// Threshold is the lowest among the spans, and Operation that span's. Operation may be nil. Learnt is nil where rates
+	// don't move; where they do, the trace is judged by its threshold at that time.
 	Rooted    bool
 	Operation *Operation
+	Learnt    *sampling.Operation
 	Threshold sampling.Threshold
+	Stand     float64 // for how many spans these stood when they came
 	Took      time.Duration
 
 	Randomness sampling.Randomness
@@ -72,6 +75,7 @@ func (s *Seen) Merge(later *Seen) {
 		s.Start, s.End = min(s.Start, later.Start), max(s.End, later.End)
 	}
 	s.Spans += later.Spans
+	s.Stand += later.Stand
 	s.Longest = max(s.Longest, later.Longest)
 	s.Failed = s.Failed || later.Failed
 	s.Marked = s.Marked || later.Marked
@@ -79,7 +83,7 @@ func (s *Seen) Merge(later *Seen) {
 		return
 	}
 	if later.Rooted || later.Threshold < s.Threshold {
-		s.Rooted, s.Operation, s.Threshold, s.Took = later.Rooted, later.Operation, later.Threshold, later.Took
+		s.Rooted, s.Operation, s.Learnt, s.Threshold, s.Took = later.Rooted, later.Operation, later.Learnt, later.Threshold, later.Took
 	}
 	if later.Rooted {
 		s.Randomness, s.Chance = later.Randomness, later.Chance
@@ -120,5 +124,9 @@ func (r *Rules) final(s *Seen, now int64) Verdict {
 	if !s.Rooted && s.Operation.rare(r.RarerThan, now) {
 		return Verdict{true, Rare, sampling.Always, s.Chance}
 	}
-	return Verdict{s.Threshold.Keep(s.Randomness), Rate, s.Threshold, s.Chance}
+	threshold := s.Threshold
+	if s.Learnt != nil {
+		threshold = s.Learnt.Latest().Threshold()
+	}
+	return Verdict{threshold.Keep(s.Randomness), Rate, threshold, s.Chance}
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package adaptivesampling
+
+const raceDetector = false
