@@ -139,7 +139,7 @@ func send(ctx context.Context, client ptraceotlp.GRPCClient, n int) error {
 func (c *collector) metric(t *testing.T, name string, labels ...string) int {
 	t.Helper()
 	sum := 0
-	line := regexp.MustCompile(`(?m)^` + name + `\{([^}]*)\} (\S+)$`)
+	line := regexp.MustCompile(`(?m)^` + name + `(?:\{([^}]*)\})? (\S+)$`)
 	for _, m := range line.FindAllStringSubmatch(get(t, "http://"+c.metrics+"/metrics"), -1) {
 		value, err := strconv.ParseFloat(m[2], 64)
 		if err != nil {
