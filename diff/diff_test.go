@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/tools/txtar"
@@ -215,17 +214,17 @@ func sideOf(t *testing.T, set *policy.Set) side {
 	return s
 }
 
-// acted is what others than Envoy act on: the rate limit service, the collector, and Weir itself when a load test is over.
+// acted is what others than Envoy act on: the rate limit service, the collector, and Weir itself when a load test is over or has to stop.
 func acted(s side) string {
 	var classes []string
 	for _, d := range s.set.Services {
 		classes = append(classes, d.Ref().String()+" "+d.Spec.Class)
 	}
-	var ends []time.Time
+	var ends []any
 	for _, d := range s.set.Routes {
 		for _, r := range d.Spec.Rules {
 			if r.LoadTest != nil {
-				ends = append(ends, r.LoadTest.Ends())
+				ends = append(ends, r.LoadTest.Ends(), r.LoadTest.StopWhen)
 			}
 		}
 	}
