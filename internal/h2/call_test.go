@@ -479,6 +479,22 @@ func TestClientThatIsGone(t *testing.T) {
 	})
 }
 
+// TestClientThatNeverSettles says that it speaks HTTP/2, and nothing more.
+func TestClientThatNeverSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		startTalks(t, &talks{}, l)
+		ours, theirs := net.Pipe()
+		l.conns <- theirs
+		go func() { _, _ = io.WriteString(ours, http2.ClientPreface) }()
+		start := time.Now()
+		_ = ours.SetReadDeadline(start.Add(time.Hour))
+		_, err := io.Copy(io.Discard, ours)
+		require.NoError(t, err, "it is cut off")
+		require.Less(t, time.Since(start), 2*time.Minute)
+	})
+}
+
 // pipes is a listener of connections in memory.
 type pipes struct {
 	conns  chan net.Conn

@@ -148,7 +148,6 @@ func (c *conn) greet() bool {
 		}
 	}
 	c.from = len(preface)
-	_ = c.nc.SetDeadline(time.Time{})
 	return true
 }
 
@@ -378,7 +377,7 @@ func (c *conn) check() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.heard || c.waits || !c.settled: // who has not greeted has a deadline
+	case c.heard || c.waits || !c.settled: // who has not settled has a deadline
 		c.heard, c.silent = false, 0
 		return
 	case c.silent >= silentSweeps:
@@ -530,7 +529,10 @@ func (c *conn) settings(f *frame) error {
 			return err
 		}
 	}
-	c.settled = true
+	if !c.settled {
+		c.settled = true
+		_ = c.nc.SetDeadline(time.Time{}) // of the handshake
+	}
 	c.out = appendHead(c.out, 0, frameSettings, flagAck, 0)
 	return nil
 }
