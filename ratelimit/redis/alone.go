@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"github.com/machinenativeops/weir/ratelimit"
@@ -11,6 +12,7 @@ import (
 type alone struct {
 	memory *ratelimit.Memory
 	until  atomic.Int64 // when what was counted is as if it had not been
+	owing  sync.Mutex   // held while what is owed is taken out of memory: once
 }
 
 // decideAlone decides by this replica's share of the limits, or says that Redis can't be asked.
@@ -48,6 +50,8 @@ func (s *Store) owe(a *inquiry, parts []part, p *part, h *ratelimit.Hit, now int
 	}
 	rate := h.Rate.Share(uint64(max(s.replicas.Load(), 1)))
 	hits := []ratelimit.Hit{{Key: h.Key, Rate: &rate}}
+	s.alone.owing.Lock()
+	defer s.alone.owing.Unlock()
 	_, _ = s.alone.memory.Take(context.Background(), now, hits) // it gives none
 	used := rate.Limit() - hits[0].Decision.Remaining
 	if used == 0 {

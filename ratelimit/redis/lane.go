@@ -20,6 +20,7 @@ var decideScript string
 
 const (
 	maxQuestions = 256  // of a script: half a millisecond
+	maxKeys      = 4000 // of a script: Lua takes 8000 arguments
 	maxQueued    = 8192 // questions that wait to be sent; more are not taken
 	maxFlights   = 2    // scripts under way: one is worked at while the other travels
 	maxFailures  = 3    // in a row, and Redis is left alone until a probe succeeds
@@ -45,6 +46,8 @@ type lane struct {
 	mu      sync.Mutex // guards everything declared below
 	queue   []*question
 	flights int
+	landed  sync.Cond // there are fewer
+	closed  bool      // no questions are taken any more
 	fails   int
 	since   time.Time
 	err     error
@@ -59,7 +62,7 @@ var errQueue = errors.New("too many questions wait for Redis")
 func (l *lane) submit(q *question) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open.Load() {
+	if l.closed || l.open.Load() {
 		return ratelimit.ErrUnavailable
 	}
 	if len(l.queue) >= maxQueued {
@@ -68,7 +71,7 @@ func (l *lane) submit(q *question) error {
 	l.queue = append(l.queue, q)
 	if l.flights < l.s.flights {
 		l.flights++
-		l.s.flying.Go(l.fly)
+		go l.fly()
 	}
 	return nil
 }
@@ -80,6 +83,7 @@ func (l *lane) fly() {
 		n := min(len(l.queue), maxQuestions)
 		if n == 0 {
 			l.flights--
+			l.landed.Broadcast()
 			l.mu.Unlock()
 			return
 		}
@@ -96,6 +100,17 @@ func (l *lane) fly() {
 		}
 		l.send(batch)
 	}
+}
+
+// close waits until what is queued is answered, and takes nothing more.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for l.flights > 0 {
+		l.landed.Wait()
+	}
+	l.open.Store(true)
 }
 
 // send has a batch decided, and tells those who wait for it.
@@ -117,15 +132,15 @@ func (l *lane) send(batch []*question) {
 	l.tell(failed)
 }
 
-// pack makes scripts of questions, one for each slot.
+// pack makes scripts of questions, one for each slot, or several where they have many keys.
 func pack(batch []*question, slotOf func(string) uint16) []script {
 	var scripts []script
 	index := make(map[uint16]int)
-	places := make(map[string]int, len(batch))
+	places := make(map[string]struct{ script, name int }, len(batch))
 	for _, q := range batch {
 		slot := slotOf(q.key())
 		at, ok := index[slot]
-		if !ok {
+		if !ok || len(scripts[at].names)+len(q.parts) > maxKeys {
 			at = len(scripts)
 			index[slot] = at
 			scripts = append(scripts, script{})
@@ -135,12 +150,12 @@ func pack(batch []*question, slotOf func(string) uint16) []script {
 		for i := range q.parts {
 			p := &q.parts[i]
 			place, known := places[p.key]
-			if !known && p.key != "" {
+			if p.key != "" && (!known || place.script != at) {
 				x.names = append(x.names, p.key)
-				place = len(x.names)
+				place.script, place.name = at, len(x.names)
 				places[p.key] = place
 			}
-			x.body = appendPart(x.body, p, place, i == len(q.parts)-1)
+			x.body = appendPart(x.body, p, place.name, i == len(q.parts)-1)
 		}
 	}
 	return scripts

@@ -217,7 +217,9 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, partitions bool)
 	if !partitions && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
 		assert.Greater(t, float64(e.passed), might*0.85)
 	}
+	l.mu.Lock()
 	clear(l.cuts)
+	l.mu.Unlock()
 }
 
 // possible is how many may pass of one key.

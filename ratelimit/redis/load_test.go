@@ -275,3 +275,22 @@ func benchmarkTake(b *testing.B, lease float64, coldOf int) {
 	b.ReportMetric(float64(s.metrics.calls.Load())/float64(b.N), "calls/op")
 	b.ReportMetric(float64(s.metrics.asked.Load())/float64(b.N), "asked/op")
 }
+
+// TestManyKeysAtOnce asks about more keys at once than a script can be given.
+func TestManyKeysAtOnce(t *testing.T) {
+	s := start(t, patient(servers.RunRedis(t).Address))
+	rate := ratelimit.NewFixedWindow(1000, day)
+	var all sync.WaitGroup
+	for i := range 1000 {
+		all.Go(func() {
+			hits := make([]ratelimit.Hit, 100)
+			for n := range hits {
+				hits[n] = hit(strconv.Itoa(100*i+n), &rate)
+			}
+			ok, err := s.Take(t.Context(), time.Now().UnixNano(), hits)
+			assert.NoError(t, err)
+			assert.True(t, ok)
+		})
+	}
+	all.Wait()
+}

@@ -31,7 +31,6 @@ type Store struct {
 	beat     func(ctx context.Context, l *lane) error    // sends a heartbeat
 	replicas atomic.Int64
 	time     serverTime
-	flying   sync.WaitGroup
 	alone    alone
 	leases   leases
 	metrics  *metrics
@@ -54,6 +53,7 @@ func New(log *slog.Logger, o Options) (*Store, error) {
 	s.replicas.Store(int64(o.Replicas))
 	for _, probe := range s.probes() {
 		l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1)}
+		l.landed.L = &l.mu
 		l.open.Store(true)
 		s.lanes = append(s.lanes, l)
 	}
@@ -106,13 +106,9 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	beating.Wait()
 	s.giveUp()
-	s.flying.Wait()
 	for _, l := range s.lanes {
-		l.mu.Lock()
-		l.open.Store(true)
-		l.mu.Unlock()
+		l.close()
 	}
-	s.flying.Wait()
 	s.client.close()
 	return ctx.Err()
 }
