@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
@@ -555,6 +556,50 @@ func TestOldAnswersSayNothing(t *testing.T) {
 			t.Errorf("status: %+v", s)
 		}
 		settle(c)
+	})
+}
+
+// TestWhatIsNotReadCanNotBeAnswered has a client answer more than it has read, to be sent ever more.
+func TestWhatIsNotReadCanNotBeAnswered(t *testing.T) {
+	story(t, func(w *world) {
+		w.server.Apply(snapshot(first))
+		ctx, cancel := context.WithCancel(w.t.Context())
+		defer cancel()
+		stream, err := w.ads().DeltaAggregatedResources(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(nonce string) {
+			_ = stream.Send(&discoverysvcv3.DeltaDiscoveryRequest{ // it may have ended
+				Node: &corev3.Node{Id: serve.NodeID(edge, "test")}, TypeUrl: xds.ClusterType, ResponseNonce: nonce, ResourceNamesSubscribe: []string{"a"},
+			})
+		}
+		ask("")
+		got, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := make(chan int)
+		go func() {
+			n := 0
+			for {
+				if _, err := stream.Recv(); err != nil {
+					more <- n
+					return
+				}
+				n++
+			}
+		}()
+		ask(got.GetNonce())
+		last, _ := strconv.ParseUint(got.GetNonce(), 16, 64)
+		for guess := last + 1; guess < last+20; guess++ {
+			ask(strconv.FormatUint(guess, 16))
+		}
+		synctest.Wait()
+		cancel()
+		if n := <-more; n != 1 {
+			t.Errorf("%d more responses, want the one that was asked for", n)
+		}
 	})
 }
 

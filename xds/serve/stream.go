@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"crypto/rand"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,9 +31,8 @@ type stream struct {
 	queued   atomic.Bool              // it is among those that are to be pushed to
 	proxy    atomic.Pointer[audience] // nil until it has said who it is
 
-	mu     sync.Mutex // guards everything below
-	over   bool       // the proxy is gone or was turned away
-	nonces uint64
+	mu     sync.Mutex  // guards everything below
+	over   bool        // the proxy is gone or was turned away
 	timer  *time.Timer // when patience ends; nil: nothing waits
 	about  Proxy
 	subs   map[string]*subscription
@@ -330,8 +330,7 @@ func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now t
 	if st.wire.full(s.kind) {
 		out, again = sub.everything(s, removed)
 	}
-	st.nonces++
-	sub.sent(strconv.FormatUint(st.nonces, 16), now, changed, removed, again)
+	sub.sent(rand.Text(), now, changed, removed, again)
 	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out, runs: s.runs}
 	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
 	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))

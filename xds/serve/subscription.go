@@ -44,7 +44,7 @@ type subscription struct {
 
 // flight is a response that is not answered yet.
 type flight struct {
-	nonce string
+	nonce string // not to be guessed: who has not read it can not answer, and be sent more
 	at    time.Time
 	items []*item  // may be a shelf's
 	had   []*item  // what the proxy had in place of each; nil: nothing
