@@ -229,7 +229,7 @@ func possible(r *ratelimit.Rate, start time.Time, run time.Duration) float64 {
 		return float64(r.Limit()) + float64(run)*float64(den)/float64(num)
 	}
 	from, _ := r.Window(start.UnixNano())
-	_, to := r.Window(start.Add(run).UnixNano())
+	_, to := r.Window(start.Add(run).UnixNano() - 1) // else one more would count that has not begun
 	windows := max(1, float64(to-from)/float64(r.Per()))
 	if r.Months() > 0 {
 		windows = 1
