@@ -31,8 +31,9 @@ type Operation struct {
 	}
 
 	// Of the steps.
-	demand   float64 // spans a second, adjusted, smoothed over the window
-	arrivals float64 // the same, as they come
+	demand   float64 // spans a second, adjusted, smoothed over the window; what came last where that is more
+	steady   float64 // the same without peaks
+	arrivals float64 // as demand, but as they come
 	idle     time.Duration
 	spans    float64 // what it may keep, while a step is made
 	least    float64
@@ -208,6 +209,7 @@ func (o *Operation) observe(passed, window time.Duration) bool {
 	weight := 1 - math.Exp(-passed.Seconds()/window.Seconds())
 	smooth := func(before, now float64) float64 { return max(before+weight*(now-before), now) }
 	o.demand, o.arrivals = smooth(o.demand, stand/passed.Seconds()), smooth(o.arrivals, arrived/passed.Seconds())
+	o.steady += weight * (stand/passed.Seconds() - o.steady)
 	return o.idle > forgotten
 }
 
@@ -300,7 +302,7 @@ func (r *Rates) adopt(before *Rates) {
 	before.each(func(o *Operation) bool {
 		s := r.Service(o.service.ref, o.service.attribute)
 		now := s.Operation(o.name)
-		now.demand, now.arrivals, now.idle = o.demand, o.arrivals, o.idle
+		now.demand, now.steady, now.arrivals, now.idle = o.demand, o.steady, o.arrivals, o.idle
 		o.later.Store(now)
 		if !now.fixed && !o.fixed {
 			now.threshold.Store(o.threshold.Load())

@@ -69,7 +69,8 @@ func (r *Rates) Source() *Source {
 }
 
 // wanted is what an operation may keep of what it has, if all of it came: by the same budget and shared in the same way
-// as in a step, but for what was kept too much or too few before.
+// as in a step, but for what was kept too much or too few before, and without peaks: spans come in batches, of which
+// one of a quiet operation is no flood. Of a real one, the steps see to it until here it is seen.
 func (a *adaptive) wanted(r *Rates) map[*Operation]float64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,10 +81,10 @@ func (a *adaptive) wanted(r *Rates) map[*Operation]float64 {
 		switch {
 		case o.fixed:
 			shares[o] = o.Threshold().Probability()
-			left -= o.demand * shares[o]
-		case o.demand > 0:
-			o.spans = o.demand * *a.spec.Max / 100
-			o.least = o.demand * *a.spec.Min / 100
+			left -= o.steady * shares[o]
+		case o.steady > 0:
+			o.spans = o.steady * *a.spec.Max / 100
+			o.least = o.steady * *a.spec.Min / 100
 			moving = append(moving, o)
 		default: // new
 			shares[o] = 1
@@ -92,7 +93,7 @@ func (a *adaptive) wanted(r *Rates) map[*Operation]float64 {
 	})
 	a.share(moving, left)
 	for _, o := range moving {
-		shares[o] = min(Headroom*o.spans/o.demand, 1)
+		shares[o] = min(Headroom*o.spans/o.steady, 1)
 	}
 	return shares
 }

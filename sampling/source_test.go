@@ -116,6 +116,37 @@ func TestSourcesMakeWhatTheBudgetKeeps(t *testing.T) {
 	}
 }
 
+// TestBatchesAreNoFlood: what a proxy sends of a quiet operation comes five spans at a time, in one step of ten a window.
+func TestBatchesAreNoFlood(t *testing.T) {
+	lowest, highest := 0.1, 100.0
+	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
+		SpansPerSecond: 20, Min: &lowest, Max: &highest, Window: policy.Duration(time.Second),
+	}}
+	r := NewRates(&spec, services(), 1, nil)
+	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	now := int64(1)
+	r.Step(now)
+	for step := range 300 {
+		for range 100 {
+			s.Operation("flood").Seen(1, false)
+		}
+		if step%15 == 0 { // 3.3 a second of a budget of 20
+			for range 5 {
+				s.Operation("quiet").Seen(1, true)
+			}
+		}
+		now += int64(100 * time.Millisecond)
+		r.Step(now)
+		told := Told("checkout", r.Source())
+		if share := shareOf(told, "quiet"); share != 1 {
+			t.Fatalf("at step %d, of what is quiet %v is to be made", step, share)
+		}
+		if share := shareOf(told, "flood"); step > 30 && (share > Headroom*0.02 || share < 0.01) {
+			t.Fatalf("at step %d, of the flood %v is to be made", step, share)
+		}
+	}
+}
+
 func shareOf(s Strategy, operation string) float64 {
 	i := slices.IndexFunc(s.Operations, func(o Share) bool { return o.Operation == operation })
 	if i < 0 {
