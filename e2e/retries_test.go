@@ -62,6 +62,29 @@ spec: {service: codes, rules: [{name: once, match: {path: {prefix: /once}}, retr
 	}
 }
 
+// TestRetriesGoElsewhere: what one endpoint fails is tried again at the other one.
+func TestRetriesGoElsewhere(t *testing.T) {
+	good, bad := envoytest.Upstream(t, "good"), envoytest.Upstream(t, "bad")
+	bad.Handle = func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	w := newWorld(t, replicas([]*envoytest.Server{good, bad}, "loadBalancing: {policy: random}\n  retries: {attempts: 1, on: [5xx], backoff: 1ms}", "first"))
+	const n = 200
+	failed := 0
+	for range n {
+		if got := w.mustDo(checkout); got.body != "good" {
+			failed++
+		}
+	}
+	if failed > 2 { // one of four, where the second try goes anywhere
+		t.Errorf("%d of %d requests failed twice", failed, n)
+	}
+	if bad.Requests.Load() < n/4 {
+		t.Errorf("%d of %d requests came to the endpoint that fails, so that this shows little", bad.Requests.Load(), n)
+	}
+}
+
 // TestHedging: a request that is slow is not given up for the one that is sent beside it.
 func TestHedging(t *testing.T) {
 	up := envoytest.Upstream(t, "up")

@@ -33,7 +33,7 @@ func (t *translator) retryPolicy(r *policy.Retries) *routev3.RetryPolicy {
 				TypedConfig: t.any(&previoushostsv3.PreviousHostsPredicate{}),
 			},
 		}},
-		HostSelectionRetryMaxAttempts: 3,
+		HostSelectionRetryMaxAttempts: 10, // it is by chance: of two endpoints, three throws miss the other one time in sixteen
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
 			BaseInterval: durationpb.New(time.Duration(*r.Backoff)), MaxInterval: durationpb.New(10 * time.Duration(*r.Backoff)),
 		},
