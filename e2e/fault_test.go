@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"math"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ func TestFaults(t *testing.T) {
     - {name: never, match: {path: {prefix: /never}}, fault: {delay: {fixed: 1h, percent: 0}, abort: {status: 500, percent: 0}}}
     - {name: grpc, match: {path: {prefix: /grpc}}, fault: {abort: {grpcStatus: 8}}}
     - {name: share, match: {path: {prefix: /share}}, fault: {abort: {status: 503, percent: 10}}}
+    - {name: late, match: {path: {prefix: /late}}, fault: {delay: {fixed: 1ms, percent: 10}}}
     - {name: limited, match: {path: {prefix: /limited}}, rateLimit: {requests: 0, per: second}, fault: {abort: {status: 500}}}
     - {name: rest}
 `)
@@ -48,32 +48,37 @@ func TestFaults(t *testing.T) {
 		t.Errorf("a request that is delayed by 1 s took %s", took)
 	}
 
-	const n, workers, share = 50_000, 8, 0.1
-	var failed atomic.Int64
-	var group sync.WaitGroup
-	for range workers {
-		group.Go(func() {
-			for range n / workers {
-				got, err := w.do(t.Context(), request{host: checkout.host, path: "/share"})
-				switch {
-				case err != nil:
-					t.Error(err)
-					return
-				case got.status == http.StatusServiceUnavailable:
-					failed.Add(1)
-				}
+	const n, share = 50_000, 0.1
+	send := func(path string) (failed int64) {
+		var n503 atomic.Int64
+		each(n, func(int) {
+			if got, err := w.do(t.Context(), request{host: checkout.host, path: path}); err != nil {
+				t.Error(err)
+			} else if got.status == http.StatusServiceUnavailable {
+				n503.Add(1)
 			}
 		})
+		return n503.Load()
 	}
-	group.Wait()
-	got, standardError := float64(failed.Load())/n, math.Sqrt(share*(1-share)/n)
-	t.Logf("%.2f %% of %d failed, %.1f standard errors off", 100*got, n, (got-share)/standardError)
-	if math.Abs(got-share) > 3.29*standardError { // chi-square at p = 0.001
-		t.Errorf("a share of %.4f failed, want %.2f within 3.29 standard errors of %.4f", got, share, standardError)
+	isShare := func(what string, count float64) {
+		t.Helper()
+		got, standardError := count/n, math.Sqrt(share*(1-share)/n)
+		t.Logf("%.2f %% of %d %s, %.1f standard errors off", 100*got, n, what, (got-share)/standardError)
+		if math.Abs(got-share) > 3.29*standardError { // chi-square at p = 0.001
+			t.Errorf("a share of %.4f %s, want %.2f within 3.29 standard errors of %.4f", got, what, share, standardError)
+		}
 	}
-	if n := w.envoy.Stat("http.gateway/edge/http.fault.aborts_injected"); n < float64(failed.Load()) {
-		t.Errorf("Envoy counts %v aborts, of %d", n, failed.Load())
+	const aborts, delays = "http.gateway/edge/http.fault.aborts_injected", "http.gateway/edge/http.fault.delays_injected"
+	failed := send("/share")
+	isShare("failed", float64(failed))
+	if n := w.envoy.Stat(aborts); n < float64(failed) {
+		t.Errorf("Envoy counts %v aborts, of %d", n, failed)
 	}
+	delayed := w.envoy.Stat(delays)
+	if failed := send("/late"); failed > 0 {
+		t.Errorf("%d requests failed that may only be delayed", failed)
+	}
+	isShare("were delayed", w.envoy.Stat(delays)-delayed)
 	if n := w.metric("weir_xds_nacks_total"); n > 0 {
 		t.Errorf("Envoy refused %v resources", n)
 	}

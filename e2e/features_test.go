@@ -49,6 +49,9 @@ func TestMatchesAndHeaders(t *testing.T) {
     - {name: method, match: {methods: [PUT, DELETE]}, to: [{version: v2}]}
     - {name: header, match: {headers: [{name: x-user-group, exact: beta}]}, to: [{version: v2}]}
     - {name: query, match: {query: [{name: debug, present: true}]}, to: [{version: v2}]}
+    - {name: values, match: {path: {exact: /values}, headers: [{name: x-a, prefix: be}, {name: x-b, regex: "be.*|z"}, {name: x-c, present: false}]}, to: [{version: v2}]}
+    - {name: query-exact, match: {path: {exact: /query}, query: [{name: group, exact: beta}, {name: off, present: false}]}, to: [{version: v2}]}
+    - {name: query-forms, match: {path: {exact: /forms}, query: [{name: a, prefix: be}, {name: b, regex: "be.*|z"}]}, to: [{version: v2}]}
     - name: headers
       match: {path: {prefix: /headers}}
       to: [{version: v1}]
@@ -72,7 +75,21 @@ func TestMatchesAndHeaders(t *testing.T) {
 		{request{path: "/", method: http.MethodPut}, "v2"},
 		{request{path: "/", headers: map[string]string{"X-User-Group": "beta"}}, "v2"},
 		{request{path: "/", headers: map[string]string{"X-User-Group": "alpha"}}, "v1"},
+		{request{path: "/", headers: map[string]string{"X-User-Group": "betas"}}, "v1"},
+		{request{path: "/values", headers: map[string]string{"X-A": "better", "X-B": "z"}}, "v2"},
+		{request{path: "/values", headers: map[string]string{"X-A": "alpha", "X-B": "z"}}, "v1"},
+		{request{path: "/values", headers: map[string]string{"X-A": "better", "X-B": "zz"}}, "v1"}, // the whole value
+		{request{path: "/values", headers: map[string]string{"X-A": "better", "X-B": "z", "X-C": ""}}, "v1"},
+		{request{path: "/values", headers: map[string]string{"X-A": "better"}}, "v1"},
 		{request{path: "/?debug=1"}, "v2"},
+		{request{path: "/query?x=1&group=beta"}, "v2"},
+		{request{path: "/query?group=betas"}, "v1"},
+		{request{path: "/query?group=alpha&group=beta"}, "v1"}, // the first counts
+		{request{path: "/query?group=beta&off"}, "v1"},
+		{request{path: "/query"}, "v1"},
+		{request{path: "/forms?a=better&b=z"}, "v2"},
+		{request{path: "/forms?a=alpha&b=z"}, "v1"},
+		{request{path: "/forms?a=better&b=zz"}, "v1"},
 	} {
 		c.r.host = checkout.host
 		if got := w.mustDo(c.r); got.body != c.want {

@@ -43,6 +43,9 @@ func TestMaintenance(t *testing.T) {
 		if got.status != status || got.body != body || contentType != "" && got.header.Get("Content-Type") != contentType {
 			t.Errorf("%s: %d %q %q, want %d %q %q", what, got.status, got.body, got.header.Get("Content-Type"), status, body, contentType)
 		}
+		if vary := got.header.Get("Vary"); status == 503 && vary != "Accept" {
+			t.Errorf("%s: Vary is %q, want Accept", what, vary)
+		}
 		if retry := got.header.Get("Retry-After"); status == 503 && retry != "600" {
 			t.Errorf("%s: Retry-After is %q, want 600", what, retry)
 		}

@@ -141,6 +141,25 @@ func TestNewUsersKeepTheirVersion(t *testing.T) {
 	}
 }
 
+// TestCookiesOverTLS: a cookie that is given over https is sent over nothing else.
+func TestCookiesOverTLS(t *testing.T) {
+	versions := []*envoytest.Server{envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")}
+	a, dir := newAuthority(t), t.TempDir()
+	cert, key, serial := a.issue()
+	move(t, dir+"/tls.crt", cert)
+	move(t, dir+"/tls.key", key)
+	w, address := newSecureWorld(t, sticky(versions, "sticky: {cookie: {name: ab, ttl: 1h}}", "{version: v1}, {version: v2}", "first"), dir, "")
+	w.shows(address, a.config(), serial)
+	if got := w.mustDo(checkout).header.Get("Set-Cookie"); !madeCookie.MatchString(got) {
+		t.Errorf("over http the cookie is %q", got)
+	}
+	w.overTLS(address, a.config())
+	got, secure := strings.CutSuffix(w.mustDo(checkout).header.Get("Set-Cookie"), "; Secure")
+	if !secure || !madeCookie.MatchString(got) {
+		t.Errorf("over https the cookie is %q, with Secure: %t", got, secure)
+	}
+}
+
 // TestUsersByHeader: shares grow and shrink and a version is added, and only those move that have to.
 func TestUsersByHeader(t *testing.T) {
 	versions := []*envoytest.Server{envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2"), envoytest.Upstream(t, "v3")}
