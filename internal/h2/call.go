@@ -3,6 +3,7 @@ package h2
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 	"time"
@@ -46,23 +47,23 @@ type Call struct {
 	receiver Receiver
 
 	// Its connection's mu guards everything below.
-	queue    [][]byte // to be sent, shared with others
-	queued   int      // bytes of it
-	headed   bool     // its headers are sent
-	pouring  bool     // it is among the connection's pouring
-	closing  bool     // the client says no more, and has yet to be sent the queue
-	over     bool     // nothing is sent or received any more
-	admitted int64    // bytes that the gate has let in for the message that is being gathered
-	since    time.Time
-	counted  int // bytes of it that count as gathering instead
+	queue    [][]byte    // to be sent, shared with others
+	queued   int         // bytes of it
+	headed   bool        // its headers are sent
+	pouring  bool        // it is among the connection's pouring
+	closing  bool        // the client says no more, and has yet to be sent the queue
+	over     bool        // nothing is sent or received any more
+	admitted int64       // bytes that the gate has let in for the message that is being gathered
+	late     *time.Timer // cuts the client off if that message has not come by then; nil: it is not waited for
+	counted  int         // bytes of it that count as gathering instead
 }
 
 const (
 	maxCallMessage = 64 << 20
 	longMessage    = 4 << 10          // from where on a message has to be admitted
 	gateSize       = 8 << 20          // bytes of long messages that are taken at once, by all connections
-	gatherTimeout  = 30 * time.Second // for the next part of one
-	gatherLimit    = 2 * time.Minute  // for all of it
+	gatherTime     = 10 * time.Second // for one that was admitted to come,
+	gatherRate     = 1 << 20          // and a second more for so many bytes
 )
 
 // RemoteAddr is the client's.
@@ -183,10 +184,11 @@ func (k *Call) take(p []byte) []byte {
 	if s.body = append(s.body, p[:n]...); len(s.body) == prefixSize+messageSize(s.body) {
 		message := s.body[prefixSize:]
 		s.body = nil
+		k.calm()
 		k.deliver(message)
 		k.leave()
 	} else if k.admitted > 0 {
-		k.hurry()
+		k.hurry(messageSize(s.body))
 	}
 	return p[n:]
 }
@@ -240,13 +242,35 @@ func (k *Call) admit(n int64) {
 		c.srv.gate.Release(n)
 		return
 	}
-	k.admitted, k.since, c.gatherer = n, time.Now(), k
+	k.admitted, c.gatherer = n, k
 }
 
-// hurry cuts off a client that does not go on with a message that was admitted: others are waiting.
-func (k *Call) hurry() {
-	now := time.Now()
-	_ = k.s.c.nc.SetReadDeadline(now.Add(min(gatherTimeout, gatherLimit-now.Sub(k.since))))
+// hurry sets the time in which a message of n bytes that was admitted has to come, since others wait for its place. A
+// client is cut off then, whether it is silent, says a little now and then, or reads nothing, so that it is not read either.
+func (k *Call) hurry(n int) {
+	if k.late != nil {
+		return
+	}
+	c := k.s.c
+	var late *time.Timer
+	late = time.AfterFunc(gatherTime+time.Duration(n)*time.Second/gatherRate, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if k.late == late {
+			c.fail(errLate)
+		}
+	})
+	k.late = late
+}
+
+var errLate = errors.New("a long message does not come")
+
+// calm ends that: the message has come, or will not.
+func (k *Call) calm() {
+	if k.late != nil {
+		k.late.Stop()
+		k.late = nil
+	}
 }
 
 // leave lets go of what a message that was gathered held.
@@ -254,10 +278,10 @@ func (k *Call) leave() {
 	c := k.s.c
 	c.gathering -= k.counted
 	k.counted = 0
+	k.calm()
 	if k.admitted > 0 {
 		c.srv.gate.Release(k.admitted)
 		k.admitted, c.gatherer = 0, nil
-		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 }
 

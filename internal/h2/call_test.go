@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -418,40 +419,64 @@ func TestLongMessagesAreAdmitted(t *testing.T) {
 	require.LessOrEqual(t, ts.most.Load(), int64(2))
 }
 
-// TestMessageThatNeverComes: who has begun a long message and does not go on is cut off, so that others get their turn.
-func TestMessageThatNeverComes(t *testing.T) {
+// TestMessageThatDoesNotCome: who was admitted with a long message and does not go on is cut off, so that others get their
+// turn.
+func TestMessageThatDoesNotCome(t *testing.T) {
+	for name, instead := range map[string]func(*client){
+		"silence": func(*client) {},
+		"a trickle": func(c *client) {
+			for c.WriteData(1, false, []byte("and on")) == nil {
+				time.Sleep(time.Second)
+			}
+		},
+		"a client that reads nothing": func(c *client) {
+			for c.WritePing(false, [8]byte{1}) == nil { // of which each is answered
+			}
+			_, _ = io.Copy(io.Discard, c.conn)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ts := &talks{}
+				l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+				startTalks(t, ts, l)
+				var clients sync.WaitGroup
+				for range 2 {
+					c := l.connect(t)
+					c.begin(1)
+					require.NoError(t, c.WriteData(1, false, append(binary.BigEndian.AppendUint32([]byte{0}, 8<<20), "begun"...))) // which takes all there is
+					clients.Go(func() { instead(c) })
+				}
+				last := l.connect(t)
+				last.begin(1)
+				clients.Go(func() { _ = last.WriteData(1, false, framed("send "+string(bytes.Repeat([]byte("0"), 5000)))) }) // it waits for its turn
+				time.Sleep(20 * time.Second)
+				synctest.Wait()
+				require.Equal(t, 2, ts.open(), "the second has its turn, and not for ever")
+				start := time.Now()
+				last.until("the third's turn", func(f http2.Frame) bool { return f.Header().Type == http2.FrameData })
+				require.Less(t, time.Since(start), 20*time.Second)
+				synctest.Wait()
+				require.Equal(t, 1, ts.open())
+				clients.Wait()
+			})
+		})
+	}
+}
+
+// TestLongMessageThatComesSlowly is not cut off.
+func TestLongMessageThatComesSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := &talks{}
 		l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-		startTalks(t, ts, l)
-		for range 2 { // each takes all there is
-			c := l.connect(t)
-			c.begin(1)
-			require.NoError(t, c.WriteData(1, false, binary.BigEndian.AppendUint32([]byte{0}, 40<<20)))
+		startTalks(t, &talks{}, l)
+		c := l.connect(t)
+		c.begin(1)
+		message := framed("send " + string(bytes.Repeat([]byte("0"), 8<<20)))
+		for part := range slices.Chunk(message, 1<<14) {
+			require.NoError(t, c.WriteData(1, false, part))
+			time.Sleep(time.Second / 40)
 		}
-		slow := l.connect(t)
-		slow.begin(1)
-		require.NoError(t, slow.WriteData(1, false, append(binary.BigEndian.AppendUint32([]byte{0}, 40<<20), "begun"...)))
-		synctest.Wait()
-		require.Equal(t, 3, ts.open())
-		time.Sleep(31 * time.Second)
-		synctest.Wait()
-		require.Equal(t, 2, ts.open(), "the next has its turn, and a third comes")
-		time.Sleep(31 * time.Second)
-		synctest.Wait()
-		require.Equal(t, 1, ts.open())
-		for range 10 {
-			time.Sleep(10 * time.Second)
-			_ = slow.WriteData(1, false, []byte("on and on"))
-		}
-		synctest.Wait()
-		require.Equal(t, 1, ts.open(), "one that goes on has more time")
-		for range 5 {
-			time.Sleep(10 * time.Second)
-			_ = slow.WriteData(1, false, []byte("on and on"))
-		}
-		synctest.Wait()
-		require.Zero(t, ts.open(), "and not for ever")
+		c.until("it has come", func(f http2.Frame) bool { return f.Header().Type == http2.FrameData })
 	})
 }
 
@@ -616,6 +641,45 @@ func TestShutdownWaitsForTalks(t *testing.T) {
 	say(t, c, "end")
 	require.ErrorIs(t, c.RecvMsg(&[]byte{}), io.EOF)
 	require.NoError(t, <-done)
+}
+
+// stays answers when it is let go, whatever its context says.
+type stays chan struct{}
+
+func (stays) Answer(_, _ []byte) ([]byte, bool, error) { return nil, false, nil }
+
+func (s stays) Wait(ctx context.Context, _, _ []byte) ([]byte, error) {
+	<-s
+	return nil, ctx.Err()
+}
+
+func (s stays) ServeHTTP(http.ResponseWriter, *http.Request) { <-s }
+
+// TestShutdownLeavesNothingRunning, not even what works at answers to clients that are gone.
+func TestShutdownLeavesNothingRunning(t *testing.T) {
+	for name, path := range map[string]string{"a question": echoPath, "the handler's": "/other"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				work := make(stays)
+				s := &h2.Server{Path: echoPath, Unary: work, Handler: work}
+				l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+				go func() { _ = s.Serve(l) }()
+				c := l.connect(t)
+				require.NoError(t, c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: callBlock(path), EndHeaders: true}))
+				require.NoError(t, c.WriteData(1, true, framed("x")))
+				synctest.Wait()
+				_ = c.conn.Close()
+				synctest.Wait()
+				ended := false
+				go func() { _ = s.Shutdown(t.Context()); ended = true }()
+				synctest.Wait()
+				require.False(t, ended)
+				close(work)
+				synctest.Wait()
+				require.True(t, ended)
+			})
+		})
+	}
 }
 
 // TestTalksOverTLS: with certificates on both sides, of which a call can tell.

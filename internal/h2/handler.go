@@ -36,11 +36,11 @@ func (s *stream) hand(r *request) error {
 		h.Header[name] = append(h.Header[name], f.Value)
 	}
 	c.running++
-	go func() {
+	c.srv.done.Go(func() {
 		w := &response{s: s, header: http.Header{}}
 		c.srv.Handler.ServeHTTP(w, h)
 		w.finish()
-	}()
+	})
 	return nil
 }
 

@@ -25,7 +25,7 @@ type Unary interface {
 	// Answer appends the answer to a request to out, unless that would have to wait for something: then it gives
 	// false, and Wait is called instead. The request is the connection's memory, and is kept no longer than the call.
 	Answer(request, out []byte) (answer []byte, ok bool, err error)
-	// Wait is Answer on a goroutine of its own. An error with a GRPCStatus method is told as that.
+	// Wait is Answer on a goroutine of its own, and ends soon after ctx. An error with a GRPCStatus method is told as that.
 	Wait(ctx context.Context, request, out []byte) ([]byte, error)
 }
 
@@ -44,7 +44,7 @@ type Server struct {
 	gate      *semaphore.Weighted // bytes of long messages that are taken at once
 	ctx       context.Context     // until it is closing
 	cancel    context.CancelFunc
-	done      sync.WaitGroup // of connections, and of watch
+	done      sync.WaitGroup // of connections, of what works at answers, and of watch
 }
 
 // handshakeTimeout is how long a client may take until it has sent its preface: long, since thousands may come at once to
@@ -123,7 +123,8 @@ func (s *Server) start(nc net.Conn) {
 }
 
 // Shutdown takes no new connections and no new calls, waits until those that run are answered or ctx is done, and
-// then closes.
+// then closes. When it returns nothing runs any more, also of what nobody waits for: so [Unary] and the handler must end
+// when their contexts do.
 func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.stop() {
 		go c.goAway() // a client that does not read holds up its own

@@ -258,7 +258,7 @@ func (s *stream) wait(request []byte) {
 	}
 	c := s.c
 	c.running++
-	go func() {
+	c.srv.done.Go(func() {
 		answer, err := c.srv.Unary.Wait(ctx, request, nil)
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -279,7 +279,7 @@ func (s *stream) wait(request []byte) {
 			s.finish(message)
 		}
 		c.flush()
-	}()
+	})
 }
 
 // recycle keeps the memory of a stream that nobody knows any more.
