@@ -43,6 +43,13 @@ func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
 	return n
 }
 
+// Kept says how many proxies are known, and how many resources.
+func (s *Server) Kept() (proxies, resources int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(len(s.seen), len(s.views)), len(s.latest)
+}
+
 // TakesVirtualHosts says whether a node's Envoy has them over ADS.
 var TakesVirtualHosts = takesVirtualHosts
 

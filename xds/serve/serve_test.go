@@ -543,6 +543,48 @@ func TestOnlyProxiesThatCameAreKept(t *testing.T) {
 	})
 }
 
+// TestProxiesAreForgotten: those that no document has, and that are not here.
+func TestProxiesAreForgotten(t *testing.T) {
+	story(t, func(w *world) {
+		kept := func(what string, proxies, resources int) {
+			t.Helper()
+			synctest.Wait()
+			if p, r := w.server.Kept(); p != proxies || r != resources {
+				t.Errorf("%s: %d proxies and %d resources are kept, want %d and %d", what, p, r, proxies, resources)
+			}
+		}
+		made := func(i int) mesh.Proxy {
+			return mesh.Proxy{Role: mesh.RoleGateway, Ref: policy.Ref{Name: "made-up-" + strconv.Itoa(i)}}
+		}
+		early := w.connect(made(0), nil)
+		settle(early)
+		kept("before the first documents", 1, 0)
+		early.cancel()
+		kept("and after", 0, 0)
+		w.apply(first)
+		var all []*client
+		for i := range 20 {
+			all = append(all, w.connect(made(i), nil), w.connect(made(i), nil))
+		}
+		kept("while they are here", 20, 0)
+		for _, c := range all {
+			c.cancel()
+		}
+		kept("after", 0, 0)
+		w.apply(first)
+		kept("and after other documents", 0, 0)
+
+		c, d := w.connect(edge, nil), w.connect(other, nil)
+		settle(c, d)
+		c.cancel()
+		kept("one that the documents have", 2, 2*len(first))
+		w.server.Apply(xds.NewSnapshot(nil))
+		kept("that are gone, and one is here", 1, len(first))
+		d.cancel()
+		kept("and none", 0, 0)
+	})
+}
+
 func TestOldAnswersSayNothing(t *testing.T) {
 	story(t, func(w *world) {
 		c := w.connect(edge, nil)

@@ -33,12 +33,14 @@ type Server struct {
 	applied  time.Time          // zero until the first Apply
 	current  *xds.Snapshot      // nil until the first Apply
 	compiler *compiler          // of the current snapshot
-	views    map[audience]*view // of those seen
+	views    map[audience]*view // of those seen that the snapshot has, or had while they were here
 	latest   map[lineage]*item
 	refused  map[*Refusal]*item // those in force; the item that was refused, where it is served
-	seen     map[audience]bool
-	streams  map[*stream]bool
-	closed   bool
+	// streams of each that is kept: of those that the snapshot has and that were ever here, and of all others while they
+	// are. So what proxies make up is forgotten.
+	seen    map[audience]int
+	streams map[*stream]bool
+	closed  bool
 }
 
 // New gives a server that has nothing to serve yet.
@@ -46,7 +48,7 @@ func New(log *slog.Logger) *Server {
 	return &Server{
 		log: log, metrics: newMetrics(),
 		views: make(map[audience]*view), latest: make(map[lineage]*item), refused: make(map[*Refusal]*item),
-		seen: make(map[audience]bool), streams: make(map[*stream]bool),
+		seen: make(map[audience]int), streams: make(map[*stream]bool),
 	}
 }
 
@@ -127,10 +129,14 @@ func (s *Server) compileLocked(a audience, prev *view) {
 	}
 }
 
-// keepGoneLocked: a proxy that was here and whose document is gone or broken runs on with what it had.
+// keepGoneLocked: a proxy that is here and whose document is gone runs on with what it had.
 func (s *Server) keepGoneLocked(before map[audience]*view) {
 	for p, v := range before {
 		if s.views[p] != nil {
+			continue
+		}
+		if s.seen[p] == 0 {
+			s.forgetLocked(p, v)
 			continue
 		}
 		if !v.gone {
@@ -138,6 +144,17 @@ func (s *Server) keepGoneLocked(before map[audience]*view) {
 			v = &view{shelves: v.shelves, gone: true}
 		}
 		s.views[p] = v
+	}
+}
+
+// forgetLocked lets go of a proxy that is not here and that the snapshot does not have.
+func (s *Server) forgetLocked(a audience, v *view) {
+	delete(s.seen, a)
+	delete(s.views, a)
+	for kind, shelf := range v.shelves {
+		for _, i := range shelf.wanted {
+			s.compiler.gone = append(s.compiler.gone, a.lineage(kind, i.name))
+		}
 	}
 }
 
@@ -322,11 +339,15 @@ func (s *Server) add(st *stream) bool {
 	return !s.closed
 }
 
-// welcome notes that such a proxy is about, so that its view is kept.
-func (s *Server) welcome(a audience) {
+// welcome notes which proxy a stream is of, so that its view is kept.
+func (s *Server) welcome(st *stream, a audience) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen[a] = true
+	if !s.streams[st] { // it has ended meanwhile
+		return
+	}
+	st.proxy.Store(&a)
+	s.seen[a]++
 	if s.current != nil && s.views[a] == nil {
 		s.compileLocked(a, nil)
 	}
@@ -335,5 +356,21 @@ func (s *Server) welcome(a audience) {
 func (s *Server) remove(st *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.streams[st] {
+		return
+	}
 	delete(s.streams, st)
+	a := st.proxy.Load()
+	if a == nil {
+		return
+	}
+	s.seen[*a]--
+	switch v := s.views[*a]; {
+	case s.seen[*a] > 0:
+	case v == nil:
+		delete(s.seen, *a)
+	case v.gone:
+		s.forgetLocked(*a, v)
+		s.forgetGoneLocked()
+	}
 }

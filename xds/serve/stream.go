@@ -147,8 +147,7 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
 	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
 	to := audienceOf(proxy, st.protocol == sotw || !takesVirtualHosts(n))
-	st.server.welcome(to)
-	st.proxy.Store(&to)
+	st.server.welcome(st, to)
 	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
 	log.Info("a proxy connected")
 	if st.server.viewOf(to) == nil {
