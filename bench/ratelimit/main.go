@@ -37,6 +37,7 @@ func main() {
 		planes   = flag.String("planes", "floor,weir", "servers: floor, weir, weir-grpc, weir-redis, weir-lease, peer, peer-cache")
 		inFlight = flag.String("in-flight", "1,16,64,256", "questions at once, over one connection")
 		batched  = flag.Bool("batched", false, "ask by "+strconv.Itoa(batch)+" descriptors")
+		joined   = flag.Bool("together", false, "write all questions in flight at once, the next when all are answered")
 		during   = flag.Duration("for", 3*time.Second, "how long each is measured")
 	)
 	flag.Parse()
@@ -47,13 +48,17 @@ func main() {
 		}
 		return
 	}
-	if err := run(strings.Split(*planes, ","), strings.Split(*inFlight, ","), *batched, *during); err != nil {
+	if err := run(strings.Split(*planes, ","), strings.Split(*inFlight, ","), *batched, *joined, *during); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(planes, inFlight []string, batched bool, during time.Duration) error {
+func run(planes, inFlight []string, batched, joined bool, during time.Duration) error {
+	client := ask
+	if joined {
+		client = askTogether
+	}
 	fmt.Printf("%d services, %d Zipf keys, %s\n\n", services, keys, time.Now().UTC().Format(time.DateOnly))
 	fmt.Printf("%-11s %9s %11s %9s %9s %9s %14s %13s %14s %15s\n",
 		"server", "in flight", "decisions/s", "p50", "p99", "p99.9", "server cpu s/M", "redis cpu s/M", "client cpu s/M", "resident, redis")
@@ -71,7 +76,7 @@ func run(planes, inFlight []string, batched bool, during time.Duration) error {
 			if err != nil {
 				return err
 			}
-			r, err := ask(s, concurrency, batched, during)
+			r, err := client(s, concurrency, batched, during)
 			if err != nil {
 				return fmt.Errorf("%s: %w", plane, err)
 			}
@@ -104,11 +109,11 @@ func ask(s *server, concurrency int, batched bool, during time.Duration) (*resul
 		all    = questions(batched)
 		next   atomic.Int64
 		failed atomic.Pointer[error]
-		parts  = make([][]time.Duration, concurrency)
 		each   = len(all[0].GetDescriptors())
 	)
-	phase := func(during time.Duration, keep bool) {
+	phase := func(during time.Duration) ([]time.Duration, error) {
 		var wg sync.WaitGroup
+		parts := make([][]time.Duration, concurrency)
 		end := time.Now().Add(during)
 		for i := range concurrency {
 			wg.Go(func() {
@@ -123,22 +128,31 @@ func ask(s *server, concurrency int, batched bool, during time.Duration) (*resul
 						failed.Store(&err)
 						return
 					}
-					if keep {
-						parts[i] = append(parts[i], time.Since(start))
-					}
+					parts[i] = append(parts[i], time.Since(start))
 				}
 			})
 		}
 		wg.Wait()
+		if err := failed.Load(); err != nil {
+			return nil, *err
+		}
+		return slices.Concat(parts...), nil
 	}
-	phase(time.Second, false) // warms up
+	return measure(s, each, phase, during)
+}
+
+// measure has a client ask for a while, which gives the latency of each question, and tells what that cost.
+func measure(s *server, each int, phase func(time.Duration) ([]time.Duration, error), during time.Duration) (*result, error) {
+	if _, err := phase(time.Second); err != nil { // warms up
+		return nil, err
+	}
 	server, redis, own, begun := cpu(s.pid), cpu(s.redis), ownCPU(), time.Now()
-	phase(during, true)
-	took := time.Since(begun)
-	r := &result{latency: slices.Concat(parts...)}
-	if err := failed.Load(); err != nil {
-		return nil, *err
+	latency, err := phase(during)
+	if err != nil {
+		return nil, err
 	}
+	took := time.Since(begun)
+	r := &result{latency: latency}
 	slices.Sort(r.latency)
 	decisions := float64(len(r.latency) * each)
 	r.rate = decisions / took.Seconds()
