@@ -94,6 +94,8 @@ func (s *Service) now() int64 { return s.started.UnixNano() + int64(time.Since(s
 
 // question is one request while it is decided, reused for the next.
 type question struct {
+	message message // of what came over the wire
+
 	asked []asked // one for each descriptor
 	hits  []Hit   // one for each descriptor with a limit; their keys' memory is reused as well
 
@@ -118,7 +120,9 @@ type asked struct {
 // ShouldRateLimit implements the service of Envoy: it refuses if any limit does that is not a shadow, and counts the
 // request at all limits or at none.
 func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest) (*ratelimitsvcv3.RateLimitResponse, error) {
-	b, _, err := s.answer(ctx, r, nil, true)
+	q := s.questions.Get().(*question)
+	defer s.done(q)
+	b, _, err := s.answer(ctx, q, r, nil, true)
 	if err != nil {
 		return nil, err
 	}
@@ -126,15 +130,16 @@ func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLim
 	return out, proto.Unmarshal(b, out)
 }
 
-// answer appends the encoded answer to a question, and keeps nothing of that. If it would have to wait and may not, it
-// gives false, and nothing is counted.
-func (s *Service) answer(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest, out []byte, wait bool) ([]byte, bool, error) {
+// done keeps the memory of a question for the next.
+func (s *Service) done(q *question) {
+	clear(q.asked)
+	s.questions.Put(q)
+}
+
+// answer appends the encoded answer to a request. If it would have to wait and may not, it gives false, and nothing is
+// counted.
+func (s *Service) answer(ctx context.Context, q *question, r *ratelimitsvcv3.RateLimitRequest, out []byte, wait bool) ([]byte, bool, error) {
 	start := s.now()
-	q := s.questions.Get().(*question)
-	defer func() {
-		clear(q.asked) // nothing of the question is kept
-		s.questions.Put(q)
-	}()
 	if err := q.read(r, s.limits.Load()); err != nil {
 		s.metrics.errors.Add(1)
 		return out, true, status.Error(codes.InvalidArgument, err.Error())

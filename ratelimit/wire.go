@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -42,26 +41,41 @@ func (u unary) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
 }
 
 func (u unary) ask(ctx context.Context, request, out []byte, wait bool) ([]byte, bool, error) {
-	m := messages.Get().(*message)
-	defer messages.Put(m)
-	if err := m.read(request); err != nil {
+	q := u.questions.Get().(*question)
+	defer u.done(q)
+	if err := q.message.read(request); err != nil {
 		u.metrics.errors.Add(1)
 		return out, true, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return u.answer(ctx, &m.request, out, wait)
+	return u.answer(ctx, q, &q.message.request, out, wait)
 }
-
-var messages = sync.Pool{New: func() any { return new(message) }}
 
 // message is a question as it came; its memory is used again for the next one.
 type message struct {
 	request     ratelimitsvcv3.RateLimitRequest
 	descriptors []*commonratelimitv3.RateLimitDescriptor // all there are, of which the request has the first
 	entries     []*commonratelimitv3.RateLimitDescriptor_Entry
-	used        int // of entries
+	used        int  // of entries
+	plain       bool // it has bytes of ASCII only, so that all its strings are text
 }
 
 var errMessage = errors.New("the question is no envoy.service.ratelimit.v3.RateLimitRequest")
+
+// Fields of a question, as they are tagged: the number, and how the value is encoded.
+const (
+	tagVarint = uint64(protowire.VarintType)
+	tagBytes  = uint64(protowire.BytesType)
+
+	requestDomain      = 1<<3 | tagBytes
+	requestDescriptors = 2<<3 | tagBytes
+	requestHits        = 3<<3 | tagVarint
+	descriptorEntries  = 1<<3 | tagBytes
+	descriptorLimit    = 2<<3 | tagBytes
+	descriptorHits     = 3<<3 | tagBytes
+	descriptorNegative = 4<<3 | tagVarint
+	entryKey           = 1<<3 | tagBytes
+	entryValue         = 2<<3 | tagBytes
+)
 
 // read decodes a question. Unlike gRPC's codec it takes strings that are no text: see [GRPCOptions].
 func (m *message) read(b []byte) error {
@@ -69,17 +83,18 @@ func (m *message) read(b []byte) error {
 	r.Domain, r.HitsAddend, m.used = "", 0, 0
 	n := 0
 	f := fields{rest: string(b)} // the one copy; every string of the question is a part of it
+	m.plain = plain(f.rest)
 	for f.next() {
-		switch f.is() {
-		case field{1, protowire.BytesType}:
-			r.Domain = mesh.LimitValue(f.value)
-		case field{2, protowire.BytesType}:
+		switch f.tag {
+		case requestDomain:
+			r.Domain = m.text(f.value)
+		case requestDescriptors:
 			if n == len(m.descriptors) {
 				m.descriptors = append(m.descriptors, new(commonratelimitv3.RateLimitDescriptor))
 			}
 			f.bad = f.bad || !m.readDescriptor(m.descriptors[n], f.value)
 			n++
-		case field{3, protowire.VarintType}:
+		case requestHits:
 			r.HitsAddend = uint32(f.n)
 		}
 	}
@@ -95,20 +110,20 @@ func (m *message) readDescriptor(d *commonratelimitv3.RateLimitDescriptor, b str
 	first := m.used
 	f := fields{rest: b}
 	for f.next() {
-		switch f.is() {
-		case field{1, protowire.BytesType}:
+		switch f.tag {
+		case descriptorEntries:
 			if m.used == len(m.entries) {
 				m.entries = append(m.entries, new(commonratelimitv3.RateLimitDescriptor_Entry))
 			}
-			f.bad = f.bad || !readEntry(m.entries[m.used], f.value)
+			f.bad = f.bad || !m.readEntry(m.entries[m.used], f.value)
 			m.used++
-		case field{2, protowire.BytesType}:
+		case descriptorLimit:
 			d.Limit = new(commonratelimitv3.RateLimitDescriptor_RateLimitOverride)
 			f.bad = f.bad || proto.Unmarshal([]byte(f.value), d.Limit) != nil
-		case field{3, protowire.BytesType}:
+		case descriptorHits:
 			d.HitsAddend = new(wrapperspb.UInt64Value)
 			f.bad = f.bad || proto.Unmarshal([]byte(f.value), d.HitsAddend) != nil
-		case field{4, protowire.VarintType}:
+		case descriptorNegative:
 			d.IsNegativeHits = f.n != 0
 		}
 	}
@@ -116,18 +131,34 @@ func (m *message) readDescriptor(d *commonratelimitv3.RateLimitDescriptor, b str
 	return !f.bad
 }
 
-func readEntry(e *commonratelimitv3.RateLimitDescriptor_Entry, b string) bool {
+func (m *message) readEntry(e *commonratelimitv3.RateLimitDescriptor_Entry, b string) bool {
 	e.Key, e.Value = "", ""
 	f := fields{rest: b}
 	for f.next() {
-		switch f.is() {
-		case field{1, protowire.BytesType}:
-			e.Key = mesh.LimitValue(f.value)
-		case field{2, protowire.BytesType}:
-			e.Value = mesh.LimitValue(f.value)
+		switch f.tag {
+		case entryKey:
+			e.Key = m.text(f.value)
+		case entryValue:
+			e.Value = m.text(f.value)
 		}
 	}
 	return !f.bad
+}
+
+func (m *message) text(s string) string {
+	if m.plain {
+		return s
+	}
+	return mesh.LimitValue(s)
+}
+
+// plain says that there is nothing but ASCII: of a question, one look costs less than one at each of its strings.
+func plain(s string) bool {
+	all := byte(0)
+	for i := range len(s) {
+		all |= s[i]
+	}
+	return all < 0x80
 }
 
 // fields are those of an encoded message, one after the other.
@@ -135,27 +166,18 @@ type fields struct {
 	rest string
 	bad  bool // it is none
 
-	number uint64
-	kind   protowire.Type
-	value  string // of bytes
-	n      uint64 // of a varint
+	tag   uint64 // number and kind
+	value string // of bytes
+	n     uint64 // of a varint
 }
-
-type field struct {
-	number uint64
-	kind   protowire.Type
-}
-
-func (f *fields) is() field { return field{f.number, f.kind} }
 
 func (f *fields) next() bool {
 	if len(f.rest) == 0 || f.bad {
 		return false
 	}
-	tag := f.varint()
-	f.number, f.kind = tag>>3, protowire.Type(tag&7)
-	f.bad = f.bad || f.number == 0
-	switch f.kind {
+	f.tag = f.varint()
+	f.bad = f.bad || f.tag < 1<<3
+	switch protowire.Type(f.tag & 7) {
 	case protowire.VarintType:
 		f.n = f.varint()
 	case protowire.Fixed32Type:
@@ -181,6 +203,15 @@ func (f *fields) take(n uint64) string {
 }
 
 func (f *fields) varint() uint64 {
+	if len(f.rest) > 0 && f.rest[0] < 0x80 { // nearly all there are
+		v := f.rest[0]
+		f.rest = f.rest[1:]
+		return uint64(v)
+	}
+	return f.longVarint()
+}
+
+func (f *fields) longVarint() uint64 {
 	var v uint64
 	for i := 0; i < len(f.rest) && i < 10; i++ {
 		b := f.rest[i]
