@@ -3,6 +3,7 @@
 # and prints the folder. Safe to run again, and side by side: what is there already is left alone.
 #
 #   tools/install.sh [envoy|minio|golangci-lint|ocb|h2spec|gcc|redis-server|ratelimit|mdatagen]...      (all of them by default)
+#   tools/install.sh istio      what a benchmark compares with, and little else needs: it takes minutes to build
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,10 +23,10 @@ debian() {
   $root apt-get install -y "$@" >&2 || { $root apt-get update >&2 && $root apt-get install -y "$@" >&2; }
 }
 
-# go_tool NAME PACKAGE builds a tool pinned by tools/NAME/go.mod; the sum of its files is its version.
+# go_tool NAME PACKAGE builds a tool pinned by tools/NAME/go.mod; the sum of the files there is its version.
 go_tool() {
   local name=$1 pkg=$2 stamp
-  stamp=$(cat "$here/$name/go.mod" "$here/$name/go.sum" <(go version) | sha256sum | cut -c1-16)
+  stamp=$(cat "$here/$name"/* <(go version) | sha256sum | cut -c1-16)
   [ "$(cat "$bin/.$name" 2>/dev/null)" = "$stamp" ] && [ -x "$bin/$name" ] && return
   echo "tools: building $name (once; it is kept in $bin)" >&2
   (cd "$here/$name" && GOFLAGS=-mod=readonly go build -trimpath -ldflags='-s -w' -o "$bin/.$name.new" "$pkg")
@@ -85,7 +86,8 @@ for tool in "$@"; do
     mdatagen) go_tool mdatagen go.opentelemetry.io/collector/cmd/mdatagen ;;
     ratelimit) go_tool ratelimit github.com/envoyproxy/ratelimit/src/service_cmd ;;
     python-grpc) python_grpc ;;
-    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server, ratelimit and mdatagen" >&2; exit 2 ;;
+    istio) go_tool istio . ;;
+    *) echo "tools: $tool: no such tool; there are envoy, minio, golangci-lint, ocb, h2spec, gcc, redis-server, ratelimit, mdatagen and istio" >&2; exit 2 ;;
   esac
 done
 echo "$bin"

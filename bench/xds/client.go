@@ -12,6 +12,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/machinenativeops/weir/xds"
 )
@@ -22,6 +23,7 @@ type fleet struct {
 	address  string
 	services int
 	virtual  bool // routes are virtual hosts
+	istio    bool // all routes are one resource, and names are Istio's
 
 	bytes, errors atomic.Int64
 	stuck         atomic.Bool                  // every tenth proxy reads nothing while this is so
@@ -52,16 +54,45 @@ func (f *fleet) names(kind string) (names []string) {
 	switch {
 	case kind == xds.RouteType && f.virtual:
 		return []string{"outbound"}
+	case kind == xds.RouteType && f.istio:
+		return []string{"80"}
 	case kind == xds.EndpointType || kind == xds.RouteType:
 		for i := range f.services {
 			name := fmt.Sprintf("shop/s%d", i)
-			if kind == xds.RouteType {
+			switch {
+			case kind == xds.RouteType:
 				name = fmt.Sprintf("outbound/shop.s%d", i)
+			case f.istio:
+				name = fmt.Sprintf("outbound|80||s%d.shop", i)
 			}
 			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// resources is how many a proxy is sent of [fleet.routes] when so many services' routes change.
+func (f *fleet) resources(services int) int {
+	if f.istio {
+		return 1
+	}
+	return services
+}
+
+// node says who a proxy is.
+func (f *fleet) node(i int) *corev3.Node {
+	n := &corev3.Node{Id: nodeID(i, f.services), UserAgentName: "envoy", UserAgentVersionType: version}
+	if f.istio {
+		// A sidecar of a pod that no service has, as Istio's agent has its Envoy say.
+		n.Id = fmt.Sprintf("sidecar~10.200.%d.%d~p%d.shop~shop.svc.cluster.local", i/250, i%250, i)
+		said := func(s string) *structpb.Value { return structpb.NewStringValue(s) }
+		n.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{
+			"NAMESPACE": said("shop"), "CLUSTER_ID": said("Kubernetes"), "ISTIO_VERSION": said("1.31.0"),
+			"INTERCEPTION_MODE": said("REDIRECT"), "MESH_ID": said("cluster.local"), "NAME": said(fmt.Sprintf("p%d", i)),
+			"SERVICE_ACCOUNT": said("default"), "INSTANCE_IPS": said(fmt.Sprintf("10.200.%d.%d", i/250, i%250)),
+		}}
+	}
+	return n
 }
 
 // prepare encodes what proxies subscribe to and, where there is an earlier sync, what they have of it.
@@ -105,7 +136,7 @@ func (f *fleet) run(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	node := encode(&discoverysvcv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: nodeID(i, f.services), UserAgentName: "envoy", UserAgentVersionType: version}})
+	node := encode(&discoverysvcv3.DeltaDiscoveryRequest{Node: f.node(i)})
 	asked := 1
 	if err := stream.SendMsg(slices.Concat(node, f.shared[xds.ClusterType])); err != nil {
 		return err

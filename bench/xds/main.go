@@ -1,5 +1,6 @@
-// Command xds measures what it costs control planes to serve a fleet of proxies: Weir's xds/serve beside
-// go-control-plane's caches, each in a process of its own, with the same services.
+// Command xds measures what it costs control planes to serve a fleet of proxies: Weir's, as `weir serve` has it from
+// documents on, beside go-control-plane's caches and Istio's control plane, each in a process of its own, with the same
+// services.
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/machinenativeops/weir/internal/servers"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -27,9 +29,9 @@ func main() {
 		services = flag.Int("services", 1000, "services, each with a route")
 		proxies  = flag.Int("proxies", 1000, "proxies, each of which uses all services")
 		rounds   = flag.Int("rounds", 5, "how often a change is made; the median round is told")
-		planes   = flag.String("planes", "weir,linear,snapshot", "control planes")
+		planes   = flag.String("planes", "weir,linear,snapshot", "control planes; another is istio, which is built when it is first asked for, for minutes")
 		steps    = flag.String("steps", "first,storm,route,flap,percent,all,stuck", "what is measured, in this order")
-		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane")
+		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane, but Istio's")
 		patience = flag.Duration("patience", 2*time.Minute, "how long a step may take")
 	)
 	flag.Parse()
@@ -41,7 +43,7 @@ func main() {
 		return
 	}
 	fmt.Printf("%d services, %d proxies that use all of them, %s\n\n", *services, *proxies, time.Now().UTC().Format(time.DateOnly))
-	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
+	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "first", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
 	failed := false
 	for _, plane := range strings.Split(*planes, ",") {
 		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience, profiles: *profiles}
@@ -102,14 +104,14 @@ func (b *bench) run(steps []string) (err error) {
 }
 
 func (b *bench) profile(path string) error {
-	if b.profiles == "" {
+	if b.profiles == "" || b.plane == istio {
 		return nil
 	}
 	return b.server.tell("profile %s", path)
 }
 
 func (b *bench) newFleet() {
-	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", on: b.take, versions: b.versions}
+	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", istio: b.plane == istio, on: b.take, versions: b.versions}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 }
 
@@ -168,10 +170,12 @@ func (b *bench) wait() error {
 }
 
 func (b *bench) step(step string) error {
-	routes := b.fleet.routes()
+	routes := func(services int) map[string]int {
+		return map[string]int{b.fleet.routes(): b.fleet.resources(services)}
+	}
 	switch step {
 	case "first":
-		return b.measure(step, 1, map[string]int{routes: b.services}, func(int) error {
+		return b.measure(step, 1, routes(b.services), nil, func() error {
 			b.versions = make(map[string]map[string]string)
 			b.connect()
 			return nil
@@ -189,32 +193,22 @@ func (b *bench) step(step string) error {
 			return err
 		}
 		b.newFleet()
-		return b.measure(step, 1, map[string]int{routes: 1}, func(int) error {
+		return b.measure(step, 1, routes(1), b.edit("route %d 1 %d", b.services/3, 7), func() error {
 			b.connect()
-			return b.server.tell("route %d 1 7", b.services/3)
+			return b.apply()
 		})
 	case "flap":
-		return b.measure(step, 50, map[string]int{xds.EndpointType: 1}, func(round int) error {
-			return b.server.tell("endpoint 1 %d", 9000+round)
-		})
+		return b.measure(step, 50, map[string]int{xds.EndpointType: 1}, b.edit("endpoint %d %d", 1, 9000), b.apply)
 	case "stuck":
 		b.fleet.stuck.Store(true)
-		return b.measure(step, 20, map[string]int{routes: b.services}, func(round int) error {
-			return b.server.tell("route 0 %d %d", b.services, 70+round)
-		})
+		return b.measure(step, 20, routes(b.services), b.edit("route 0 %d %d", b.services, 70), b.apply)
 	case "route":
-		return b.measure(step, b.rounds, map[string]int{routes: 1}, func(round int) error {
-			return b.server.tell("route %d 1 %d", b.services/2, 10+round)
-		})
+		return b.measure(step, b.rounds, routes(1), b.edit("route %d 1 %d", b.services/2, 10), b.apply)
 	case "percent":
 		n := max(1, b.services/100)
-		return b.measure(step, b.rounds, map[string]int{routes: n}, func(round int) error {
-			return b.server.tell("route 0 %d %d", n, 30+round)
-		})
+		return b.measure(step, b.rounds, routes(n), b.edit("route 0 %d %d", n, 30), b.apply)
 	case "all":
-		return b.measure(step, b.rounds, map[string]int{routes: b.services}, func(round int) error {
-			return b.server.tell("route 0 %d %d", b.services, 50+round)
-		})
+		return b.measure(step, b.rounds, routes(b.services), b.edit("route 0 %d %d", b.services, 50), b.apply)
 	}
 	return fmt.Errorf("no step %q", step)
 }
@@ -224,14 +218,27 @@ func (b *bench) connect() {
 	b.fleet.connect(b.ctx, 0, b.proxies)
 }
 
-// measure makes a change some times, and tells of the median round.
-func (b *bench) measure(step string, rounds int, await map[string]int, change func(round int) error) error {
-	type result struct{ p50, p99, last, cpu, sent float64 }
+// edit makes an edit of each round, not yet in force; each round has another value.
+func (b *bench) edit(format string, n, value int) func(round int) error {
+	return func(round int) error { return b.server.tell(format, n, value+round) }
+}
+
+func (b *bench) apply() error { return b.server.tell("apply") }
+
+// measure makes a change some times, and tells of the median round. The edit (nil: there is none) is made before the clock
+// starts.
+func (b *bench) measure(step string, rounds int, await map[string]int, edit func(round int) error, change func() error) error {
+	type result struct{ first, p50, p99, last, cpu, sent float64 }
 	var results []result
 	for round := range rounds {
+		if edit != nil {
+			if err := edit(round); err != nil {
+				return err
+			}
+		}
 		b.expect(await)
 		cpu, sent := b.server.cpu(), b.fleet.bytes.Load()
-		if err := change(round); err != nil {
+		if err := change(); err != nil {
 			return err
 		}
 		if err := b.wait(); err != nil {
@@ -243,7 +250,7 @@ func (b *bench) measure(step string, rounds int, await map[string]int, change fu
 		b.mu.Unlock()
 		slices.Sort(arrived)
 		at := func(share float64) float64 { return arrived[int(share*float64(len(arrived)-1))].Seconds() * 1000 }
-		results = append(results, result{at(0.5), at(0.99), at(1), b.server.cpu() - cpu, float64(b.fleet.bytes.Load()-sent) / 1e6})
+		results = append(results, result{at(0), at(0.5), at(0.99), at(1), b.server.cpu() - cpu, float64(b.fleet.bytes.Load()-sent) / 1e6})
 	}
 	if n := b.fleet.errors.Load(); n > 0 {
 		return fmt.Errorf("%d streams broke", n)
@@ -251,7 +258,7 @@ func (b *bench) measure(step string, rounds int, await map[string]int, change fu
 	slices.SortFunc(results, func(x, y result) int { return int(1e3 * (x.last - y.last)) })
 	r := results[len(results)/2]
 	resident := b.server.resident()
-	fmt.Printf("%-9s %-9s %6.0f ms %6.0f ms %6.0f ms %9.2f %9.1f %7.0f MB %6.0f KB\n", b.plane, step, r.p50, r.p99, r.last, r.cpu, r.sent,
+	fmt.Printf("%-9s %-9s %6.0f ms %6.0f ms %6.0f ms %6.0f ms %9.2f %9.1f %7.0f MB %6.0f KB\n", b.plane, step, r.first, r.p50, r.p99, r.last, r.cpu, r.sent,
 		resident, 1000*(resident-b.base)/float64(b.proxies))
 	return nil
 }
@@ -262,46 +269,83 @@ type server struct {
 	in      io.WriteCloser
 	out     *bufio.Scanner
 	address string
+	folder  string // of its own
 }
 
+const istio = "istio"
+
 func startServer(plane string, services, proxies int) (*server, error) {
+	folder, err := os.MkdirTemp("", "weir-bench-")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{folder: folder}
+	if err := s.start(plane, services, proxies); err != nil {
+		_ = os.RemoveAll(folder)
+		return nil, fmt.Errorf("start %s: %w", plane, err)
+	}
+	return s, nil
+}
+
+func (s *server) start(plane string, services, proxies int) (err error) {
+	if s.cmd, err = s.command(plane, services, proxies); err != nil {
+		return err
+	}
+	s.cmd.Stderr = os.Stderr
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if s.in, err = s.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	s.out = bufio.NewScanner(out)
+	if !s.out.Scan() {
+		s.stop()
+		return errEnded
+	}
+	s.address = s.out.Text()
+	return nil
+}
+
+var errEnded = errors.New("the control plane ended")
+
+// command is this program in another role, or Istio's.
+func (s *server) command(plane string, services, proxies int) (*exec.Cmd, error) {
+	if plane == istio {
+		path, err := servers.Tool(istio)
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.Command(path, strconv.Itoa(services), s.folder)
+		// It has no certificates to sign, and would take 25 proxies a second: what it can do is what is measured.
+		cmd.Env = append(os.Environ(), "ENABLE_CA_SERVER=false", "PILOT_MAX_REQUESTS_PER_SECOND=1000000")
+		return cmd, nil
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cmd: exec.Command(self, "-role", plane, "-services", strconv.Itoa(services), "-proxies", strconv.Itoa(proxies))}
-	s.cmd.Stderr = os.Stderr
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if s.in, err = s.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	s.out = bufio.NewScanner(out)
-	if !s.out.Scan() {
-		return nil, errors.New("the control plane ended")
-	}
-	s.address = s.out.Text()
-	return s, nil
+	return exec.Command(self, "-role", plane, "-services", strconv.Itoa(services), "-proxies", strconv.Itoa(proxies)), nil
 }
 
 func (s *server) stop() {
 	_ = s.in.Close()
 	_ = s.cmd.Process.Kill() // it has nothing to lose
 	_ = s.cmd.Wait()
+	_ = os.RemoveAll(s.folder)
 }
 
-// tell gives a command, and does not wait until it is done.
+// tell gives a command, and waits until it is done.
 func (s *server) tell(format string, args ...any) error {
 	if _, err := fmt.Fprintf(s.in, format+"\n", args...); err != nil {
 		return err
 	}
 	if !s.out.Scan() {
-		return errors.New("the control plane ended")
+		return errEnded
 	}
 	return nil
 }

@@ -30,15 +30,17 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/machinenativeops/weir/lint"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
 )
 
-// control is a control plane that serves a set.
+// control is a control plane.
 type control interface {
-	apply(set *policy.Set) error
+	// stage gives what puts documents in force. What is not the control plane's own work is done before.
+	stage(d *documents) (apply func() error, err error)
 	transport() transport
 }
 
@@ -49,17 +51,14 @@ type transport interface{ Serve(l net.Listener) error }
 //
 //	route FIRST N SECONDS       the routes of N services have another timeout
 //	endpoint I PORT             a service's first endpoint has another port
+//	apply                       what was edited last is put in force
 //	collect                     what is not used is given back to the system
 //	profile PATH                PATH.cpu is what was done since the start or the last profile, PATH.heap what is held
 func runServer(kind string, services, proxies int) error {
-	set, problems := policy.Load([]policy.File{{Name: "bench.yaml", Data: documents(services)}}, nil)
-	if len(problems) > 0 {
-		return fmt.Errorf("%s", problems[0])
-	}
 	var c control
 	switch kind {
 	case "weir":
-		c = weir{serve.New(slog.New(slog.DiscardHandler))}
+		c = newWeir()
 	case "linear":
 		c = newLinear()
 	case "snapshot":
@@ -67,7 +66,12 @@ func runServer(kind string, services, proxies int) error {
 	default:
 		return fmt.Errorf("no server %q", kind)
 	}
-	if err := c.apply(set); err != nil {
+	d := newDocuments(services)
+	apply, err := c.stage(d)
+	if err != nil {
+		return err
+	}
+	if err := apply(); err != nil {
 		return err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,13 +82,19 @@ func runServer(kind string, services, proxies int) error {
 	fmt.Println(l.Addr())
 	var cpu profiler
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		if in.Text() == "collect" { // so that resident memory is what is used
+		words := strings.Fields(in.Text())
+		switch words[0] {
+		case "collect": // so that resident memory is what is used
 			debug.FreeOSMemory()
-		} else if path, ok := strings.CutPrefix(in.Text(), "profile "); ok {
-			if err := cpu.write(path); err != nil {
-				return err
-			}
-		} else if err := c.apply(edit(set, strings.Fields(in.Text()))); err != nil {
+		case "profile":
+			err = cpu.write(words[1])
+		case "apply":
+			err = apply()
+		default:
+			d.edit(words)
+			apply, err = c.stage(d)
+		}
+		if err != nil {
 			return err
 		}
 		fmt.Println("done")
@@ -112,67 +122,96 @@ func (p *profiler) write(path string) error {
 	return pprof.StartCPUProfile(&p.cpu)
 }
 
-// documents is services, each with a Route and two endpoints.
-func documents(services int) []byte {
-	var b strings.Builder
-	for i := range services {
-		fmt.Fprintf(&b, `---
-kind: Service
-metadata: {name: s%d, namespace: shop}
-spec: {endpoints: {static: [{address: 10.%d.%d.1, port: 8080, zone: a}, {address: 10.%d.%d.2, port: 8080, zone: b}]}}
----
-kind: Route
-metadata: {name: s%d, namespace: shop}
-spec: {service: s%d, rules: [{name: cart, match: {path: {prefix: /cart}}, timeout: 5s}, {name: all, timeout: 9s}]}
-`, i, i/250, i%250, i/250, i%250, i, i)
-	}
-	return []byte(b.String())
+// documents are services, each with a Route and two endpoints, in a file of its own.
+type documents struct {
+	services []service
+	files    []policy.File
+	set      *policy.Set // that was loaded last
 }
 
-// edit changes the set's own slices; documents are copied.
-func edit(set *policy.Set, words []string) *policy.Set {
+// service is what edits change: the port of an endpoint, and seconds that a route may take.
+type service struct{ port, timeout int }
+
+func newDocuments(services int) *documents {
+	d := &documents{services: make([]service, services), files: make([]policy.File, services)}
+	for i := range services {
+		d.services[i] = service{port: 8080, timeout: 5}
+		d.write(i)
+	}
+	return d
+}
+
+func (d *documents) write(i int) {
+	d.files[i] = policy.File{Name: fmt.Sprintf("s%05d.yaml", i), Data: fmt.Appendf(nil, `kind: Service
+metadata: {name: s%[1]d, namespace: shop}
+spec: {endpoints: {static: [{address: 10.%[2]d.%[3]d.1, port: %[4]d, zone: a}, {address: 10.%[2]d.%[3]d.2, port: 8080, zone: b}]}}
+---
+kind: Route
+metadata: {name: s%[1]d, namespace: shop}
+spec: {service: s%[1]d, rules: [{name: cart, match: {path: {prefix: /cart}}, timeout: %[5]ds}, {name: all, timeout: 9s}]}
+`, i, i/250, i%250, d.services[i].port, d.services[i].timeout)}
+}
+
+func (d *documents) edit(words []string) {
 	n := func(i int) int {
 		v, err := strconv.Atoi(words[i])
 		if err != nil {
-			panic(err)
+			panic(err) // only main speaks here
 		}
 		return v
 	}
-	next := *set
+	d.files = slices.Clone(d.files)
 	switch words[0] {
 	case "route":
-		next.Routes = slices.Clone(set.Routes)
 		for i := n(1); i < n(1)+n(2); i++ {
-			d, timeout := *next.Routes[i], policy.Duration(n(3))*policy.Duration(time.Second)
-			d.Spec.Rules = slices.Clone(d.Spec.Rules)
-			d.Spec.Rules[0].Timeout = &timeout
-			next.Routes[i] = &d
+			d.services[i].timeout = n(3)
+			d.write(i)
 		}
 	case "endpoint":
-		next.Services = slices.Clone(set.Services)
-		d := *next.Services[n(1)]
-		d.Spec.Endpoints.Static = slices.Clone(d.Spec.Endpoints.Static)
-		d.Spec.Endpoints.Static[0].Port = n(2)
-		next.Services[n(1)] = &d
+		d.services[n(1)].port = n(2)
+		d.write(n(1))
 	}
-	*set = next
-	return set
 }
 
-// weir is our own.
-type weir struct{ server *serve.Server }
-
-func (w weir) apply(set *policy.Set) error {
-	copied := *set // edit changes it
-	snapshot, err := xds.Translate(mesh.Build(&copied), xds.Options{})
-	if err != nil {
-		return err
+func (d *documents) load() (*policy.Set, error) {
+	set, problems := policy.Load(d.files, d.set)
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("%s", problems[0])
 	}
-	w.server.Apply(snapshot)
-	return nil
+	d.set = set
+	return set, nil
 }
 
-func (w weir) transport() transport { return w.server.Server(http.NotFoundHandler()) }
+// weir is our own: all that `weir serve` does with documents once it has read their files.
+type weir struct {
+	resolver   mesh.Resolver
+	translator *xds.Translator
+	checker    lint.Checker
+	server     *serve.Server
+}
+
+func newWeir() *weir {
+	return &weir{translator: xds.NewTranslator(xds.Options{}), server: serve.New(slog.New(slog.DiscardHandler))}
+}
+
+func (w *weir) stage(d *documents) (func() error, error) {
+	return func() error {
+		set, err := d.load()
+		if err != nil {
+			return err
+		}
+		model := w.resolver.At(set, time.Now())
+		snapshot, err := w.translator.Translate(model)
+		if err != nil {
+			return err
+		}
+		w.server.Apply(snapshot)
+		w.checker.Check(set, model, true)
+		return nil
+	}, nil
+}
+
+func (w *weir) transport() transport { return w.server.Server(http.NotFoundHandler()) }
 
 // overGRPC serves a cache as go-control-plane's users do, with the buffers that cost it the least here.
 func overGRPC(c cache.Cache) transport {
@@ -183,7 +222,11 @@ func overGRPC(c cache.Cache) transport {
 
 // resources are the same services in the peers' terms: a route configuration for each service, since their caches know
 // no virtual hosts, and one listener for all.
-func resources(set *policy.Set) (map[string]map[string]types.Resource, error) {
+func resources(d *documents) (map[string]map[string]types.Resource, error) {
+	set, err := d.load()
+	if err != nil {
+		return nil, err
+	}
 	s, err := xds.Translate(mesh.Build(set), xds.Options{})
 	if err != nil {
 		return nil, err
@@ -227,11 +270,12 @@ func newLinear() *linear {
 	return l
 }
 
-func (l *linear) apply(set *policy.Set) error {
-	all, err := resources(set)
+func (l *linear) stage(d *documents) (func() error, error) {
+	all, err := resources(d)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	changes := make(map[string]map[string]types.Resource)
 	for kind, named := range all {
 		changed := make(map[string]types.Resource)
 		for name, r := range named {
@@ -240,13 +284,18 @@ func (l *linear) apply(set *policy.Set) error {
 			}
 		}
 		if len(changed) > 0 {
+			changes[kind] = changed
+		}
+	}
+	l.last = all
+	return func() error {
+		for kind, changed := range changes {
 			if err := l.caches[kind].UpdateResources(changed, nil); err != nil {
 				return err
 			}
 		}
-	}
-	l.last = all
-	return nil
+		return nil
+	}, nil
 }
 
 func (l *linear) transport() transport {
@@ -274,10 +323,10 @@ type byNode struct{}
 
 func (byNode) ID(n *corev3.Node) string { return n.GetId() }
 
-func (s *snapshots) apply(set *policy.Set) error {
-	all, err := resources(set)
+func (s *snapshots) stage(d *documents) (func() error, error) {
+	all, err := resources(d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	listed := make(map[string][]types.Resource)
 	for kind, named := range all {
@@ -285,6 +334,10 @@ func (s *snapshots) apply(set *policy.Set) error {
 			listed[kind] = append(listed[kind], r)
 		}
 	}
+	return func() error { return s.apply(listed) }, nil
+}
+
+func (s *snapshots) apply(listed map[string][]types.Resource) error {
 	s.version++
 	snapshot, err := cache.NewSnapshot(strconv.Itoa(s.version), listed)
 	if err != nil {
