@@ -48,9 +48,8 @@ func TestHeldMemory(t *testing.T) {
 		heap[which] = live
 		t.Logf("%-14s live heap %5.0f MB, resident %5.0f MB", which, live, resident)
 	}
-	// The goal is a quarter. What spans take on the wire is as much already.
-	if part := heap["weir"] / heap["tail_sampling"]; part > 0.35 {
-		t.Errorf("weir's heap is %.2f of tail_sampling's, want a third", part)
+	if part := heap["weir"] / heap["tail_sampling"]; part > 0.25 {
+		t.Errorf("weir's heap is %.2f of tail_sampling's, want a quarter", part)
 	}
 }
 
@@ -94,18 +93,18 @@ func hold(t *testing.T, which string) {
 	}
 }
 
-func started(t *testing.T, factory processor.Factory, settings map[string]any) processor.Traces {
-	t.Helper()
+func started(tb testing.TB, factory processor.Factory, settings map[string]any) processor.Traces {
+	tb.Helper()
 	cfg := factory.CreateDefaultConfig()
 	if err := confmap.NewFromStringMap(settings).Unmarshal(cfg); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	p, err := factory.CreateTraces(t.Context(), processortest.NewNopSettings(factory.Type()), cfg, consumertest.NewNop())
+	p, err := factory.CreateTraces(tb.Context(), processortest.NewNopSettings(factory.Type()), cfg, consumertest.NewNop())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if err := p.Start(t.Context(), componenttest.NewNopHost()); err != nil {
-		t.Fatal(err)
+	if err := p.Start(tb.Context(), componenttest.NewNopHost()); err != nil {
+		tb.Fatal(err)
 	}
 	return p
 }

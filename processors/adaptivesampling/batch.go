@@ -1,9 +1,11 @@
 package adaptivesampling
 
 import (
+	"encoding/binary"
 	"errors"
 	"hash/maphash"
 	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,84 +19,50 @@ import (
 	"github.com/machinenativeops/weir/sampling/whole"
 )
 
-// batch is spans that came together, held as the protobuf bytes in which OTLP sends them: a span takes a tenth of the
-// memory that pdata does, there is nothing for the garbage collector to follow, and what is dropped is never decoded.
+// batch is spans that came together, held packed: they take a small part of the memory that pdata does, and there is nothing
+// for the garbage collector to follow.
 type batch struct {
 	number  uint64 // in the order in which batches came
 	arrived int64
 	spans   int
 	size    int64  // what it counts as held
-	data    []byte // nil when none of its spans is held, as are the others
-	runs    []run
-	origins []origin
+	data    string // its parts; "" when none of its spans is held
+
+	// What its spans share: entries of a dictionary, and what stands above them, as protobuf without spans.
+	dictionary string
+	head       string
+	origin     uint64              // says which head it is: that of batches with the same is the same
+	services   []*sampling.Service // of each scope in the head, in order
 
 	held atomic.Int64 // parts that are not judged
 	owed atomic.Int64 // parts that are neither dropped nor taken by the next component
 }
 
-// origin is what spans of a batch that stand together share: fields of the resource's and the scope's message.
-type origin struct {
-	service  *sampling.Service
-	resource [2][]byte // the resource and its schema
-	scope    [2][]byte
-}
-
-// run is spans of one trace that stand one after another: fields of a scope's message in the data.
-type run struct{ origin, spans, start, end uint32 }
-
-// part is all runs of one trace in a batch.
+// part is all spans of one trace in a batch: of each which of the batch's scopes it belongs to, and then each as a [packer] has
+// it.
 type part struct {
 	batch    *batch
-	from, to uint32
+	from, to uint32 // in the batch's data
+	spans    int32
+	scope    int32 // one of theirs, if they are of one service; -1 if not
 }
 
-func (p part) runs() []run { return p.batch.runs[p.from:p.to] }
+func (p part) data() string { return p.batch.data[p.from:p.to] }
 
-// Numbers of the fields in OTLP's trace.proto.
-const (
-	tracesResourceSpans = 1
+func (p part) size() int { return int(p.to - p.from) }
 
-	resourceSpansResource = 1
-	resourceSpansScopes   = 2
+var errTooLarge = errors.New("a batch of spans is larger than 4 GB")
 
-	scopeSpansScope = 1
-	scopeSpansSpans = 2
-
-	resourceAttributes = 1
-
-	keyValueKey   = 1
-	keyValueValue = 2
-
-	anyValueString = 1
-	anyValueBool   = 2
-	anyValueDouble = 4
-
-	spanTraceID    = 1
-	spanTracestate = 3
-	spanParent     = 4
-	spanName       = 5
-	spanStart      = 7
-	spanEnd        = 8
-	spanAttributes = 9
-	spanStatus     = 15
-
-	statusCode = 3
-)
-
-var (
-	errMalformed = errors.New("a batch of spans is malformed")
-	errTooLarge  = errors.New("a batch of spans is larger than 4 GB")
-)
-
-// reader finds out of a batch what its traces are and what is known of them. It is used again.
+// reader finds out of a batch what its traces are and what is known of them, and packs its spans. It is used again.
 type reader struct {
 	holder *holder
 	rates  *sampling.Rates
 	rules  *rules
 	now    int64
 
+	packer packer
 	groups []group
-	runs   []linkedRun
+	runs   []run
 	index  []int32 // by hash of the trace id: a group's number + 1; 0 is free
 
 	service *sampling.Service
@@ -112,10 +80,8 @@ type group struct {
 	part        part
 }
 
-type linkedRun struct {
-	run
-	after int32
-}
+// run is where in what is packed a span is.
+type run struct{ scope, start, end, after int32 }
 
 // memo is what is known of names that were met in a batch. Batches have few, so that most are found without asking those
 // who know all of them, under their locks. Each is where it says itself.
@@ -127,6 +93,7 @@ type name struct {
 	threshold sampling.Threshold
 	learnt    *sampling.Operation // nil where rates don't move
 	history   *whole.Operation
+	packed    int // where the dictionary has the text, or 0
 }
 
 func place[T ~string | ~[]byte](name T) uint {
@@ -148,121 +115,77 @@ func (r *reader) release() {
 	readers.Put(r)
 }
 
-// read goes through a batch.
-func (r *reader) read(b *batch) error {
-	if len(b.data) > math.MaxUint32 {
+// read goes through a batch. Its spans are not to be used any more.
+func (r *reader) read(b *batch, td ptrace.Traces) error {
+	clear(r.index)
+	r.packer.begin()
+	head := ptrace.NewTraces()
+	for _, rs := range td.ResourceSpans().All() {
+		var claimed string
+		r.ref, claimed = documents.Service(rs.Resource())
+		r.service = r.rates.Service(r.ref, claimed)
+		above := head.ResourceSpans().AppendEmpty()
+		rs.Resource().MoveTo(above.Resource())
+		above.SetSchemaUrl(rs.SchemaUrl())
+		for _, ss := range rs.ScopeSpans().All() {
+			scope := above.ScopeSpans().AppendEmpty()
+			ss.Scope().MoveTo(scope.Scope())
+			scope.SetSchemaUrl(ss.SchemaUrl())
+			for _, span := range ss.Spans().All() {
+				r.span(span, int32(len(b.services)))
+			}
+			b.spans += ss.Spans().Len()
+			b.services = append(b.services, r.service)
+		}
+	}
+	if len(r.packer.out) > math.MaxInt32 {
 		return errTooLarge
 	}
-	clear(r.index)
-	f := read(b.data)
-	for f.next() {
-		if f.number == tracesResourceSpans {
-			if err := r.resource(b, f.value, f.at-len(f.value)); err != nil {
-				return err
-			}
-		}
+	return r.finish(b, head)
+}
+
+// finish gives the batch what its spans share, and its spans trace by trace.
+func (r *reader) finish(b *batch, head ptrace.Traces) error {
+	message, err := new(ptrace.ProtoMarshaler).MarshalTraces(head)
+	if err != nil {
+		return err
 	}
-	if f.bad {
-		return errMalformed
-	}
-	b.runs = make([]run, 0, len(r.runs))
+	var data strings.Builder
+	data.Grow(len(r.packer.out) + 2*b.spans + 2*len(r.groups))
+	var scopes []byte
 	for i := range r.groups {
 		g := &r.groups[i]
-		g.part = part{batch: b, from: uint32(len(b.runs))}
+		g.part = part{batch: b, from: uint32(data.Len()), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
+		scopes = scopes[:0]
 		for n := g.first; n >= 0; n = r.runs[n].after {
-			b.runs = append(b.runs, r.runs[n].run)
+			scope := r.runs[n].scope
+			if g.part.scope >= 0 && b.services[scope] != b.services[g.part.scope] {
+				g.part.scope = -1
+			}
+			scopes = binary.AppendUvarint(scopes, uint64(scope))
 		}
-		g.part.to = uint32(len(b.runs))
+		data.Write(scopes)
+		for n := g.first; n >= 0; n = r.runs[n].after {
+			data.Write(r.packer.out[r.runs[n].start:r.runs[n].end])
+		}
+		g.part.to = uint32(data.Len())
 	}
+	b.data = data.String()
+	b.head, b.origin = r.packer.dictionary.head(message)
+	b.dictionary = r.packer.dictionary.text.String()
+	b.size = int64(len(b.data) + len(b.head) + r.packer.dictionary.grown() + spanOverhead*b.spans)
 	b.held.Store(int64(len(r.groups)))
 	b.owed.Store(int64(len(r.groups)))
 	return nil
 }
 
-func (r *reader) resource(b *batch, message []byte, at int) error {
-	var o origin
-	var resource []byte
-	f := read(message)
-	for f.next() {
-		switch f.number {
-		case resourceSpansResource:
-			o.resource[0], resource = f.raw(), f.value
-		case resourceSpansScopes:
-		default:
-			o.resource[1] = f.raw()
-		}
+// span notes what is known of a span, packs it, and adds it to its trace's group.
+func (r *reader) span(span ptrace.Span, scope int32) {
+	start, end := span.StartTimestamp(), span.EndTimestamp()
+	seen := whole.Seen{
+		Spans: 1, Rooted: span.ParentSpanID().IsEmpty(), Marked: r.rules.marks(span.Attributes()),
+		Failed: span.Status().Code() == ptrace.StatusCodeError,
 	}
-	var claimed string
-	r.ref, claimed = serviceOf(resource, o.resource[0])
-	r.service = r.rates.Service(r.ref, claimed)
-	o.service = r.service
-	for f = read(message); f.next(); {
-		if f.number == resourceSpansScopes {
-			if err := r.scope(b, o, f.value, at+f.at-len(f.value)); err != nil {
-				return err
-			}
-		}
-	}
-	if f.bad {
-		return errMalformed
-	}
-	return nil
-}
-
-func (r *reader) scope(b *batch, o origin, message []byte, at int) error {
-	place := uint32(len(b.origins))
-	f := read(message)
-	for f.next() {
-		switch f.number {
-		case scopeSpansScope:
-			o.scope[0] = f.raw()
-		case scopeSpansSpans:
-			if !r.span(f.value, run{place, 1, uint32(at + f.start), uint32(at + f.at)}) {
-				return errMalformed
-			}
-			b.spans++
-		default:
-			o.scope[1] = f.raw()
-		}
-	}
-	if f.bad {
-		return errMalformed
-	}
-	b.origins = append(b.origins, o)
-	return nil
-}
-
-// span notes what is known of a span, and adds it to its trace's group.
-func (r *reader) span(message []byte, place run) bool {
-	var id, state, called []byte
-	var start, end uint64
-	seen := whole.Seen{Spans: 1, Rooted: true}
-	f := read(message)
-	for f.next() {
-		switch f.number {
-		case spanTraceID:
-			id = f.value
-		case spanTracestate:
-			state = f.value
-		case spanParent:
-			seen.Rooted = len(f.value) == 0
-		case spanName:
-			called = f.value
-		case spanStart:
-			start = f.bits
-		case spanEnd:
-			end = f.bits
-		case spanAttributes:
-			seen.Marked = seen.Marked || r.rules.marks(f.value)
-		case spanStatus:
-			seen.Failed = failed(f.value)
-		}
-	}
-	if f.bad {
-		return false
-	}
-	var trace whole.ID
-	copy(trace[:], id)
 	if start > 0 && end >= start && end <= math.MaxInt64 { // a clock that makes no sense says nothing
 		seen.Start, seen.End = int64(start), int64(end)
 		seen.Longest = time.Duration(end - start)
@@ -270,82 +193,62 @@ func (r *reader) span(message []byte, place run) bool {
 			seen.Took = seen.Longest
 		}
 	}
-	r.rate(&seen, trace, state, called, message)
-	r.add(trace, &seen, place)
-	return true
+	n := r.name(span.Name())
+	r.rate(&seen, n, span)
+	from := int32(len(r.packer.out))
+	n.packed = r.packer.span(span, n.packed)
+	r.add(span.TraceID(), &seen, run{scope, from, int32(len(r.packer.out)), -1})
 }
 
-func failed(status []byte) bool {
-	f := read(status)
-	for f.next() {
-		if f.number == statusCode {
-			return f.bits == uint64(ptrace.StatusCodeError)
+// marks says whether an attribute marks a trace: it is one of those that do, and neither false nor empty.
+func (r *rules) marks(attributes pcommon.Map) bool {
+	for _, name := range r.marked {
+		if v, ok := attributes.Get(name); ok && truthy(v) {
+			return true
 		}
 	}
 	return false
 }
 
-// marks says whether an attribute marks a trace: it is one of those that do, and neither false nor empty.
-func (r *rules) marks(attribute []byte) bool {
-	if len(r.marked) == 0 {
+func truthy(v pcommon.Value) bool {
+	switch v.Type() {
+	case pcommon.ValueTypeEmpty:
 		return false
-	}
-	f := read(attribute)
-	var marks, named bool
-	for f.next() {
-		switch f.number {
-		case keyValueKey:
-			for _, name := range r.marked {
-				named = named || string(f.value) == name
-			}
-		case keyValueValue:
-			marks = truthy(f.value)
-		}
-	}
-	return marks && named
-}
-
-func truthy(value []byte) bool {
-	f := read(value)
-	if !f.next() {
-		return false
-	}
-	switch f.number {
-	case anyValueString:
-		return len(f.value) > 0 && string(f.value) != "false"
-	case anyValueBool:
-		return f.bits != 0
+	case pcommon.ValueTypeStr:
+		return v.Str() != "" && v.Str() != "false"
+	case pcommon.ValueTypeBool:
+		return v.Bool()
 	}
 	return true
 }
 
 // rate notes at which rate a span's trace would be kept by itself.
-func (r *reader) rate(seen *whole.Seen, id whole.ID, tracestate, called, message []byte) {
+func (r *reader) rate(seen *whole.Seen, n *name, span ptrace.Span) {
 	var state sampling.State
-	if len(tracestate) > 0 {
-		state = sampling.ParseState(string(tracestate))
+	if s := span.TraceState().AsRaw(); s != "" {
+		state = sampling.ParseState(s)
 	}
-	if seen.Rooted && !state.HasThreshold {
-		if at, chosen := chanceIn(message); chosen {
+	id := span.TraceID()
+	if !state.HasThreshold {
+		if at, chosen := byChance(span); chosen {
 			seen.Chance = at
 			state = state.Independent(at, id)
 		}
 	}
-	n := r.name(called)
 	seen.Randomness = state.RandomnessOf(id)
 	seen.Threshold, seen.Operation, seen.Learnt = n.threshold, n.history, n.learnt
 	if n.learnt != nil {
 		seen.Stand = max(state.AdjustedCount(seen.Randomness), 1)
 		if n.learnt.Unplaced() {
-			n.learnt.Placed(routeIn(message))
+			n.learnt.Placed(routeOf(span))
 		}
 	}
 }
 
-func (r *reader) name(b []byte) *name {
-	n := &r.names[place(b)]
-	if n.service != r.service || n.text != string(b) {
-		*n = name{service: r.service, text: string(b)}
+func (r *reader) name(text string) *name {
+	n := &r.names[place(text)]
+	if n.service != r.service || n.text != text {
+		*n = name{service: r.service, text: text}
 		n.history = r.holder.operations.Of(r.ref, n.text, r.now)
 		if r.rates.Adaptive() {
 			n.learnt = r.service.Operation(n.text)
@@ -358,28 +261,21 @@ func (r *reader) name(b []byte) *name {
 }
 
 // add adds a span to the group of its trace.
-func (r *reader) add(id whole.ID, seen *whole.Seen, place run) {
+func (r *reader) add(id whole.ID, seen *whole.Seen, packed run) {
 	if 2*len(r.groups) >= len(r.index) {
 		r.grow()
 	}
 	n := int32(len(r.runs))
+	r.runs = append(r.runs, packed)
 	at := r.place(&id)
 	if r.index[at] == 0 {
 		r.groups = append(r.groups, group{id: id, seen: *seen, first: n, last: n})
 		r.index[at] = int32(len(r.groups))
-		r.runs = append(r.runs, linkedRun{place, -1})
 		return
 	}
 	g := &r.groups[r.index[at]-1]
 	g.seen.Merge(seen)
-	last := &r.runs[g.last]
-	if last.end == place.start && last.origin == place.origin {
-		last.end = place.end
-		last.spans++
-		return
-	}
-	last.after, g.last = n, n
-	r.runs = append(r.runs, linkedRun{place, -1})
+	r.runs[g.last].after, g.last = n, n
 }
 
 // place is where a trace is in the index, or may be put.
@@ -400,47 +296,3 @@ func (r *reader) grow() {
 }
 
 var seed = maphash.MakeSeed()
-
-// serviceOf names the service of an encoded resource, and the class that it claims, as [documents.Service] does.
-func serviceOf(resource, field []byte) (ref policy.Ref, class string) {
-	for f := read(resource); f.next(); {
-		if f.number != resourceAttributes {
-			continue
-		}
-		var key, value []byte
-		for kv := read(f.value); kv.next(); {
-			switch kv.number {
-			case keyValueKey:
-				key = kv.value
-			case keyValueValue:
-				value = kv.value
-			}
-		}
-		var to *string
-		switch string(key) {
-		case "service.name":
-			to = &ref.Name
-		case "service.namespace":
-			to = &ref.Namespace
-		case sampling.ClassAttribute:
-			to = &class
-		default:
-			continue
-		}
-		text := read(value)
-		if !text.next() || text.number != anyValueString { // unusual: pdata knows what it is as text
-			return documents.Service(decodeResource(field))
-		}
-		*to = string(text.value)
-	}
-	return ref, class
-}
-
-func decodeResource(field []byte) pcommon.Resource {
-	var u ptrace.ProtoUnmarshaler
-	td, err := u.UnmarshalTraces(append(appendHead(nil, tracesResourceSpans, len(field)), field...))
-	if err != nil || td.ResourceSpans().Len() == 0 {
-		return pcommon.NewResource()
-	}
-	return td.ResourceSpans().At(0).Resource()
-}

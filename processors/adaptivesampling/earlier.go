@@ -1,8 +1,6 @@
 package adaptivesampling
 
 import (
-	"bytes"
-	"math"
 	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -69,60 +67,4 @@ func routeOf(span ptrace.Span) string {
 		return v.Str()
 	}
 	return ""
-}
-
-// sampled is in the names of all attributes that tell of chance.
-var sampled = []byte("sampl")
-
-// chanceIn is byChance of an encoded root.
-func chanceIn(message []byte) (sampling.Threshold, bool) {
-	if !bytes.Contains(message, sampled) { // the usual case
-		return 0, false
-	}
-	c := chance{share: 1}
-	f := read(message)
-	for f.next() {
-		if f.number == spanAttributes {
-			name, v := decoded(f.value)
-			c.note(string(name), v)
-		}
-	}
-	return c.threshold()
-}
-
-// routeIn is routeOf of an encoded span.
-func routeIn(message []byte) string {
-	f := read(message)
-	for f.next() {
-		if f.number != spanAttributes {
-			continue
-		}
-		if name, v := decoded(f.value); string(name) == sampling.RouteAttribute {
-			return v.Str()
-		}
-	}
-	return ""
-}
-
-// decoded is an attribute whose value is a text or a double.
-func decoded(message []byte) (name []byte, v pcommon.Value) {
-	v = pcommon.NewValueEmpty()
-	f := read(message)
-	for f.next() {
-		switch f.number {
-		case keyValueKey:
-			name = f.value
-		case keyValueValue:
-			value := read(f.value)
-			for value.next() {
-				switch value.number {
-				case anyValueString:
-					v.SetStr(string(value.value))
-				case anyValueDouble:
-					v.SetDouble(math.Float64frombits(value.bits))
-				}
-			}
-		}
-	}
-	return name, v
 }

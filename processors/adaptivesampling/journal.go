@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
 	"github.com/machinenativeops/weir/sampling"
@@ -46,9 +47,10 @@ type block struct {
 
 // putting is a batch that is to be written. Of the writer, who is whoever holds commit.
 type putting struct {
-	batch *batch
-	done  bool
-	err   error
+	number uint64
+	data   []byte
+	done   bool
+	err    error
 }
 
 // doneWith is a trace of which the spans of a batch are done with.
@@ -79,13 +81,13 @@ func openJournal(ctx context.Context, host component.Host, id, processor compone
 	return &journal{client: client, log: log, stored: map[uint64]bool{}, low: 1, next: 1}, nil
 }
 
-// put writes a batch, and returns when it is written. Batches that come at once are written at once.
-func (j *journal) put(b *batch) error {
-	p := &putting{batch: b}
+// put writes a batch, as OTLP, and returns when it is written. Batches that come at once are written at once.
+func (j *journal) put(number uint64, data []byte) error {
+	p := &putting{number: number, data: data}
 	j.mu.Lock()
 	j.waiting = append(j.waiting, p)
-	j.stored[b.number] = true
-	j.low, j.next = min(j.low, b.number), max(j.next, b.number+1)
+	j.stored[number] = true
+	j.low, j.next = min(j.low, number), max(j.next, number+1)
 	j.mu.Unlock()
 	j.commit.Lock()
 	defer j.commit.Unlock()
@@ -139,7 +141,7 @@ func (j *journal) write() {
 	j.waiting, j.removed, j.notes = nil, nil, nil
 	var ops []*storage.Operation
 	for _, p := range puts {
-		ops = append(ops, storage.SetOperation(batchKey(p.batch.number), p.batch.data))
+		ops = append(ops, storage.SetOperation(batchKey(p.number), p.data))
 	}
 	for _, n := range removed {
 		delete(j.stored, n)
@@ -180,7 +182,7 @@ func (j *journal) failed(puts []*putting, removed []uint64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, p := range puts {
-		delete(j.stored, p.batch.number)
+		delete(j.stored, p.number)
 	}
 	j.removed = append(removed, j.removed...)
 }
@@ -211,13 +213,16 @@ func (j *journal) replay(ctx context.Context, h *holder) error {
 			continue
 		}
 		j.stored[n] = true
-		now := time.Now().UnixNano()
-		b := &batch{number: n, data: data, arrived: now}
-		if err := h.add(ctx, b, h.sampler.rates.Load(), h.inForce(), now, done); err != nil {
+		td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(data)
+		if err == nil {
+			spans += td.SpanCount()
+			now := time.Now().UnixNano()
+			err = h.add(ctx, td, &batch{number: n, arrived: now}, h.sampler.rates.Load(), h.inForce(), now, done)
+		}
+		if err != nil {
 			j.log.Error("held spans in storage can't be read", zap.Error(err))
 			j.remove(n)
 		}
-		spans += b.spans
 	}
 	if spans > 0 {
 		j.log.Info("spans that were held are taken up", zap.Int("spans", spans))

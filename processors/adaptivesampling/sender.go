@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,7 @@ import (
 )
 
 const (
-	maxParcel  = 1 << 20 // bytes that go on at once
+	maxParcel  = 1 << 18 // packed bytes that go on at once, which are some 3,000 spans
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 5 * time.Second
 )
@@ -38,36 +39,33 @@ type sender struct {
 	again   time.Time // when to try
 }
 
-// parcel is spans that go on together, encoded as they came, and what is to be written on them. It has everything that is
-// kept of the batches that it is of.
+// parcel is spans that go on together, packed, and what is to be written on them.
 type parcel struct {
-	data  []byte
+	data  string // of its parts
 	spans int
-	marks []mark
-	last  uint64 // number of its last batch
-	owed  []owed // where there is a journal
+	parts []keptPart
 }
 
-// mark is what is to be written on so many spans of one trace.
-type mark struct {
+// keptPart is a part of a trace that is kept. Its batch's data is its own no more: the parcel has it.
+type keptPart struct {
+	part
+	id      whole.ID
 	verdict whole.Verdict
-	spans   uint32
 	first   bool // of a trace without a root: its first span says why it was kept
 }
 
-// owed is a part that is done with when its parcel is taken.
-type owed struct {
-	batch   *batch
-	id      whole.ID
-	verdict whole.Verdict
+// pick is a part that is kept, by the number of its trace among those that are judged, and of itself in that. Picks are put
+// in order by what shares a head, and then as it came.
+type pick struct {
+	origin, number uint64
+	from           uint32
+	trace, nth     int32
 }
 
-// pick is a run that is kept.
-type pick struct {
-	batch *batch
-	run   *run
-	trace *whole.Released
-	first bool
+func (p pick) part(judged *whole.Judged[part]) part { return judged.Of(&judged.Traces[p.trace])[p.nth] }
+
+func compare(a, b pick) int {
+	return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.number, b.number), cmp.Compare(a.from, b.from))
 }
 
 var picks = sync.Pool{New: func() any { return new([]pick) }}
@@ -91,114 +89,48 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 			h.journal.note(t.ID, t.Verdict, 0)
 		}
 		for n, p := range judged.Of(t) {
-			runs := p.runs()
-			spans := classes(&counts, p.batch, runs, t.Verdict.Keep)
-			if t.Verdict.Keep {
-				all += spans
-			} else if !h.cfg.DryRun {
+			all += counts.part(p, t.Verdict.Keep)
+			if !t.Verdict.Keep && !h.cfg.DryRun {
 				h.drop(p)
 				continue
 			}
-			first := n == 0 && !t.Seen.Rooted && !t.Late
-			for k := range runs {
-				*kept = append(*kept, pick{p.batch, &runs[k], t, first && k == 0})
-			}
+			*kept = append(*kept, pick{p.batch.origin, p.batch.number, p.from, int32(i), int32(n)})
 		}
 	}
 	h.metrics.record(ctx)
 	h.sampler.rates.Load().Kept(all, time.Now().UnixNano())
 	counts.record(ctx, h.sampler.told.WeirSamplingSpans)
-	s.sendPicked(ctx, judged, *kept)
-	clear(*kept)
+	slices.SortFunc(*kept, compare)
+	for left := *kept; len(left) > 0; {
+		var p *parcel
+		p, left = s.pack(judged, left)
+		s.forward(ctx, p)
+	}
 	*kept = (*kept)[:0]
 	picks.Put(kept)
 }
 
-// classes counts spans by class.
-func classes(counts *tally, b *batch, runs []run, keep bool) (spans int64) {
-	for i := range runs {
-		n, class := int64(runs[i].spans), b.origins[runs[i].origin].service.Class
-		if spans += n; keep {
-			counts.add(class, n, 0)
-		} else {
-			counts.add(class, 0, n)
-		}
+// pack puts the first of what is kept in a parcel, by which it is held no more, and gives the rest.
+func (s *sender) pack(judged *whole.Judged[part], kept []pick) (*parcel, []pick) {
+	size, n := 0, 0
+	for ; n < len(kept) && size < maxParcel; n++ {
+		size += kept[n].part(judged).size()
 	}
-	return spans
-}
-
-// sendPicked puts what came together together again, and sends it.
-func (s *sender) sendPicked(ctx context.Context, judged *whole.Judged[part], kept []pick) {
-	slices.SortFunc(kept, func(a, b pick) int {
-		return cmp.Or(cmp.Compare(a.batch.number, b.batch.number), cmp.Compare(a.run.start, b.run.start))
-	})
-	var parcels []*parcel
-	for len(kept) > 0 {
-		size, n := 0, 0
-		for n < len(kept) && (size < maxParcel || kept[n].batch == kept[n-1].batch) {
-			size += int(kept[n].run.end - kept[n].run.start)
-			n++
-		}
-		parcels = append(parcels, pack(kept[:n], size))
-		kept = kept[n:]
+	p := &parcel{parts: make([]keptPart, n)}
+	for i, k := range kept[:n] {
+		t := &judged.Traces[k.trace]
+		p.parts[i] = keptPart{k.part(judged), t.ID, t.Verdict, k.nth == 0 && !t.Seen.Rooted && !t.Late}
 	}
-	s.owe(judged, parcels)
-	for _, p := range parcels {
-		s.forward(ctx, p)
+	var data strings.Builder
+	data.Grow(size)
+	for i := range p.parts {
+		k := &p.parts[i]
+		p.spans += int(k.spans)
+		data.WriteString(k.data())
+		s.holder.release(k.batch)
 	}
-}
-
-func pack(kept []pick, size int) *parcel {
-	p := &parcel{data: make([]byte, 0, size+size/4), marks: make([]mark, len(kept)), last: kept[len(kept)-1].batch.number}
-	for i, k := range kept {
-		p.marks[i] = mark{k.trace.Verdict, k.run.spans, k.first}
-		p.spans += int(k.run.spans)
-	}
-	for len(kept) > 0 {
-		same := 1
-		for same < len(kept) && kept[same].batch == kept[0].batch && kept[same].run.origin == kept[0].run.origin {
-			same++
-		}
-		p.append(kept[:same])
-		kept = kept[same:]
-	}
-	return p
-}
-
-// append appends spans of one origin as a ResourceSpans message.
-func (p *parcel) append(kept []pick) {
-	data := kept[0].batch.data
-	o := &kept[0].batch.origins[kept[0].run.origin]
-	scope := len(o.scope[0]) + len(o.scope[1])
-	for i := range kept {
-		scope += int(kept[i].run.end - kept[i].run.start)
-	}
-	resource := len(o.resource[0]) + len(o.resource[1]) + headSize(scope) + scope
-	p.data = appendHead(p.data, tracesResourceSpans, resource)
-	p.data = append(append(p.data, o.resource[0]...), o.resource[1]...)
-	p.data = appendHead(p.data, resourceSpansScopes, scope)
-	p.data = append(append(p.data, o.scope[0]...), o.scope[1]...)
-	for i := range kept {
-		p.data = append(p.data, data[kept[i].run.start:kept[i].run.end]...)
-	}
-}
-
-// owe notes with each parcel which parts are done with when it is taken. They are held no more.
-func (s *sender) owe(judged *whole.Judged[part], parcels []*parcel) {
-	h := s.holder
-	for i := range judged.Traces {
-		t := &judged.Traces[i]
-		if !t.Verdict.Keep && !h.cfg.DryRun {
-			continue
-		}
-		for _, p := range judged.Of(t) {
-			if h.journal != nil {
-				n, _ := slices.BinarySearchFunc(parcels, p.batch.number, func(p *parcel, number uint64) int { return cmp.Compare(p.last, number) })
-				parcels[n].owed = append(parcels[n].owed, owed{p.batch, t.ID, t.Verdict})
-			}
-			h.release(p.batch)
-		}
-	}
+	p.data = data.String()
+	return p, kept[n:]
 }
 
 // forward sends a parcel, or has it wait behind those that do.
@@ -270,13 +202,11 @@ func (s *sender) lost(p *parcel, why string, fields ...zap.Field) {
 
 // deliver hands a parcel over, and says whether it is done with.
 func (s *sender) deliver(ctx context.Context, p *parcel) bool {
-	var u ptrace.ProtoUnmarshaler
-	td, err := u.UnmarshalTraces(p.data)
+	td, err := s.unpack(p)
 	if err != nil {
 		s.lost(p, "they are malformed", zap.Error(err))
 		return true
 	}
-	s.write(td, p.marks)
 	switch err := s.next.ConsumeTraces(ctx, td); {
 	case err == nil:
 		s.finish(p)
@@ -292,52 +222,108 @@ func (s *sender) deliver(ctx context.Context, p *parcel) bool {
 
 // finish is done with a parcel.
 func (s *sender) finish(p *parcel) {
-	for _, o := range p.owed {
-		s.holder.journal.note(o.id, o.verdict, o.batch.number)
-		s.holder.finish(o.batch)
-	}
-}
-
-// write writes on spans what they stand for, and on the root, or where there is none on the first, why it was kept. The
-// marks are in the order of the spans.
-func (s *sender) write(td ptrace.Traces, marks []mark) {
-	w := writer{cfg: &s.holder.cfg}
-	left := uint32(0)
-	var m *mark
-	for _, rs := range td.ResourceSpans().All() {
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, span := range ss.Spans().All() {
-				first := left == 0
-				if first {
-					m, marks = &marks[0], marks[1:]
-					left = m.spans
-				}
-				left--
-				w.write(span, m, first && m.first)
-			}
+	for i := range p.parts {
+		k := &p.parts[i]
+		if s.holder.journal != nil {
+			s.holder.journal.note(k.id, k.verdict, k.batch.number)
 		}
+		s.holder.finish(k.batch)
 	}
 }
 
+// unpack makes the spans of a parcel anew, where they belong, and writes on them what they stand for, and on the root, or
+// where there is none on the first, why it was kept.
+func (s *sender) unpack(p *parcel) (ptrace.Traces, error) {
+	td := ptrace.NewTraces()
+	w := writer{cfg: &s.holder.cfg, data: p.data, rule: s.holder.cfg.Why + ".rule", rate: s.holder.cfg.Why + ".rate"}
+	for parts := p.parts; len(parts) > 0; {
+		same := 1
+		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin {
+			same++
+		}
+		head, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces([]byte(parts[0].batch.head))
+		if err != nil {
+			return td, err
+		}
+		w.under(head, parts[:same])
+		head.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
+		parts = parts[same:]
+	}
+	return td, nil
+}
+
+// writer writes spans of parts where they belong.
 type writer struct {
 	cfg *WholeConfig
 	sampling.Writer
+	rule, rate string // attributes that say why
+
+	data   string // of the parts to come
+	scopes []ptrace.SpanSlice
+	counts []int // spans of each scope
 }
 
-func (w *writer) write(span ptrace.Span, m *mark, first bool) {
-	chance := m.verdict.Chance
+// under writes the spans of parts that share a head into that, and takes out of it what has none.
+func (w *writer) under(head ptrace.Traces, parts []keptPart) {
+	w.scopes, w.counts = w.scopes[:0], w.counts[:0]
+	for _, rs := range head.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			w.scopes, w.counts = append(w.scopes, ss.Spans()), append(w.counts, 0)
+		}
+	}
+	left := w.data
+	for i := range parts {
+		u := unpacker{data: left}
+		for range parts[i].spans {
+			w.counts[u.uint()]++
+		}
+		left = left[parts[i].size():]
+	}
+	for i, n := range w.counts {
+		w.scopes[i].EnsureCapacity(n)
+	}
+	for i := range parts {
+		w.part(&parts[i])
+	}
+	head.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
+		rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool { return ss.Spans().Len() == 0 })
+		return rs.ScopeSpans().Len() == 0
+	})
+}
+
+// part writes the spans of the next part.
+func (w *writer) part(k *keptPart) {
+	scopes := unpacker{data: w.data[:k.size()]}
+	w.data = w.data[k.size():]
+	spans := scopes
+	for range k.spans {
+		spans.uint()
+	}
+	spans.dictionary = k.batch.dictionary
+	first := k.first
+	for range k.spans {
+		span := w.scopes[scopes.uint()].AppendEmpty()
+		span.SetTraceID(k.id)
+		spans.span(span)
+		w.write(span, &k.verdict, first)
+		first = false
+	}
+}
+
+func (w *writer) write(span ptrace.Span, v *whole.Verdict, first bool) {
+	chance := v.Chance
 	if chance == sampling.Always { // of a root that came late
 		chance, _ = byChance(span)
 	}
 	before := span.TraceState().AsRaw()
 	switch {
 	case w.cfg.DryRun:
-		span.Attributes().PutBool(w.cfg.Why+".keep", m.verdict.Keep)
+		span.Attributes().PutBool(w.cfg.Why+".keep", v.Keep)
 	case chance > sampling.Always && !sampling.ParseState(before).HasThreshold:
 		state := sampling.ParseState(before).Independent(chance, span.TraceID())
-		span.TraceState().FromRaw(sampling.WithRandomness(before, state.Final(m.verdict.Threshold, state.Randomness), state.Randomness))
+		span.TraceState().FromRaw(sampling.WithRandomness(before, state.Final(v.Threshold, state.Randomness), state.Randomness))
 	default:
-		threshold := m.verdict.Threshold
+		threshold := v.Threshold
 		if before != "" {
 			state := sampling.ParseState(before)
 			threshold = state.Final(threshold, state.RandomnessOf(span.TraceID()))
@@ -345,7 +331,9 @@ func (w *writer) write(span ptrace.Span, m *mark, first bool) {
 		span.TraceState().FromRaw(w.WithThreshold(before, threshold))
 	}
 	if w.cfg.Why != "" && (first || span.ParentSpanID().IsEmpty()) {
-		span.Attributes().PutStr(w.cfg.Why+".rule", m.verdict.Rule.String())
-		span.Attributes().PutDouble(w.cfg.Why+".rate", m.verdict.Threshold.Probability())
+		why := span.Attributes()
+		why.EnsureCapacity(why.Len() + 2)
+		why.PutStr(w.rule, v.Rule.String())
+		why.PutDouble(w.rate, v.Threshold.Probability())
 	}
 }

@@ -12,10 +12,6 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-
-	"github.com/machinenativeops/weir/policy"
-	"github.com/machinenativeops/weir/sampling"
-	"github.com/machinenativeops/weir/sampling/whole"
 )
 
 // moody is a consumer that refuses with an error, as long as there is one.
@@ -201,41 +197,5 @@ func collect(t *testing.T, td ptrace.Traces, to map[pcommon.SpanID]string) {
 				to[span.SpanID()] = string(text)
 			}
 		}
-	}
-}
-
-// TestMalformedBatches holds that bytes which are no spans, as a damaged storage may give, are told as such.
-func TestMalformedBatches(t *testing.T) {
-	set, problems := policy.Load(nil, nil)
-	if len(problems) > 0 {
-		t.Fatal(problems)
-	}
-	r := reader{
-		holder: &holder{operations: whole.NewOperations(10)}, rules: &rules{marked: []string{"a"}},
-		rates: sampling.NewRates(&set.Sampling.Spec, nil, 1, nil),
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	refused := 0
-	for range 300 {
-		data, err := new(ptrace.ProtoMarshaler).MarshalTraces(everything(random))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(data) == 0 {
-			continue
-		}
-		switch random.IntN(3) {
-		case 0:
-			data = data[:random.IntN(len(data))]
-		case 1:
-			data[random.IntN(len(data))] ^= 1 << random.IntN(8)
-		}
-		r.groups, r.runs = nil, nil
-		if err := r.read(&batch{data: data}); err != nil {
-			refused++
-		}
-	}
-	if refused == 0 {
-		t.Error("nothing is refused")
 	}
 }

@@ -27,6 +27,27 @@ func (t *tally) add(class string, kept, dropped int64) {
 	*t = append(*t, classCount{class, kept, dropped})
 }
 
+// part counts spans by class. It gives how many are kept.
+func (t *tally) part(p part, keep bool) (kept int64) {
+	if keep {
+		kept = int64(p.spans)
+	}
+	if p.scope >= 0 { // the usual case
+		t.add(p.batch.services[p.scope].Class, kept, int64(p.spans)-kept)
+		return kept
+	}
+	u := unpacker{data: p.data()}
+	for range p.spans {
+		class := p.batch.services[u.uint()].Class
+		if keep {
+			t.add(class, 1, 0)
+		} else {
+			t.add(class, 0, 1)
+		}
+	}
+	return kept
+}
+
 func (t tally) record(ctx context.Context, counter metric.Int64Counter) {
 	for _, c := range t {
 		counter.Add(ctx, c.kept, labels(c.class, "kept"))

@@ -173,32 +173,34 @@ func (h *holder) shutdown(ctx context.Context) (err error) {
 // take takes spans, and sends on what is judged by that. They are kept over a crash from then on, where there is a
 // journal.
 func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rates, rules *rules, now int64) error {
-	var m ptrace.ProtoMarshaler
-	data, err := m.MarshalTraces(td)
-	if err != nil {
-		return err
-	}
-	return h.add(ctx, &batch{data: data, arrived: now}, rates, rules, now, nil)
+	return h.add(ctx, td, &batch{arrived: now}, rates, rules, now, nil)
 }
 
-// add puts a batch into the table. What is done with of it, which a journal may know, is left out.
-func (h *holder) add(ctx context.Context, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) error {
+// add puts a batch into the table: a new one, or one that has a number and is in the journal. What is done with of that is
+// left out.
+func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) error {
+	var stored []byte
+	fresh := b.number == 0
+	if fresh && h.journal != nil {
+		var err error
+		if stored, err = new(ptrace.ProtoMarshaler).MarshalTraces(td); err != nil {
+			return err
+		}
+	}
 	r := readers.Get().(*reader)
 	defer r.release()
 	r.holder, r.rates, r.rules, r.now = h, rates, rules, now
-	if err := r.read(b); err != nil {
+	if err := r.read(b, td); err != nil {
 		return err
 	}
-	b.size = int64(len(b.data) + spanOverhead*b.spans)
-	fresh := b.number == 0
 	if fresh {
 		if !h.room(ctx, b) {
 			h.metrics.refused.Add(ctx, int64(b.spans))
 			return errFull
 		}
 		b.number = h.live.next()
-		if h.journal != nil {
-			if err := h.journal.put(b); err != nil {
+		if stored != nil {
+			if err := h.journal.put(b.number, stored); err != nil {
 				return err
 			}
 		}
@@ -254,7 +256,7 @@ func (h *holder) drop(p part) {
 // release is that a part of a batch is held no more. The last one frees the spans.
 func (h *holder) release(b *batch) {
 	if b.held.Add(-1) <= 0 {
-		b.data, b.runs, b.origins = nil, nil, nil
+		b.data = ""
 		h.live.bytes.Add(-b.size)
 	}
 }

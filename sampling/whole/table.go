@@ -63,16 +63,16 @@ func (t *Table[P]) Add(dst *Judged[P], rules *Rules, id ID, seen *Seen, p P, now
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.find(id, uint32(hash))
-	if r != none && s.records.items[r].held == none {
+	if r != none && s.records.at(r).held == none {
 		s.late(dst, rules, r, seen, p, now)
 		return
 	}
 	if r == none {
 		r = s.begin(id, uint32(hash), seen, now)
 	} else {
-		s.traces.items[s.records.items[r].held].seen.Merge(seen)
+		s.traces.at(s.records.at(r).held).seen.Merge(seen)
 	}
-	tr := &s.traces.items[s.records.items[r].held]
+	tr := s.traces.at(s.records.at(r).held)
 	s.append(tr, p)
 	s.spans.Add(int64(seen.Spans))
 	if v := rules.early(&tr.seen, seen, now); v.Rule != None {
@@ -117,9 +117,9 @@ const none = -1
 type shard[P any] struct {
 	mu sync.Mutex // guards everything declared below
 
-	// index has a record's number + 1 where its hash says, or the next free place after; 0 is free. Invariant: at
-	// most half of it is used, and its length is a power of two.
-	index   []int32
+	// index has a record where its hash says, or the next free place after. Invariant: at most half of it is used, and its
+	// length is a power of two.
+	index   []place
 	records pool[record]
 	traces  pool[trace]
 	parts   pool[linked[P]]
@@ -129,6 +129,12 @@ type shard[P any] struct {
 
 	spans atomic.Int64 // that are held, to be read without mu
 	_     [64]byte     // a cache line to each
+}
+
+// place is one in an index: a record's number + 1, and its hash, so that others need not be looked at; 0 is free.
+type place struct {
+	hash   uint32
+	record int32
 }
 
 // record is a trace of which something is known.
@@ -159,16 +165,16 @@ type queue struct {
 
 func (s *shard[P]) init(decisions int) {
 	s.decisions = decisions
-	s.index = make([]int32, 16)
+	s.index = make([]place, 16)
 	s.waiting, s.decided = queue{none, none, 0}, queue{none, none, 0}
 }
 
 // find gives the record of an id, or none.
 func (s *shard[P]) find(id ID, hash uint32) int32 {
 	mask := uint32(len(s.index) - 1)
-	for i := hash & mask; s.index[i] != 0; i = (i + 1) & mask {
-		if r := &s.records.items[s.index[i]-1]; r.hash == hash && r.id == id {
-			return s.index[i] - 1
+	for i := hash & mask; s.index[i].record != 0; i = (i + 1) & mask {
+		if at := s.index[i]; at.hash == hash && s.records.at(at.record-1).id == id {
+			return at.record - 1
 		}
 	}
 	return none
@@ -180,8 +186,8 @@ func (s *shard[P]) begin(id ID, hash uint32, seen *Seen, now int64) int32 {
 		s.grow()
 	}
 	held, r := s.traces.take(), s.records.take()
-	s.traces.items[held] = trace{now, *seen, none, none}
-	s.records.items[r] = record{id: id, hash: hash, held: held}
+	*s.traces.at(held) = trace{now, *seen, none, none}
+	*s.records.at(r) = record{id: id, hash: hash, held: held}
 	s.place(r, hash)
 	s.push(&s.waiting, r)
 	return r
@@ -190,18 +196,18 @@ func (s *shard[P]) begin(id ID, hash uint32, seen *Seen, now int64) int32 {
 func (s *shard[P]) place(r int32, hash uint32) {
 	mask := uint32(len(s.index) - 1)
 	i := hash & mask
-	for s.index[i] != 0 {
+	for s.index[i].record != 0 {
 		i = (i + 1) & mask
 	}
-	s.index[i] = r + 1
+	s.index[i] = place{hash, r + 1}
 }
 
 func (s *shard[P]) grow() {
 	old := s.index
-	s.index = make([]int32, 2*len(old))
-	for _, r := range old {
-		if r != 0 {
-			s.place(r-1, s.records.items[r-1].hash)
+	s.index = make([]place, 2*len(old))
+	for _, at := range old {
+		if at.record != 0 {
+			s.place(at.record-1, at.hash)
 		}
 	}
 }
@@ -210,34 +216,34 @@ func (s *shard[P]) grow() {
 // hash says.
 func (s *shard[P]) forget(r int32) {
 	mask := uint32(len(s.index) - 1)
-	gap := s.records.items[r].hash & mask
-	for s.index[gap] != r+1 {
+	gap := s.records.at(r).hash & mask
+	for s.index[gap].record != r+1 {
 		gap = (gap + 1) & mask
 	}
-	for i := (gap + 1) & mask; s.index[i] != 0; i = (i + 1) & mask {
-		home := s.records.items[s.index[i]-1].hash & mask
+	for i := (gap + 1) & mask; s.index[i].record != 0; i = (i + 1) & mask {
+		home := s.index[i].hash & mask
 		if (i-home)&mask >= (i-gap)&mask { // the gap lies between its home and where it is
 			s.index[gap], gap = s.index[i], i
 		}
 	}
-	s.index[gap] = 0
+	s.index[gap] = place{}
 	s.records.give(r)
 }
 
 func (s *shard[P]) append(tr *trace, p P) {
 	n := s.parts.take()
-	s.parts.items[n] = linked[P]{p, none}
+	*s.parts.at(n) = linked[P]{p, none}
 	if tr.last == none {
 		tr.first = n
 	} else {
-		s.parts.items[tr.last].after = n
+		s.parts.at(tr.last).after = n
 	}
 	tr.last = n
 }
 
 // late follows the decision of a trace. The root's operation is told all the same.
 func (s *shard[P]) late(dst *Judged[P], rules *Rules, r int32, seen *Seen, p P, now int64) {
-	v := s.records.items[r].verdict
+	v := s.records.at(r).verdict
 	if seen.Rooted {
 		seen.Operation.slowest(seen.Took, rules.SlowestPercent, now)
 		if v.Keep {
@@ -246,14 +252,14 @@ func (s *shard[P]) late(dst *Judged[P], rules *Rules, r int32, seen *Seen, p P, 
 	}
 	from := len(dst.Parts)
 	dst.Parts = append(dst.Parts, p)
-	dst.Traces = append(dst.Traces, Released{ID: s.records.items[r].id, Verdict: v, Seen: *seen, Late: true, from: from, to: len(dst.Parts)})
+	dst.Traces = append(dst.Traces, Released{ID: s.records.at(r).id, Verdict: v, Seen: *seen, Late: true, from: from, to: len(dst.Parts)})
 }
 
 func (s *shard[P]) until(dst *Judged[P], rules *Rules, began, now int64, shed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for r := s.waiting.first; r != none; r = s.waiting.first {
-		tr := &s.traces.items[s.records.items[r].held]
+		tr := s.traces.at(s.records.at(r).held)
 		if tr.began > began {
 			return
 		}
@@ -264,19 +270,19 @@ func (s *shard[P]) until(dst *Judged[P], rules *Rules, began, now int64, shed bo
 
 // release appends a trace and its parts to dst, and remembers what was decided.
 func (s *shard[P]) release(dst *Judged[P], r int32, v Verdict, now int64) {
-	tr := &s.traces.items[s.records.items[r].held]
+	tr := s.traces.at(s.records.at(r).held)
 	if v.Keep {
 		tr.seen.Operation.keep(now)
 	}
 	from := len(dst.Parts)
 	for n := tr.first; n != none; {
-		p := &s.parts.items[n]
+		p := s.parts.at(n)
 		dst.Parts = append(dst.Parts, p.part)
 		after := p.after
 		s.parts.give(n)
 		n = after
 	}
-	dst.Traces = append(dst.Traces, Released{ID: s.records.items[r].id, Verdict: v, Seen: tr.seen, from: from, to: len(dst.Parts)})
+	dst.Traces = append(dst.Traces, Released{ID: s.records.at(r).id, Verdict: v, Seen: tr.seen, from: from, to: len(dst.Parts)})
 	s.spans.Add(-int64(tr.seen.Spans))
 	s.decide(r, v)
 }
@@ -289,42 +295,47 @@ func (s *shard[P]) decide(r int32, v Verdict) {
 		s.pull(&s.decided, oldest)
 		s.forget(oldest)
 	}
-	s.traces.give(s.records.items[r].held)
-	s.records.items[r].held, s.records.items[r].verdict = none, v
+	s.traces.give(s.records.at(r).held)
+	s.records.at(r).held, s.records.at(r).verdict = none, v
 	s.push(&s.decided, r)
 }
 
 func (s *shard[P]) push(q *queue, r int32) {
-	s.records.items[r].before, s.records.items[r].after = q.last, none
+	s.records.at(r).before, s.records.at(r).after = q.last, none
 	if q.last == none {
 		q.first = r
 	} else {
-		s.records.items[q.last].after = r
+		s.records.at(q.last).after = r
 	}
 	q.last = r
 	q.n++
 }
 
 func (s *shard[P]) pull(q *queue, r int32) {
-	before, after := s.records.items[r].before, s.records.items[r].after
+	before, after := s.records.at(r).before, s.records.at(r).after
 	if before == none {
 		q.first = after
 	} else {
-		s.records.items[before].after = after
+		s.records.at(before).after = after
 	}
 	if after == none {
 		q.last = before
 	} else {
-		s.records.items[after].before = before
+		s.records.at(after).before = before
 	}
 	q.n--
 }
 
-// pool is items that are used again.
+// pool is items that are used again, in pages that stay where they are: none is ever copied.
 type pool[T any] struct {
-	items []T
+	pages []*[pageSize]T
+	n     int32 // items so far
 	free  []int32
 }
+
+const pageSize = 128
+
+func (p *pool[T]) at(i int32) *T { return &p.pages[uint32(i)/pageSize][uint32(i)%pageSize] }
 
 // take gives the number of an item, which the caller sets.
 func (p *pool[T]) take() int32 {
@@ -333,13 +344,15 @@ func (p *pool[T]) take() int32 {
 		p.free = p.free[:n-1]
 		return i
 	}
-	var zero T
-	p.items = append(p.items, zero)
-	return int32(len(p.items) - 1)
+	if p.n%pageSize == 0 {
+		p.pages = append(p.pages, new([pageSize]T))
+	}
+	p.n++
+	return p.n - 1
 }
 
 func (p *pool[T]) give(i int32) {
 	var zero T
-	p.items[i] = zero // it keeps nothing in memory
+	*p.at(i) = zero // it keeps nothing in memory
 	p.free = append(p.free, i)
 }

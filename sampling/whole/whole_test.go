@@ -251,7 +251,7 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		for i := range table.shards {
 			s := &table.shards[i]
-			if s.spans.Load() != 0 || s.waiting.n != 0 || len(s.traces.free) != len(s.traces.items) || len(s.parts.free) != len(s.parts.items) {
+			if s.spans.Load() != 0 || s.waiting.n != 0 || len(s.traces.free) != int(s.traces.n) || len(s.parts.free) != int(s.parts.n) {
 				t.Fatalf("seed %d: after all is judged a shard holds %d spans of %d traces", seed, s.spans.Load(), s.waiting.n)
 			}
 		}

@@ -1,0 +1,128 @@
+package adaptivesampling
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+)
+
+// TestPackedHasEverything sets whatever a span, its events and links have to be set, also what there may be in times to come,
+// and holds that it is unpacked as it was.
+func TestPackedHasEverything(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	want := ptrace.NewSpan()
+	set(t, random, want)
+	want.TraceState().FromRaw("ot=th:8")
+	set(t, random, want.Status())
+	set(t, random, want.Events().AppendEmpty())
+	link := want.Links().AppendEmpty()
+	set(t, random, link)
+	link.TraceState().FromRaw("a=b")
+	for _, m := range []pcommon.Map{want.Attributes(), want.Events().At(0).Attributes(), link.Attributes()} {
+		err := m.FromRaw(map[string]any{"s": "x", "i": int64(-7), "b": true, "n": false, "d": 0.5, "e": nil, "y": []byte{0, 1}, "l": []any{"x", []any{}, map[string]any{"s": "x"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var p packer
+	named := 0
+	for range 5 { // the first times it is not in the dictionary
+		p.begin()
+		named = p.span(want, named)
+		got := ptrace.NewSpan()
+		u := unpacker{data: string(p.out), dictionary: p.dictionary.text.String()}
+		u.span(got)
+		if u.at != len(u.data) {
+			t.Errorf("%d of %d bytes are read", u.at, len(u.data))
+		}
+		got.SetTraceID(want.TraceID())
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("got\n%#v, want\n%#v", asJSON(t, got), asJSON(t, want))
+		}
+	}
+	if named == 0 || len(p.out) > 300 {
+		t.Errorf("it still takes %d bytes, and its name is at %d", len(p.out), named)
+	}
+}
+
+// set calls every setter with something that is not zero.
+func set(t *testing.T, random *rand.Rand, of any) {
+	t.Helper()
+	v := reflect.ValueOf(of)
+	for i := range v.NumMethod() {
+		method := v.Method(i)
+		if !strings.HasPrefix(v.Type().Method(i).Name, "Set") || method.Type().NumIn() != 1 {
+			continue
+		}
+		value := reflect.New(method.Type().In(0)).Elem()
+		switch value.Kind() {
+		case reflect.String:
+			value.SetString(fmt.Sprint(random.Uint64()))
+		case reflect.Uint32, reflect.Uint64:
+			value.SetUint(random.Uint64() | 1)
+		case reflect.Int32:
+			value.SetInt(int64(random.Int32() | 1))
+		case reflect.Array:
+			for i := range value.Len() {
+				value.Index(i).SetUint(1 + random.Uint64N(255))
+			}
+		default:
+			t.Fatalf("%s: how to make a %s?", v.Type().Method(i).Name, value.Type())
+		}
+		method.Call([]reflect.Value{value})
+	}
+}
+
+func asJSON(t *testing.T, span ptrace.Span) string {
+	t.Helper()
+	td := ptrace.NewTraces()
+	span.CopyTo(td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty())
+	text, err := new(ptrace.JSONMarshaler).MarshalTraces(td)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestDictionariesAreRenewed packs more than a dictionary has room for, and unpacks it when others have taken its place.
+func TestDictionariesAreRenewed(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var p packer
+	type packed struct {
+		unpacker
+		want pcommon.Map
+	}
+	var all []packed
+	bytes, plain, used := 0, 0, map[uint64]bool{}
+	for range 300 {
+		m := pcommon.NewMap()
+		for i := range 100 {
+			value := fmt.Sprint("a value of some length, number ", int(random.ExpFloat64()*10)) // few often, many seldom
+			m.PutStr(fmt.Sprint("key ", i), value)
+			plain += len("key 00") + len(value)
+		}
+		p.begin()
+		p.attributes(m)
+		all = append(all, packed{unpacker{data: string(p.out), dictionary: p.dictionary.text.String()}, m})
+		bytes += len(p.out) + p.dictionary.grown()
+		used[p.dictionary.number] = true
+	}
+	for i := range all {
+		got := pcommon.NewMap()
+		all[i].attributes(got)
+		if !got.Equal(all[i].want) {
+			t.Fatalf("%d: got %v, want %v", i, got.AsRaw(), all[i].want.AsRaw())
+		}
+	}
+	if len(used) < 2 {
+		t.Errorf("%d dictionaries were used: this proves nothing", len(used))
+	}
+	if bytes > plain*4/5 {
+		t.Errorf("what was %d bytes takes %d", plain, bytes)
+	}
+}
