@@ -25,6 +25,7 @@ func TestCORS(t *testing.T) {
       match: {path: {prefix: /closed}}
       maintenance: {json: '{}'}
       cors: {allowOrigins: [https://shop.example.com], allowCredentials: true, allowMethods: ["*"], exposeHeaders: [x-total]}
+    - {name: own, match: {path: {prefix: /own}}, cors: {allowOrigins: [https://shop.example.com]}}
     - {name: rest}
 `)
 	ask := func(path, origin, method string) response {
@@ -54,6 +55,9 @@ func TestCORS(t *testing.T) {
 		if got := ask("/pay", origin, "POST"); got.header.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("%s may call: %d %v", origin, got.status, got.header)
 		}
+	}
+	if got := ask("/own", "https://evil.example.com", "GET"); got.header.Get("Access-Control-Allow-Origin") != "" || got.body == "up" {
+		t.Errorf("a stranger's preflight: %d %s %v", got.status, got.body, got.header)
 	}
 	if n := up.Requests.Load(); n > 0 {
 		t.Errorf("%d preflight requests reached the service", n)

@@ -70,6 +70,8 @@ func TestMatchesAndHeaders(t *testing.T) {
 		{request{path: "/cartoon"}, "v1"},
 		{request{path: "/items/12"}, "v2"},
 		{request{path: "/items/x12"}, "v1"},
+		{request{path: "/items/12/more"}, "v1"}, // the whole path
+		{request{path: "/of/items/12"}, "v1"},
 		{request{path: "/users/9289692e-f19c-91da-9af3-6bafaabd84ba/orders/747dcf6a-64e0-9e29-bff0-3dd3d1c0c30a"}, "v2"},
 		{request{path: "/users/9289692e-f19c-91da-9af3-6bafaabd84ba/orders/7"}, "v1"},
 		{request{path: "/", method: http.MethodPut}, "v2"},

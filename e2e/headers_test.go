@@ -24,8 +24,8 @@ func TestHeaderChangesInOrder(t *testing.T) {
 		return true
 	}
 	text := strings.Replace(shop(v1.Address, v2.Address, 1, 0), "versions: [{name: v1}, {name: v2}]", `
-  requestHeaders: {add: {x-list: service}, set: {x-last: service, x-rule: service, x-back: service, x-service: "1"}, remove: [x-debug]}
-  responseHeaders: {add: {x-list: service}, set: {x-last: service, x-rule: service, x-cluster: "%UPSTREAM_CLUSTER%"}, remove: [server]}
+  requestHeaders: {add: {x-list: service, x-over: added}, set: {x-over: set, x-last: service, x-rule: service, x-back: service, x-service: "1"}, remove: [x-debug]}
+  responseHeaders: {add: {x-list: service, x-over: added}, set: {x-over: set, x-last: service, x-rule: service, x-cluster: "%UPSTREAM_CLUSTER%"}, remove: [server]}
   versions:
     - {name: v1}
     - name: v2
@@ -33,7 +33,7 @@ func TestHeaderChangesInOrder(t *testing.T) {
       responseHeaders: {add: {x-list: version}, set: {x-last: version, x-version: "%UPSTREAM_CLUSTER%"}, remove: [x-gone]}
 `, 1)
 	const rule = `
-      requestHeaders: {add: {x-list: rule, x-gone: rule}, set: {x-last: rule, x-rule: rule, x-debug: rule}, remove: [x-back]}
+      requestHeaders: {add: {x-list: rule, x-gone: rule, x-new: "%REQ(x-old)%"}, set: {x-last: rule, x-rule: rule, x-debug: rule}, remove: [x-back, x-old]}
       responseHeaders: {add: {x-list: rule, x-gone: rule}, set: {x-last: rule, x-rule: rule}}
 `
 	w := newWorld(t, strings.Replace(text, "  rules:\n", `  rules:
@@ -75,7 +75,7 @@ func TestHeaderChangesInOrder(t *testing.T) {
 	type values map[string][]string
 	check := func(path string, want values) {
 		t.Helper()
-		got := w.mustDo(request{host: checkout.host, path: path, headers: map[string]string{"X-List": "client", "X-Debug": "client", "X-Last": "client"}})
+		got := w.mustDo(request{host: checkout.host, path: path, headers: map[string]string{"X-List": "client", "X-Debug": "client", "X-Last": "client", "X-Old": "client"}})
 		for name, v := range want {
 			if !slices.Equal(got.header.Values(name), v) {
 				t.Errorf("%s (%d): %s is %q, want %q", path, got.status, name, got.header.Values(name), v)
@@ -86,6 +86,7 @@ func TestHeaderChangesInOrder(t *testing.T) {
 		check(path, values{
 			"Echo-X-List": {"client", "service", "rule", "version"}, "Echo-X-Last": {"version"}, "Echo-X-Rule": {"rule"},
 			"Echo-X-Back": nil, "Echo-X-Gone": nil, "Echo-X-Debug": {"rule"}, "Echo-X-Service": {"1"},
+			"Echo-X-Over": {"set"}, "X-Over": {"set"}, "Echo-X-New": {"client"}, "Echo-X-Old": nil,
 			"X-List": {"service", "rule", "version"}, "X-Last": {"version"}, "X-Rule": {"rule"}, "X-Gone": nil, "Server": nil,
 			"X-Cluster": {"shop/checkout/v2"}, "X-Version": {"shop/checkout/v2"},
 		})

@@ -33,6 +33,7 @@ func TestMaintenance(t *testing.T) {
     - {name: admin, match: {path: {prefix: /admin}}, maintenance: {status: 502, unless: {query: [{name: key, exact: k}]}}}
     - {name: moved, match: {path: {prefix: /moved}}, redirect: {path: {replaceFullPath: /status}}}
     - {name: limited, match: {path: {prefix: /limited}}, rateLimit: {requests: 0, per: second}}
+    - {name: limited-here, match: {path: {prefix: /limited-here}}, rateLimit: {requests: 0, per: second, scope: local}}
     - {name: rest}
 `
 	w := newWorld(t, service("checkout", up.Address, "")+route)
@@ -76,6 +77,7 @@ func TestMaintenance(t *testing.T) {
 	want("a problem", request{path: "/", headers: accept("application/problem+json")}, 503, `{"closed":true}`, json)
 	want("a redirect's rule", request{path: "/moved"}, 503, "closed", plain)
 	want("no limit is asked", request{path: "/limited"}, 503, "closed", plain)
+	want("no limit of the rule holds", request{path: "/limited-here"}, 503, "closed", plain)
 	want("half an operator", request{path: "/", headers: operator}, 503, "closed", plain)
 	want("half an operator", request{path: "/work"}, 503, "closed", plain)
 	want("beside the path", request{path: "/workshop", headers: operator}, 503, "closed", plain)
