@@ -18,20 +18,22 @@ func another(t *testing.T, service, version, address string) string {
 	return "---\n" + strings.SplitN(kube(t, service, version, address), "---\n", 3)[2]
 }
 
-// isShare holds a count of n against the share that it should be, within 5 standard errors.
-func isShare(t *testing.T, what string, got int64, n int, share float64) {
+const manyRequests = 2000 // equal requests of which shares are counted
+
+// isShare holds a count against the share of what was asked that it should be, within 5 standard errors.
+func isShare(t *testing.T, what string, got int64, share float64) {
 	t.Helper()
-	t.Logf("%s: %d of %d", what, got, n)
-	if math.Abs(float64(got)/float64(n)-share) > 5*math.Sqrt(share*(1-share)/float64(n)) {
-		t.Errorf("%s: %d of %d, want %v %%", what, got, n, 100*share)
+	t.Logf("%s: %d of %d", what, got, manyRequests)
+	if math.Abs(float64(got)/manyRequests-share) > 5*math.Sqrt(share*(1-share)/manyRequests) {
+		t.Errorf("%s: %d of %d, want %v %%", what, got, manyRequests, 100*share)
 	}
 }
 
-// shares sends n equal requests and says how many were answered by each; who answers 418 is "418".
-func (w *world) shares(n int, r request) map[string]int64 {
+// shares asks, and says how many were answered by each; who answers 418 is "418".
+func (w *world) shares(r request) map[string]int64 {
 	w.t.Helper()
 	var one, two, teapot atomic.Int64
-	each(n, func(int) {
+	each(manyRequests, func(int) {
 		switch got, err := w.do(w.t.Context(), r); {
 		case err != nil:
 			w.t.Error(err)
@@ -112,12 +114,11 @@ func TestImportedGatewayAPIPolicies(t *testing.T) {
 	if n := tries.Load(); n != 3 {
 		t.Errorf("%d tries, want 3", n)
 	}
-	const n = 2000
-	if got := w.shares(n, request{host: host, path: "/copied"})["one"]; got != n {
-		t.Errorf("%d of %d requests with a mirror are answered by one", got, n)
+	if got := w.shares(request{host: host, path: "/copied"})["one"]; got != manyRequests {
+		t.Errorf("%d of %d requests with a mirror are answered by one", got, manyRequests)
 	}
-	isShare(t, "a weight of 1 in 4", w.shares(n, request{host: host, path: "/split"})["two"], n, 0.25)
-	isShare(t, "copies", copies.Requests.Load(), n, 0.2)
+	isShare(t, "a weight of 1 in 4", w.shares(request{host: host, path: "/split"})["two"], 0.25)
+	isShare(t, "copies", copies.Requests.Load(), 0.2)
 	if got := w.mustDo(request{host: host, path: "/cors", method: http.MethodOptions, headers: map[string]string{
 		"Origin": "https://shop.example.com", "Access-Control-Request-Method": http.MethodPut,
 	}}).header; got.Get("Access-Control-Allow-Origin") != "https://shop.example.com" || got.Get("Access-Control-Max-Age") != "60" {
@@ -200,16 +201,16 @@ func TestImportedIstioShares(t *testing.T) {
 	w := imported(t, istioShares+kube(t, "ratings", "v1", one.Address)+another(t, "ratings", "v2", two.Address)+kube(t, "copies", "v1", copies.Address)+
 		kube(t, "kept", "v1", one.Address)+another(t, "kept", "v2", two.Address)+kube(t, "narrow", "v1", narrow.Address))
 	const host, n = "ratings.shop", 2000
-	isShare(t, "a weight of 25", w.shares(n, request{host: host, path: "/"})["two"], n, 0.25)
-	isShare(t, "aborts", w.shares(n, request{host: host, path: "/aborted"})["418"], n, 0.2)
-	w.shares(n, request{host: host, path: "/copied"})
+	isShare(t, "a weight of 25", w.shares(request{host: host, path: "/"})["two"], 0.25)
+	isShare(t, "aborts", w.shares(request{host: host, path: "/aborted"})["418"], 0.2)
+	w.shares(request{host: host, path: "/copied"})
 	w.eventually("copies have come", func() error {
 		if copies.Requests.Load() < n/10 {
 			return fmt.Errorf("%d have", copies.Requests.Load())
 		}
 		return nil
 	})
-	isShare(t, "copies", copies.Requests.Load(), n, 0.2)
+	isShare(t, "copies", copies.Requests.Load(), 0.2)
 	w.eventually("a destination's own header", func() error {
 		if got := w.mustDo(request{host: host, path: "/"}); got.body != "two" || got.header.Get("Echo-X-Of") != "two" {
 			return fmt.Errorf("%s with %q", got.body, got.header.Get("Echo-X-Of"))
