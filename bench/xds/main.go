@@ -31,7 +31,7 @@ func main() {
 		rounds   = flag.Int("rounds", 5, "how often a change is made; the median round is told")
 		planes   = flag.String("planes", "weir,linear,snapshot", "control planes; another is istio, which is built when it is first asked for, for minutes")
 		steps    = flag.String("steps", "first,storm,route,flap,percent,all,stuck", "what is measured, in this order")
-		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane, but Istio's")
+		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane")
 		patience = flag.Duration("patience", 2*time.Minute, "how long a step may take")
 	)
 	flag.Parse()
@@ -104,7 +104,7 @@ func (b *bench) run(steps []string) (err error) {
 }
 
 func (b *bench) profile(path string) error {
-	if b.profiles == "" || b.plane == istio {
+	if b.profiles == "" {
 		return nil
 	}
 	return b.server.tell("profile %s", path)

@@ -7,13 +7,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -43,6 +46,7 @@ func main() {
 //	endpoint I PORT             a service's first endpoint has another port
 //	apply                       what was said since is put in force
 //	collect                     what is not used is given back to the system
+//	profile PATH                PATH.cpu is what was done since the last profile, PATH.heap what is held; "-" only begins
 //
 // It answers each line when it is done, after a first one with its address.
 func run(args []string) error {
@@ -86,12 +90,34 @@ func run(args []string) error {
 			staged = nil
 		case "collect":
 			debug.FreeOSMemory()
+		case "profile":
+			if err := profile(words[1]); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("%s: no such command", words[0])
 		}
 		fmt.Println("done")
 	}
 	return nil
+}
+
+var cpu bytes.Buffer
+
+func profile(path string) error {
+	pprof.StopCPUProfile()
+	if path != "-" {
+		runtime.GC()
+		var heap bytes.Buffer
+		if err := pprof.Lookup("heap").WriteTo(&heap, 0); err != nil {
+			return err
+		}
+		if err := errors.Join(os.WriteFile(path+".cpu", cpu.Bytes(), 0o600), os.WriteFile(path+".heap", heap.Bytes(), 0o600)); err != nil {
+			return err
+		}
+	}
+	cpu.Reset()
+	return pprof.StartCPUProfile(&cpu)
 }
 
 func numbers(words []string) (all []int) {
