@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/mesh"
 )
 
@@ -107,6 +108,12 @@ type question struct {
 
 	noting int64 // which 100 ms
 	noted  int   // in them
+
+	// Of one that has to wait for its answer:
+	service *Service
+	start   int64
+	later   h2.Later
+	out     []byte
 }
 
 // asked is one descriptor. All are nil if its limit isn't known.
@@ -122,7 +129,7 @@ type asked struct {
 func (s *Service) ShouldRateLimit(ctx context.Context, r *ratelimitsvcv3.RateLimitRequest) (*ratelimitsvcv3.RateLimitResponse, error) {
 	q := s.questions.Get().(*question)
 	defer s.done(q)
-	b, _, err := s.answer(ctx, q, r, nil, true)
+	b, err := s.answer(ctx, q, r, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -136,45 +143,43 @@ func (s *Service) done(q *question) {
 	s.questions.Put(q)
 }
 
-// answer appends the encoded answer to a request. If it would have to wait and may not, it gives false, and nothing is
-// counted.
-func (s *Service) answer(ctx context.Context, q *question, r *ratelimitsvcv3.RateLimitRequest, out []byte, wait bool) ([]byte, bool, error) {
-	start := s.now()
-	if err := q.read(r, s.limits.Load()); err != nil {
-		s.metrics.errors.Add(1)
-		return out, true, status.Error(codes.InvalidArgument, err.Error())
-	}
-	if q.overdraws && s.prompt != nil && !wait { // two calls, of which the second may have to wait
-		return out, false, nil
+// answer appends the encoded answer to a request.
+func (s *Service) answer(ctx context.Context, q *question, r *ratelimitsvcv3.RateLimitRequest, out []byte) ([]byte, error) {
+	q.start = s.now()
+	if err := s.read(q, r); err != nil {
+		return out, err
 	}
 	allowed := true
+	var err error
 	if len(q.hits) > 0 {
-		var done bool
-		var err error
-		if allowed, done, err = s.take(ctx, start, q.hits, wait); err != nil {
-			s.metrics.errors.Add(1)
-			return out, true, s.unavailable(err)
-		}
-		if !done {
-			return out, false, nil
-		}
+		allowed, err = s.store.Take(ctx, q.start, q.hits)
 	}
-	if q.overdraws {
-		s.overdraw(ctx, start, q)
+	if err == nil && q.overdraws {
+		s.overdraw(ctx, q.start, q)
 	}
-	s.metrics.count(q, allowed)
-	s.note(q, start, allowed)
-	out = q.appendAnswer(out, allowed || s.compat.Shadow, s.compat.Headers)
-	s.metrics.duration.Observe(time.Duration(s.now() - start).Seconds())
-	return out, true, nil
+	return s.tell(q, allowed, err, out)
 }
 
-func (s *Service) take(ctx context.Context, now int64, hits []Hit, wait bool) (ok, done bool, err error) {
-	if s.prompt != nil && !wait {
-		return s.prompt.TryTake(now, hits)
+func (s *Service) read(q *question, r *ratelimitsvcv3.RateLimitRequest) error {
+	err := q.read(r, s.limits.Load())
+	if err != nil {
+		s.metrics.errors.Add(1)
+		err = status.Error(codes.InvalidArgument, err.Error())
 	}
-	ok, err = s.store.Take(ctx, now, hits)
-	return ok, true, err
+	return err
+}
+
+// tell appends the encoded answer to a question that is decided, or is not for an error.
+func (s *Service) tell(q *question, allowed bool, err error, out []byte) ([]byte, error) {
+	if err != nil {
+		s.metrics.errors.Add(1)
+		return out, s.unavailable(err)
+	}
+	s.metrics.count(q, allowed)
+	s.note(q, q.start, allowed)
+	out = q.appendAnswer(out, allowed || s.compat.Shadow, s.compat.Headers)
+	s.metrics.duration.Observe(time.Duration(s.now() - q.start).Seconds())
+	return out, nil
 }
 
 // unavailable is what Envoy is told, which then does as the policy's onError says.

@@ -31,9 +31,20 @@ type Store interface {
 // Prompt is a [Store] that has to wait for some answers only.
 type Prompt interface {
 	Store
-	// TryTake is Take where nothing has to be waited for. Else it gives false for done, and has counted nothing.
-	TryTake(now int64, hits []Hit) (ok, done bool, err error)
+	// Ask is Take where nothing has to be waited for. Else it gives false for done, and tells the waiter later; the hits,
+	// their keys and rates are the store's until then.
+	Ask(now int64, hits []Hit, w Waiter) (ok, done bool, err error)
 }
+
+// Waiter is told what [Prompt.Ask] would have given. It is told once, by a goroutine that is not within Ask, and does not
+// wait for anything.
+type Waiter interface {
+	// Decided gives what is to be flushed when others who were decided with this one are told too; nil: nothing.
+	Decided(ok bool, err error) Flusher
+}
+
+// Flusher has written what has gathered.
+type Flusher interface{ Flush() }
 
 // ErrUnavailable is of a [Store] that can't be asked now, of which it tells by itself.
 var ErrUnavailable = errors.New("the store of rate limits can't be asked")

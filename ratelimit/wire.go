@@ -26,28 +26,66 @@ func (s *Service) Server(other http.Handler) *h2.Server {
 // unary is the service as its own server asks it.
 type unary struct{ *Service }
 
-// Answer implements [h2.Unary]; a store in memory need never be waited for, and a [Prompt] one for some answers only.
-func (u unary) Answer(request, out []byte) ([]byte, bool, error) {
-	if _, ok := u.store.(*Memory); !ok && u.prompt == nil {
-		return out, false, nil
-	}
-	return u.ask(context.Background(), request, out, false)
-}
-
-// Wait implements [h2.Unary].
-func (u unary) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
-	out, _, err := u.ask(ctx, request, out, true)
-	return out, err
-}
-
-func (u unary) ask(ctx context.Context, request, out []byte, wait bool) ([]byte, bool, error) {
+// Answer implements [h2.Unary]. A store in memory need never be waited for, and a [Prompt] one for some answers only.
+func (u unary) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
 	q := u.questions.Get().(*question)
-	defer u.done(q)
-	if err := q.message.read(request); err != nil {
+	out, ok, err := u.ask(q, request, out, later)
+	if ok {
+		u.done(q)
+	}
+	return out, ok, err
+}
+
+// ask is Answer. Where it gives false, the question is not the caller's any more.
+func (u unary) ask(q *question, request, out []byte, later h2.Later) ([]byte, bool, error) {
+	m := &q.message
+	if err := m.read(request); err != nil {
 		u.metrics.errors.Add(1)
 		return out, true, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return u.answer(ctx, q, &q.message.request, out, wait)
+	if u.prompt == nil {
+		if _, ok := u.store.(*Memory); !ok {
+			go u.wait(q, later)
+			return out, false, nil
+		}
+		out, err := u.answer(context.Background(), q, &m.request, out)
+		return out, true, err
+	}
+	q.start = u.now()
+	if err := u.read(q, &m.request); err != nil {
+		return out, true, err
+	}
+	if q.overdraws {
+		go u.wait(q, later)
+		return out, false, nil
+	}
+	allowed, err := true, error(nil)
+	if len(q.hits) > 0 {
+		q.service, q.later = u.Service, later
+		var decided bool
+		if allowed, decided, err = u.prompt.Ask(q.start, q.hits, q); !decided {
+			return out, false, nil
+		}
+	}
+	out, err = u.tell(q, allowed, err, out)
+	return out, true, err
+}
+
+// wait answers a question that may have to wait more than once.
+func (u unary) wait(q *question, later h2.Later) {
+	out, err := u.answer(context.Background(), q, &q.message.request, nil)
+	u.done(q)
+	later.Answer(out, err).Flush()
+}
+
+// Decided implements [Waiter].
+func (q *question) Decided(ok bool, err error) Flusher {
+	s, later := q.service, q.later
+	q.out, err = s.tell(q, ok, err, q.out[:0])
+	f := later.Answer(q.out, err)
+	q.later = nil
+	s.done(q)
+	return f
 }
 
 // message is a question as it came; its memory is used again for the next one.

@@ -94,7 +94,7 @@ func BenchmarkAnswer(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := range b.N {
-				out, _, _ = unary{s}.Answer(questions[i%len(questions)], out[:0])
+				out, _, _ = unary{s}.Answer(questions[i%len(questions)], out[:0], nil)
 			}
 		})
 	}

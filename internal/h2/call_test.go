@@ -646,11 +646,12 @@ func TestShutdownWaitsForTalks(t *testing.T) {
 // stays answers when it is let go, whatever its context says.
 type stays chan struct{}
 
-func (stays) Answer(_, _ []byte) ([]byte, bool, error) { return nil, false, nil }
-
-func (s stays) Wait(ctx context.Context, _, _ []byte) ([]byte, error) {
-	<-s
-	return nil, ctx.Err()
+func (s stays) Answer(_, out []byte, later h2.Later) ([]byte, bool, error) {
+	go func() {
+		<-s
+		later.Answer(nil, nil).Flush()
+	}()
+	return out, false, nil
 }
 
 func (s stays) ServeHTTP(http.ResponseWriter, *http.Request) { <-s }

@@ -55,8 +55,7 @@ type conn struct {
 	settled  bool                // the client's first settings have come
 	answered int                 // questions since the last write
 	asked    []byte              // the last block, if it was a question's and changed no table: the same is the same again
-	timeout  time.Duration       // what it says
-	length   int64
+	length   int64               // what it says
 
 	mu         sync.Mutex // guards everything below, and all streams
 	written    sync.Cond  // out has become shorter
@@ -71,7 +70,7 @@ type conn struct {
 	last       uint32    // the highest stream
 	gathering  int       // bytes of questions that are not complete
 	pending    int       // bytes of answers that wait for a window
-	running    int       // goroutines of handlers
+	running    int       // goroutines of handlers, and questions that are answered later
 	received   int       // bytes for which the client has not got new credit
 	recvWindow int       // bytes the client may send
 	sendWindow int       // bytes we may send
@@ -318,6 +317,13 @@ func (c *conn) flushSoon() {
 			c.writeOut()
 		}()
 	}
+}
+
+// Flush implements [Flusher]. It does not wait.
+func (c *conn) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushSoon()
 }
 
 // writeOut writes until there is nothing to write or no room. The caller has set writing.
@@ -702,7 +708,7 @@ func (c *conn) headed(f *frame, block []byte) error {
 		return c.tooLarge(f)
 	}
 	if again && f.flags&flagEndStream == 0 {
-		c.open(f.stream).asks(c.timeout, c.length)
+		c.open(f.stream).asks(c.length)
 		return nil
 	}
 	r, ok := parseRequest(c.fields)
@@ -716,9 +722,9 @@ func (c *conn) headed(f *frame, block []byte) error {
 		return nil
 	}
 	if !s.ended && r.isUnary(c.srv.Path) {
-		s.asks(r.timeout, r.length)
+		s.asks(r.length)
 		if indexed(block) {
-			c.asked, c.timeout, c.length = append(c.asked[:0], block...), r.timeout, r.length
+			c.asked, c.length = append(c.asked[:0], block...), r.length
 		}
 		return nil
 	}

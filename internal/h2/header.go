@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
@@ -111,7 +110,6 @@ func appendBlock(out []byte, id uint32, flags byte, block []byte, most int) []by
 type request struct {
 	method, scheme, path, authority string
 	contentType, encoding           string
-	timeout                         time.Duration
 	length                          int64 // below 0: it does not say
 	header                          []hpack.HeaderField
 }
@@ -156,8 +154,6 @@ func (r *request) read(f *hpack.HeaderField) bool {
 		r.contentType = f.Value
 	case "grpc-encoding":
 		r.encoding = f.Value
-	case "grpc-timeout":
-		r.timeout = parseTimeout(f.Value)
 	case "content-length":
 		n, err := strconv.ParseUint(f.Value, 10, 62)
 		if err != nil {
@@ -209,22 +205,6 @@ func indexed(block []byte) bool {
 		}
 	}
 	return true
-}
-
-var timeoutUnits = map[byte]time.Duration{
-	'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
-}
-
-// parseTimeout reads what gRPC has at most eight digits for; 0 is none.
-func parseTimeout(s string) time.Duration {
-	if len(s) < 2 || len(s) > 9 {
-		return 0
-	}
-	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
-	if err != nil {
-		return 0
-	}
-	return max(min(time.Duration(n)*timeoutUnits[s[len(s)-1]], 24*365*time.Hour), 0)
 }
 
 func statusCode(c codes.Code) string { return strconv.FormatUint(uint64(c), 10) }

@@ -20,14 +20,22 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Unary answers the calls of one method. Its methods are called by many goroutines.
+// Unary answers the calls of one method. It is called by many goroutines.
 type Unary interface {
-	// Answer appends the answer to a request to out, unless that would have to wait for something: then it gives
-	// false, and Wait is called instead. The request is the connection's memory, and is kept no longer than the call.
-	Answer(request, out []byte) (answer []byte, ok bool, err error)
-	// Wait is Answer on a goroutine of its own, and ends soon after ctx. An error with a GRPCStatus method is told as that.
-	Wait(ctx context.Context, request, out []byte) ([]byte, error)
+	// Answer appends the answer to a request to out, unless that has to wait for something: then it gives false, and has
+	// later told. The request is the connection's memory, and is kept no longer than the call.
+	Answer(request, out []byte, later Later) (answer []byte, ok bool, err error)
 }
+
+// Later takes an answer that has to be waited for.
+type Later interface {
+	// Answer is called once, by a goroutine that is not within [Unary.Answer]. It keeps nothing of the answer, and does not
+	// wait for the client. An error with a GRPCStatus method is told as that. The answer goes out with the next Flush.
+	Answer(answer []byte, err error) Flusher
+}
+
+// Flusher is a connection, of which it can be said that all there is for it now shall be written.
+type Flusher interface{ Flush() }
 
 // Server serves HTTP/2 on connections of which the client knows that the server speaks it. Its fields are not changed
 // once it serves.
@@ -123,8 +131,8 @@ func (s *Server) start(nc net.Conn) {
 }
 
 // Shutdown takes no new connections and no new calls, waits until those that run are answered or ctx is done, and
-// then closes. When it returns nothing runs any more, also of what nobody waits for: so [Unary] and the handler must end
-// when their contexts do.
+// then closes. When it returns nothing runs any more, also of what nobody waits for: so a [Later] must be told
+// soon, and the handler must end when its context does.
 func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.stop() {
 		go c.goAway() // a client that does not read holds up its own

@@ -28,29 +28,22 @@ type echo struct{}
 
 var long = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 
-func (echo) Answer(request, out []byte) ([]byte, bool, error) {
+func (echo) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
 	switch {
 	case bytes.HasPrefix(request, []byte("wait")), bytes.HasPrefix(request, []byte("late")):
-		return nil, false, nil
+		after := time.Millisecond
+		if bytes.HasPrefix(request, []byte("late")) {
+			after = time.Second / 2
+		}
+		answer := bytes.Clone(request)
+		time.AfterFunc(after, func() { later.Answer(answer, nil).Flush() })
+		return out, false, nil
 	case bytes.HasPrefix(request, []byte("fail")):
 		return nil, true, status.Error(codes.NotFound, "nothing like “this”, 100 %")
 	case bytes.HasPrefix(request, []byte("long")):
 		return append(out, long...), true, nil
 	}
 	return append(out, request...), true, nil
-}
-
-func (echo) Wait(ctx context.Context, request, out []byte) ([]byte, error) {
-	if bytes.HasPrefix(request, []byte("late")) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	select {
-	case <-time.After(time.Millisecond):
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	return append(out, request...), nil
 }
 
 // raw is a codec of bytes.

@@ -3,10 +3,8 @@ package h2
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -21,12 +19,11 @@ type stream struct {
 	aborted bool // nobody waits for the answer
 	closed  bool // the handler wants no more of the request
 
-	body       []byte // what has come of the request and is not read
-	length     int64  // what the client says there is still to come; below 0: it does not say
-	recvWindow int    // bytes the client may send
-	received   int    // bytes for which it has not got new credit
-	sendWindow int    // bytes we may send
-	timeout    time.Duration
+	body       []byte             // what has come of the request and is not read
+	length     int64              // what the client says there is still to come; below 0: it does not say
+	recvWindow int                // bytes the client may send
+	received   int                // bytes for which it has not got new credit
+	sendWindow int                // bytes we may send
 	cancel     context.CancelFunc // of what works at the answer; nil: nothing does
 
 	pending []byte    // a unary answer that waits for a window
@@ -65,8 +62,8 @@ func (s *stream) count(n int, last bool) bool {
 }
 
 // asks says that the stream is a question.
-func (s *stream) asks(timeout time.Duration, length int64) {
-	s.unary, s.timeout, s.length = true, timeout, length
+func (s *stream) asks(length int64) {
+	s.unary, s.length = true, length
 }
 
 // gather takes a part of a question, which as a rule is all of it.
@@ -118,7 +115,7 @@ func (s *stream) requestEnded() error {
 	return nil
 }
 
-// ask answers a question, or has it answered by a goroutine where that has to wait.
+// ask answers a question, unless that has to wait.
 func (s *stream) ask(body []byte) {
 	s.ended = true
 	c := s.c
@@ -131,7 +128,7 @@ func (s *stream) ask(body []byte) {
 	table, start := c.table, len(c.out)
 	c.out = s.appendAnswer(c.out)
 	message := len(c.out)
-	out, ok, e := c.srv.Unary.Answer(request, c.out)
+	out, ok, e := c.srv.Unary.Answer(request, c.out, s)
 	if ok && e == nil {
 		c.out = out
 		if s.finish(message) {
@@ -144,7 +141,8 @@ func (s *stream) ask(body []byte) {
 		s.fail(status.Convert(e))
 		return
 	}
-	s.wait(slices.Clone(request))
+	c.running++
+	c.srv.done.Add(1)
 }
 
 var (
@@ -248,38 +246,26 @@ func appendStatus(block []byte, s *status.Status) []byte {
 	return block
 }
 
-// wait has a question answered by a goroutine.
-func (s *stream) wait(request []byte) {
-	ctx := context.Background()
-	if s.timeout > 0 {
-		ctx, s.cancel = context.WithTimeout(ctx, s.timeout)
-	} else {
-		ctx, s.cancel = context.WithCancel(ctx)
-	}
+// Answer implements [Later].
+func (s *stream) Answer(answer []byte, err error) Flusher {
 	c := s.c
-	c.running++
-	c.srv.done.Go(func() {
-		answer, err := c.srv.Unary.Wait(ctx, request, nil)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.running--
-		s.cancel()
-		if s.aborted || c.err != nil {
-			return
+	defer c.srv.done.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running--
+	switch {
+	case s.aborted || c.err != nil:
+	case err != nil:
+		s.fail(status.Convert(err))
+	default:
+		c.out = s.appendAnswer(c.out)
+		message := len(c.out)
+		c.out = append(c.out, answer...)
+		if s.finish(message) {
+			c.recycle(s)
 		}
-		if err != nil {
-			if errors.Is(err, context.DeadlineExceeded) {
-				err = status.FromContextError(context.DeadlineExceeded).Err()
-			}
-			s.fail(status.Convert(err))
-		} else {
-			c.out = s.appendAnswer(c.out)
-			message := len(c.out)
-			c.out = append(c.out, answer...)
-			s.finish(message)
-		}
-		c.flush()
-	})
+	}
+	return c
 }
 
 // recycle keeps the memory of a stream that nobody knows any more.

@@ -28,7 +28,9 @@ func TestWhatIsOwedIsChargedOnce(t *testing.T) {
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
-				for _, owed := range s.inquire(now, []ratelimit.Hit{hit("owed", &rate)}).owed {
+				a := inquiry{s: s, now: now, hits: []ratelimit.Hit{hit("owed", &rate)}}
+				a.ask()
+				for _, owed := range a.owed {
 					charged.Add(owed.N)
 				}
 			})

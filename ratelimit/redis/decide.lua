@@ -1,35 +1,35 @@
 -- Decides questions about rate limits, each with its hits as one, as ratelimit.Rate.Decide does: the same arithmetic, in
 -- whole numbers that a double holds exactly. A key holds where it stands: seconds as a double, and nanoseconds and the
--- fraction (of windows what is counted, upper and lower 32 bits) with 4 bytes each. Gives the time, and where each key
--- stood before, of which the caller knows the answers.
+-- fraction (of windows what is counted, upper and lower 32 bits) with 4 bytes each; and what is held of it by leases: until
+-- which second, and as a double how many nanoseconds of the rate's time. Gives the time, and what each key held
+-- before, of which the caller knows the answers.
 --
 -- ARGV: the time ('' is this server's), the questions, milliseconds that keys live longer.
-local up, pk, floor, band = struct.unpack, struct.pack, math.floor, bit.band
-local G, B, OWED = 1000000000, 4294967296, 2147483648
-local AHEADS, AHEADN = 4611686018, 427387904
+--
+-- What a script costs is what it makes: a function is made each time that the line is run where it stands. So the questions that
+-- most are come first, and only where there are others is made what these need.
+local up, pk, floor, byte, call = struct.unpack, struct.pack, math.floor, string.byte, redis.call
+local G, OWED = 1000000000, 2147483648
+local HOLD = 20 -- seconds
 
 local ns, nn
 if #ARGV[1] > 0 then
   ns, nn = up('>dI4', ARGV[1])
 else
-  local t = redis.call('TIME')
+  local t = call('TIME')
   ns, nn = tonumber(t[1]), tonumber(t[2]) * 1000
 end
 
-local S, N, F, S0, N0, F0 = {}, {}, {}, {}, {}, {}
-local none = string.rep('\0', 16)
+local none = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local keys = call('MGET', unpack(KEYS))
 local reply = {pk('>dI4', ns, nn)}
-local raw = redis.call('MGET', unpack(KEYS))
 for i = 1, #KEYS do
-  local v = raw[i]
-  if v and #v == 16 then
-    local s, n, f = up('>dI4I4', v)
-    if s >= 0 and s < 9200000000 and s == floor(s) and n < G then
-      S[i], N[i], F[i] = s, n, f
-      S0[i], N0[i], F0[i] = s, n, f
-    end
+  local v = keys[i]
+  if not v or #v ~= 28 then
+    v = none
+    keys[i] = v
   end
-  reply[i + 1] = S[i] and v or none
+  reply[i + 1] = v
 end
 
 local function less(as, an, af, bs, bn, bf)
@@ -43,22 +43,34 @@ local function plus(as, an, af, bs, bn, bf, den)
   return s, n, f
 end
 
-local function minus(as, an, af, bs, bn, bf, den)
-  local s, n, f = as - bs, an - bn, af - bf
-  if f < 0 then n, f = n - 1, f + den end
-  if n < 0 then s, n = s - 1, n + G end
-  return s, n, f
+-- load gives where a key stands, and what is held of it.
+local function load(k)
+  local s, n, f, u, r = up('>dI4I4I4d', keys[k])
+  if s < 0 or s >= 9200000000 or s ~= floor(s) or n >= G then return 0, 0, 0, 0, 0 end
+  if u <= ns or not (r > 0 and r < 1000000000000000 and r == floor(r)) then return s, n, f, 0, 0 end
+  local hs, hn = ns + floor(r / G), nn + r % G
+  if hn >= G then hs, hn = hs + 1, hn - G end
+  if s < hs or s == hs and n < hn then return hs, hn, 0, u, r end
+  return s, n, f, u, r
 end
 
-local caps, capn = plus(ns, nn, 0, AHEADS, AHEADN, 0, 1) -- no debt goes further
+local function save(k, s, n, f, u, r)
+  local v = pk('>dI4I4I4d', s, n, f, u, r)
+  local ttl = (s - ns) * 1000 + floor((n - nn) / 1000000)
+  if r > 0 and (u - ns) * 1000 > ttl then ttl = (u - ns) * 1000 end
+  call('SET', KEYS[k], v, 'PX', ttl + 1000 + ARGV[3])
+  keys[k] = v
+end
 
 -- GCRA: c is the cost, w how far ahead of now is full.
 
-local function start(h, fs, fn, ff, s, n, f)
-  if not s or s < ns or s == ns and n < nn then return ns, nn, 0 end
+local caps, capn = plus(ns, nn, 0, 4611686018, 427387904, 0, 1) -- no debt goes further
+
+local function start(den, fs, fn, ff, s, n, f)
+  if s < ns or s == ns and n < nn then return ns, nn, 0 end
   local charged = f >= OWED
   if charged then f = f - OWED end
-  if f >= h.den then
+  if f >= den then
     if less(caps, capn, 0, s, n, 0) then s, n = caps, capn end
     s, n, f = plus(s, n, 0, 0, 1, 0, 1)
   end
@@ -73,6 +85,78 @@ local function stands(s, n, f, fs, fn, ff)
   return s, n, f
 end
 
+local a, p = ARGV[2], 1
+
+-- lease takes as many intervals of x as are wished and fit, up to some time beyond full, and holds them.
+local function lease(q, s, n, f, u, r, fs, fn, ff, w, den)
+  local wish, ahead, xs, xn, xf, holds, till, freed, after = up('>dddI4I4BI4d', a, q)
+  if f >= OWED then f = f - OWED end
+  if u > 0 and u == till then
+    r = r - freed
+    if r <= 0 then u, r = 0, 0 end
+  end
+  local bs, bn, bf = plus(fs, fn, ff, 0, ahead, 0, den)
+  local k = floor(((bs - s) * G + bn - n) / (xs * G + xn + xf / den)) + 1 -- or one or two less
+  if k > wish then k = wish end
+  while k > 0 do
+    local tf = xf * k
+    local tn = xn * k + floor(tf / den)
+    local ts = xs * k + floor(tn / G)
+    tn, tf = tn % G, tf % den
+    local es, en, ef = plus(s, n, f, ts, tn, tf, den)
+    if not less(bs, bn, bf, es, en, ef) then
+      s, n, f = es, en, ef
+      local all = r + ts * G + tn + (tf > 0 and 1 or 0)
+      if holds > 0 and all * 2 <= w then
+        if u == 0 then u = ns + HOLD end
+        r = all
+      end
+      break
+    end
+    k = k - 1
+  end
+  s, n, f = stands(s, n, f, fs, fn, ff)
+  return s, n, f, u, r, after
+end
+
+-- Questions of one hit of a GCRA that takes.
+while p <= #a and byte(a, p) >= 128 do
+  local op, k, cs, cn, cf, ws, wn, wf, den, q = up('>BI2dI4I4dI4I4I4', a, p)
+  local s0, n0, f0, u, r0 = load(k)
+  local fs, fn, ff = plus(ns, nn, 0, ws, wn, wf, den)
+  local s, n, f = start(den, fs, fn, ff, s0, n0, f0)
+  local es, en, ef = plus(s, n, f, cs, cn, cf, den)
+  if less(fs, fn, ff, es, en, ef) then
+    s, n, f = stands(s, n, f, fs, fn, ff)
+  else
+    s, n, f = es, en, ef
+  end
+  local r = r0
+  p = q
+  if op == 129 then
+    s, n, f, u, r, p = lease(q, s, n, f, u, r, fs, fn, ff, ws * G + wn, den)
+  end
+  if s ~= s0 or n ~= n0 or f ~= f0 or r ~= r0 then save(k, s, n, f, u, r) end
+end
+
+if p > #a then return table.concat(reply) end
+
+local band = bit.band
+local B = 4294967296
+local AHEADS, AHEADN = 4611686018, 427387904
+local S, N, F, U, R = {}, {}, {}, {}, {}
+for i = 1, #KEYS do
+  S[i], N[i], F[i], U[i], R[i] = load(i)
+  if S[i] == 0 then S[i], N[i], F[i] = nil, nil, nil end
+end
+
+local function minus(as, an, af, bs, bn, bf, den)
+  local s, n, f = as - bs, an - bn, af - bf
+  if f < 0 then n, f = n - 1, f + den end
+  if n < 0 then s, n = s - 1, n + G end
+  return s, n, f
+end
+
 local function gcra(h, kind, s, n, f)
   local den = h.den
   if kind == 4 then -- gives back what nobody was granted beyond
@@ -81,7 +165,7 @@ local function gcra(h, kind, s, n, f)
     return true, s, n, f
   end
   local fs, fn, ff = plus(ns, nn, 0, h.ws, h.wn, h.wf, den)
-  s, n, f = start(h, fs, fn, ff, s, n, f)
+  s, n, f = start(den, fs, fn, ff, s or 0, n or 0, f or 0)
   if kind == 1 then
     local ds, dn = minus(caps, capn, 0, s, n, 0, 1)
     local es, en, ef = caps, capn, 0
@@ -102,32 +186,6 @@ local function gcra(h, kind, s, n, f)
     end
   end
   return false, stands(s, n, f, fs, fn, ff)
-end
-
--- lease takes as many intervals more as are wished and fit, up to some time beyond full.
-local function leaseGCRA(h, s, n, f)
-  local den = h.den
-  local fs, fn, ff = plus(ns, nn, 0, h.ws, h.wn, h.wf, den)
-  local bs, bn, bf = plus(fs, fn, ff, 0, h.ahead, 0, den)
-  if f >= OWED then f = f - OWED end
-  local steps, m = {}, 1
-  local xs, xn, xf = h.is, h.inn, h.ifr
-  while m <= h.wish do
-    steps[#steps + 1] = {xs, xn, xf, m}
-    xs, xn, xf = plus(xs, xn, xf, xs, xn, xf, den)
-    m = m * 2
-  end
-  local k = 0
-  for j = #steps, 1, -1 do
-    local x = steps[j]
-    if k + x[4] <= h.wish then
-      local es, en, ef = plus(s, n, f, x[1], x[2], x[3], den)
-      if not less(bs, bn, bf, es, en, ef) then
-        s, n, f, k = es, en, ef, k + x[4]
-      end
-    end
-  end
-  return stands(s, n, f, fs, fn, ff)
 end
 
 -- Windows: a key holds the end of its window and what is counted until then.
@@ -224,18 +282,21 @@ local function times(x, h, l) -- x times 64 bits
   return h2 + floor(m / B), m % B, l1
 end
 
--- fits says whether so many more fit beside what both windows count.
-local function fits(h, last, here, n)
+-- fits says whether so many more fit beside what both windows count, when rs and rn are left of the one now.
+local function fits(h, last, here, n, rs, rn)
   local k = h.limit - here - n
   if k < 0 or last == 0 then return k >= 0 end
-  local rs, rn = h.e - ns, 0
-  if nn > 0 then rs, rn = rs - 1, G - nn end
   local rh, rl = mul(rs, G)
   rl = rl + rn
   if rl >= B then rh, rl = rh + 1, rl - B end
   local ah, am, al = times(last, rh, rl)
   local bh, bm, bl = times(k, mul(h.per, G))
   return not less(bh, bm, bl, ah, am, al)
+end
+
+local function rest(h)
+  if nn > 0 then return h.e - ns - 1, G - nn end
+  return h.e - ns, 0
 end
 
 local MOST = 1999999999
@@ -274,31 +335,39 @@ local function sliding(h, kind, s, n, f)
     local part = math.min(h.c, here)
     here, last = here - part, last - math.min(h.c - part, last)
   elseif kind == 1 then
-    ok = fits(h, last, here, h.c)
+    ok = fits(h, last, here, h.c, rest(h))
     here = math.min(here + math.min(h.c, MOST), MOST)
   elseif kind == 0 then
-    ok = fits(h, last, here, math.max(h.c, 1))
+    ok = fits(h, last, here, math.max(h.c, 1), rest(h))
     if ok then here = here + h.c end
   end
   if last + here == 0 then return ok end
   return ok, e + h.per, join(last, here)
 end
 
+-- Where little is left, a lease is what will fit a little later.
 local function leaseSliding(h, s, n, f)
   local last, here = 0, 0
   if s then last, here = split(n, f) end
+  local rs, rn = rest(h)
+  local part = 4
+  if not fits(h, last, here, 4, rs, rn) then
+    part, rn = 1, rn - h.ahead
+    if rn < 0 then rs, rn = rs - 1, rn + G end
+    if rs < 0 or rs == 0 and rn < 1 then rs, rn = 0, 1 end
+  end
   local k, m = 0, 1
   while m * 2 <= h.wish do m = m * 2 end
   while m >= 1 do
-    if k + m <= h.wish and fits(h, last, here, (k + m) * 4) then k = k + m end
+    if k + m <= h.wish and fits(h, last, here, (k + m) * part, rs, rn) then k = k + m end
     m = m / 2
   end
   if k < 1 then return s, n, f end
-  return h.e + h.per, join(last, here + k)
+  return h.e + h.per, join(last, math.min(here + k, MOST))
 end
 
 local run = {[0] = gcra, sliding, fixed}
-local lease = {[0] = leaseGCRA, leaseSliding, leaseFixed}
+local leases = {leaseSliding, leaseFixed}
 
 local function decide(h, kind)
   local k = h.key
@@ -308,8 +377,6 @@ local function decide(h, kind)
   ok, S[k], N[k], F[k] = run[h.alg](h, kind, h.s, h.n, h.f)
   return ok
 end
-
-local a, p = ARGV[2], 1
 
 local function read()
   local h = {}
@@ -331,7 +398,11 @@ local function read()
     h.cn, h.cf, h.wn, h.wf, h.per, h.months, p = up('>I4I4I4I4dI4', a, p)
   end
   if band(flags, 8) > 0 then
-    h.wish, h.is, h.inn, h.ifr, h.ahead, p = up('>ddI4I4d', a, p)
+    if h.alg == 0 then
+      h.lease, p = p, p + 45
+    else
+      h.wish, h.ahead, p = up('>dd', a, p)
+    end
   end
   return h
 end
@@ -360,22 +431,23 @@ while p <= #a do
     end
   end
   for _, h in ipairs(hits) do
-    if h.wish then
-      local k = h.key
-      S[k], N[k], F[k] = lease[h.alg](h, S[k], N[k], F[k])
+    local k = h.key
+    if h.lease then
+      local fs, fn, ff = plus(ns, nn, 0, h.ws, h.wn, h.wf, h.den)
+      S[k], N[k], F[k], U[k], R[k] = lease(h.lease, S[k], N[k], F[k], U[k], R[k], fs, fn, ff, h.ws * G + h.wn, h.den)
+    elseif h.wish then
+      S[k], N[k], F[k] = leases[h.alg](h, S[k], N[k], F[k])
     end
   end
 end
 
 for i = 1, #KEYS do
-  local s, n, f = S[i], N[i], F[i]
-  if s ~= S0[i] or n ~= N0[i] or f ~= F0[i] then
-    if s and (s > ns or s == ns and n > nn) then
-      local ttl = (s - ns) * 1000 + floor((n - nn) / 1000000) + 1000 + ARGV[3]
-      redis.call('SET', KEYS[i], pk('>dI4I4', s, n, f), 'PX', string.format('%.0f', ttl))
-    elseif raw[i] then
-      redis.call('DEL', KEYS[i])
-    end
+  local s, n, f, u, r = S[i], N[i], F[i], U[i], R[i]
+  if s and (s > ns or s == ns and n > nn or r > 0) then
+    local s0, n0, f0, _, r0 = load(i)
+    if s ~= s0 or n ~= n0 or f ~= f0 or r ~= r0 then save(i, s, n, f, u, r) end
+  elseif keys[i] ~= none then
+    call('DEL', KEYS[i])
   end
 end
 return table.concat(reply)

@@ -75,7 +75,7 @@ func TestEachFailureIsBornAndRecoveredFrom(t *testing.T) {
 				})
 				_, err := take(t, s, strict)
 				require.ErrorIs(t, err, ratelimit.ErrUnavailable)
-				_, done, err := s.TryTake(0, []ratelimit.Hit{strict})
+				_, done, err := s.try(0, []ratelimit.Hit{strict})
 				require.ErrorIs(t, err, ratelimit.ErrUnavailable)
 				assert.True(t, done, "without a wait")
 				assert.True(t, allowed(t, s, hit(name+" new", &rate)))

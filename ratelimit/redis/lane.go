@@ -22,7 +22,6 @@ const (
 	maxQuestions = 256  // of a script: half a millisecond
 	maxKeys      = 4000 // of a script: Lua takes 8000 arguments
 	maxQueued    = 8192 // questions that wait to be sent; more are not taken
-	maxFlights   = 2    // scripts under way: one is worked at while the other travels
 	maxFailures  = 3    // in a row, and Redis is left alone until a probe succeeds
 )
 
@@ -30,6 +29,7 @@ const (
 type script struct {
 	questions []*question
 	names     []string
+	places    map[string]int // of names, from 1
 	body      []byte
 	sent      int64 // by the store's clock
 
@@ -43,14 +43,14 @@ type lane struct {
 	s     *Store
 	probe string // the key of its heartbeats
 
-	mu      sync.Mutex // guards everything declared below
-	queue   []*question
-	flights int
-	landed  sync.Cond // there are fewer
-	closed  bool      // no questions are taken any more
-	fails   int
-	since   time.Time
-	err     error
+	mu     sync.Mutex // guards everything declared below
+	queue  []*question
+	flying bool      // scripts are under way
+	landed sync.Cond // they are not any more
+	closed bool      // no questions are taken any more
+	fails  int
+	since  time.Time
+	err    error
 
 	open atomic.Bool   // Redis is left alone
 	kick chan struct{} // it has just been left alone
@@ -58,7 +58,7 @@ type lane struct {
 
 var errQueue = errors.New("too many questions wait for Redis")
 
-// submit has a question decided; done is closed then.
+// submit has a question decided, and told to its inquiry by another goroutine.
 func (l *lane) submit(q *question) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,8 +69,8 @@ func (l *lane) submit(q *question) error {
 		return errQueue
 	}
 	l.queue = append(l.queue, q)
-	if l.flights < l.s.flights {
-		l.flights++
+	if !l.flying {
+		l.flying = true
 		go l.fly()
 	}
 	return nil
@@ -82,7 +82,7 @@ func (l *lane) fly() {
 		l.mu.Lock()
 		n := min(len(l.queue), maxQuestions)
 		if n == 0 {
-			l.flights--
+			l.flying = false
 			l.landed.Broadcast()
 			l.mu.Unlock()
 			return
@@ -93,9 +93,7 @@ func (l *lane) fly() {
 		}
 		l.mu.Unlock()
 		if l.open.Load() {
-			for _, q := range batch {
-				l.s.finish(q, ratelimit.ErrUnavailable)
-			}
+			l.s.finishAll(batch, ratelimit.ErrUnavailable)
 			continue
 		}
 		l.send(batch)
@@ -107,18 +105,20 @@ func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	for l.flights > 0 {
+	for l.flying {
 		l.landed.Wait()
 	}
 	l.open.Store(true)
 }
 
-// send has a batch decided, and tells those who wait for it.
+// send has a batch decided, and tells those who wait for it. Where that takes too long, what waits behind it is not asked.
 func (l *lane) send(batch []*question) {
 	scripts := pack(batch, l.s.slotOf)
-	ctx, cancel := context.WithTimeout(context.Background(), l.s.o.Timeout)
 	sent := l.s.clock()
+	timeout := l.s.o.Timeout
+	ctx, cancel := context.WithTimeout(context.Background(), max(timeout-time.Duration(sent-batch[0].since), timeout/2))
 	l.s.call(ctx, scripts)
+	late := ctx.Err() != nil
 	cancel()
 	l.s.metrics.sent(scripts, len(batch), l.s.clock()-sent)
 	var failed error
@@ -130,35 +130,54 @@ func (l *lane) send(batch []*question) {
 		}
 	}
 	l.tell(failed)
+	if late && failed != nil {
+		l.mu.Lock()
+		rest := l.queue
+		l.queue = nil
+		l.mu.Unlock()
+		l.s.finishAll(rest, failed)
+	}
 }
 
-// pack makes scripts of questions, one for each slot, or several where they have many keys.
+// pack makes scripts of questions, one for each slot, or several where they have many keys. In each those come first that
+// decide.lua is fastest at.
 func pack(batch []*question, slotOf func(string) uint16) []script {
 	var scripts []script
-	index := make(map[uint16]int)
-	places := make(map[string]struct{ script, name int }, len(batch))
-	for _, q := range batch {
-		slot := slotOf(q.key())
-		at, ok := index[slot]
-		if !ok || len(scripts[at].names)+len(q.parts) > maxKeys {
-			at = len(scripts)
-			index[slot] = at
-			scripts = append(scripts, script{})
-		}
-		x := &scripts[at]
-		x.questions = append(x.questions, q)
-		for i := range q.parts {
-			p := &q.parts[i]
-			place, known := places[p.key]
-			if p.key != "" && (!known || place.script != at) {
-				x.names = append(x.names, p.key)
-				place.script, place.name = at, len(x.names)
-				places[p.key] = place
+	var last map[uint16]int // by slot
+	for _, plain := range []bool{true, false} {
+		for _, q := range batch {
+			if q.plain() != plain {
+				continue
 			}
-			x.body = appendPart(x.body, p, place.name, i == len(q.parts)-1)
+			slot := slotOf(q.key())
+			at, ok := last[slot]
+			if !ok || len(scripts[at].names)+len(q.parts) > maxKeys {
+				at = len(scripts)
+				if last == nil {
+					last = map[uint16]int{}
+				}
+				last[slot] = at
+				scripts = append(scripts, script{places: make(map[string]int, len(batch))})
+			}
+			scripts[at].add(q)
 		}
 	}
 	return scripts
+}
+
+func (x *script) add(q *question) {
+	x.questions = append(x.questions, q)
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.key != "" {
+			if p.index = x.places[p.key]; p.index == 0 {
+				x.names = append(x.names, p.key)
+				p.index = len(x.names)
+				x.places[p.key] = p.index
+			}
+		}
+		x.body = appendPart(x.body, p, i == len(q.parts)-1, q.plain())
+	}
 }
 
 // key is one of the question's; there is one, and all are in one slot.

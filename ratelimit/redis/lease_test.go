@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -23,7 +22,7 @@ import (
 // network between it and each replica.
 type ledger struct {
 	mu   sync.Mutex
-	at   keys
+	at   map[string]stand
 	cuts map[*Store]bool // replicas that do not reach it
 
 	calls int
@@ -68,14 +67,20 @@ func (l *ledger) run(x *script) []byte {
 	l.calls++
 	now := time.Now().UnixNano()
 	reply := appendArrival(nil, ratelimit.Arrival{NS: now})[:12]
-	for _, name := range x.names {
-		reply = appendArrival(reply, l.at[name])
+	at := make([]stand, len(x.names))
+	for i, name := range x.names {
+		reply = appendStand(reply, l.at[name])
+		at[i] = l.at[name].when(now)
 	}
 	for _, q := range x.questions {
 		copied := question{parts: slices.Clone(q.parts)}
-		copied.decide(now, l.at)
+		copied.decide(now, at)
 	}
-	maps.DeleteFunc(l.at, func(_ string, a ratelimit.Arrival) bool { return a.NS <= now })
+	for i, name := range x.names {
+		if l.at[name] = at[i]; at[i].at.NS <= now {
+			delete(l.at, name)
+		}
+	}
 	return reply
 }
 
@@ -112,12 +117,12 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 	return s
 }
 
-func newLedger() *ledger { return &ledger{at: keys{}, cuts: map[*Store]bool{}} }
+func newLedger() *ledger { return &ledger{at: map[string]stand{}, cuts: map[*Store]bool{}} }
 
 // exact holds what passed, in order, against a limit that is asked each time.
 type exact struct {
 	mu     sync.Mutex
-	at     keys
+	at     map[string]ratelimit.Arrival
 	passed int
 	over   int
 }
@@ -162,26 +167,25 @@ func leaseRates() []ratelimit.Rate {
 // long as they all ask, they are not short of more than what may be leased.
 func TestLeasesNeverLetMorePass(t *testing.T) {
 	for i, rate := range leaseRates() {
-		for _, partitions := range []bool{false, true} {
-			name := rate.Algorithm().String() + " " + strconv.FormatUint(rate.Limit(), 10) + " per " + rate.Per().String()
-			if partitions {
-				name += ", partitions"
-			}
-			t.Run(name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { leasesHold(t, rate, uint64(i), partitions) })
+		for _, how := range []string{"evenly", "in partitions", "in bursts"} {
+			t.Run(rate.Algorithm().String()+" "+strconv.FormatUint(rate.Limit(), 10)+" per "+rate.Per().String()+" "+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { leasesHold(t, rate, uint64(i), how) })
 			})
 		}
 	}
 }
 
-func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, partitions bool) {
-	l, e := newLedger(), &exact{at: keys{}}
+func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
+	l, e := newLedger(), &exact{at: map[string]ratelimit.Arrival{}}
 	var replicas []*Store
 	for range 4 {
 		replicas = append(replicas, l.replica(t, Options{Lease: 0.1, Share: false}))
 	}
 	time.Sleep(time.Second)
-	const run = 3 * time.Second
+	run := 3 * time.Second
+	if how == "in bursts" {
+		run = 50 * time.Second // until leases end that were held meanwhile
+	}
 	start := time.Now()
 	var wg sync.WaitGroup
 	for w := range 8 {
@@ -194,15 +198,15 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, partitions bool)
 					n = 1 + random.Uint64N(3)
 				}
 				h := []ratelimit.Hit{{Key: []byte(key), Rate: &rate, N: n}}
-				ok, done, err := s.TryTake(0, h)
-				if !done {
-					ok, err = s.Take(t.Context(), 0, h)
-				}
+				ok, err := s.Take(t.Context(), 0, h)
 				if ok && err == nil {
 					e.pass(&rate, key, n)
 				}
 				time.Sleep(time.Duration(random.Int64N(int64(4 * time.Millisecond))))
-				if partitions && random.IntN(200) == 0 {
+				if how == "in bursts" && random.IntN(60) == 0 {
+					time.Sleep(time.Duration(random.Int64N(int64(3 * time.Second))))
+				}
+				if how == "in partitions" && random.IntN(200) == 0 {
 					l.mu.Lock()
 					l.cuts[replicas[random.IntN(4)]] = random.IntN(2) == 0
 					l.mu.Unlock()
@@ -214,12 +218,67 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, partitions bool)
 	assert.Zero(t, e.over, "of %d that passed", e.passed)
 	might := 2 * possible(&rate, start, run)
 	t.Logf("%d passed of %.0f, %d calls", e.passed, might, l.calls)
-	if !partitions && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
+	if how == "evenly" && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
 		assert.Greater(t, float64(e.passed), might*0.85)
 	}
 	l.mu.Lock()
 	clear(l.cuts)
 	l.mu.Unlock()
+}
+
+// A key that comes once a second is answered from memory for most of the time, and another replica is short of what is held
+// of its burst, and no more.
+func TestSlowKeysAreLeased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		s, other := l.replica(t, Options{Lease: 0.1}), l.replica(t, Options{Lease: 0.1})
+		time.Sleep(time.Second)
+		rate := ratelimit.NewRate(100, 100, time.Second)
+		h := []ratelimit.Hit{hit("slow", &rate)}
+		for range 60 {
+			ok, err := s.Take(t.Context(), 0, h)
+			require.NoError(t, err)
+			require.True(t, ok)
+			time.Sleep(time.Second)
+		}
+		assert.Less(t, s.metrics.asked.Load(), uint64(12))
+		passed := 0
+		for range 200 {
+			ok, err := other.Take(t.Context(), 0, h)
+			require.NoError(t, err)
+			if ok {
+				passed++
+			}
+		}
+		assert.GreaterOrEqual(t, passed, 90)
+		time.Sleep(2 * holdFor * time.Second)
+		h[0].N = 100
+		ok, err := other.Take(t.Context(), 0, h)
+		require.NoError(t, err)
+		assert.True(t, ok, "all of it is there again")
+	})
+}
+
+// Redis is asked a few times a second about a sliding window that is used up, not for each request that passes.
+func TestSlidingWindowsThatAreUsedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLedger().replica(t, Options{Lease: 0.1})
+		time.Sleep(time.Second)
+		rate := ratelimit.NewSlidingWindow(500, time.Second)
+		h := []ratelimit.Hit{hit("sliding", &rate)}
+		passed := 0
+		for range 10_000 { // in ten seconds
+			ok, err := s.Take(t.Context(), 0, h)
+			require.NoError(t, err)
+			if ok {
+				passed++
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Logf("%d passed, %d asked", passed, s.metrics.asked.Load())
+		assert.Greater(t, passed, 4500)
+		assert.Less(t, s.metrics.asked.Load(), uint64(400))
+	})
 }
 
 // possible is how many may pass of one key.

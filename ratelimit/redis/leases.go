@@ -8,7 +8,8 @@ import (
 )
 
 // leases are the keys that this replica knows of. They are kept while they are asked about: who is not for a generation,
-// of a second or of as many keys as there is room for, is forgotten, and what is left of it given back.
+// of so long as leases are held or of as many keys as there is room for, is forgotten, and what is left of it that is not
+// held, and so comes free by itself, is given back.
 type leases struct {
 	seed   maphash.Seed
 	shards [leaseShards]leaseShard
@@ -16,8 +17,8 @@ type leases struct {
 
 const (
 	leaseShards = 64
-	leaseKeys   = 512 // of a generation of a shard: 64 thousand keys are known at most
-	generation  = second
+	leaseKeys   = 1024 // of a generation of a shard: 128 thousand keys are known at most
+	generation  = holdFor * second
 )
 
 type leaseShard struct {
@@ -36,7 +37,7 @@ func (s *Store) peek(now int64, h *ratelimit.Hit) (d, without ratelimit.Decision
 	defer shard.mu.Unlock()
 	l := shard.find(hash)
 	var at ratelimit.Arrival
-	if l != nil && l.rate == *h.Rate && l.heard != 0 {
+	if l != nil && l.of(h.Rate) && l.heard != 0 {
 		at = l.at
 		_, d, v = l.judge(now, h.Kind, h.N)
 	}
@@ -54,13 +55,13 @@ func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	l := shard.find(hash)
-	if l == nil || l.rate != *h.Rate {
+	if l == nil || !l.of(h.Rate) {
 		return ask
 	}
 	next, d, v := l.judge(now, h.Kind, h.N)
 	if v == passes {
 		p.hash, p.grant, p.before, p.after = hash, l.grant, l.at, next
-		l.at = next
+		l.take(next, h.N)
 	}
 	p.Decision = d
 	return v
@@ -70,12 +71,7 @@ func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
 	now := s.time.now(s.clock())
 	if len(hits) == 1 {
-		var p part
-		if s.use(now, &hits[0], &p) == ask {
-			return false, false
-		}
-		hits[0].Decision = p.Decision
-		return ratelimit.Pass(hits), true
+		return s.localOne(now, hits)
 	}
 	known, refused, takes := true, false, true
 	for i := range hits {
@@ -96,6 +92,28 @@ func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
 		return ok, ok
 	}
 	return false, false
+}
+
+// localOne is local for the one hit that most questions have.
+func (s *Store) localOne(now int64, hits []ratelimit.Hit) (ok, done bool) {
+	h := &hits[0]
+	hash := s.leases.hash(h)
+	shard := s.leases.shard(hash)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	l := shard.find(hash)
+	if l == nil || !l.of(h.Rate) {
+		return false, false
+	}
+	next, d, v := l.judge(now, h.Kind, h.N)
+	if v == ask {
+		return false, false
+	}
+	if v == passes {
+		l.take(next, h.N)
+	}
+	h.Decision = d
+	return ratelimit.Pass(hits), true
 }
 
 // useAll counts hits if they pass.
@@ -128,75 +146,87 @@ func (s *Store) putBack(q *question) {
 		}
 		shard := s.leases.shard(p.hash)
 		shard.mu.Lock()
-		if l := shard.find(p.hash); l != nil && l.rate == *p.Rate {
+		if l := shard.find(p.hash); l != nil && l.of(p.Rate) {
 			l.putBack(now, p.grant, p.before, p.after, p.N)
 		}
 		shard.mu.Unlock()
 	}
 }
 
-// pending is closed when a question about one of the hits is answered that is to lease more of it; nil: there is none.
-func (s *Store) pending(hits []ratelimit.Hit) chan struct{} {
+// pending is a question that is to grant more of a key, and who waits for that.
+type pending struct{ waiting []waiting }
+
+// waiting is a call of [Store.Ask] that waits for what another has asked.
+type waiting struct {
+	now  int64
+	hits []ratelimit.Hit
+	w    ratelimit.Waiter
+}
+
+// waits has a call wait for a question about one of its hits that is to lease more of it, if there is one.
+func (s *Store) waits(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) bool {
 	if s.o.Lease == 0 {
-		return nil
+		return false
 	}
 	for i := range hits {
 		hash := s.leases.hash(&hits[i])
 		shard := s.leases.shard(hash)
 		shard.mu.Lock()
 		l := shard.find(hash)
-		var pending chan struct{}
-		if l != nil {
-			pending = l.pending
+		found := l != nil && l.pending != nil
+		if found {
+			l.pending.waiting = append(l.pending.waiting, waiting{now, hits, w})
 		}
 		shard.mu.Unlock()
-		if pending != nil {
-			return pending
+		if found {
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 // lend decides a hit by its lease, or makes its part a question that is to lease more; what was left goes back with that,
 // as a part before it.
-func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit) []part {
+func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []part {
 	if s.o.Lease == 0 {
 		p.key = s.keyOf(h)
 		return parts
 	}
-	clock := s.clock()
 	now, hash := s.time.now(clock), s.leases.hash(h)
 	shard := s.leases.shard(hash)
 	shard.mu.Lock()
 	left := shard.turn(clock, now)
 	l := shard.find(hash)
 	if l == nil {
-		l = &lease{key: s.keyOf(h), rate: *h.Rate}
+		l = &lease{key: s.keyOf(h), rate: h.Rate}
 		shard.young[hash] = l
 	}
 	rate := l.rate
 	v := ask
-	if rate == *h.Rate {
+	if l.of(h.Rate) {
 		var next ratelimit.Arrival
 		if next, p.Decision, v = l.judge(now, h.Kind, h.N); v == passes {
 			p.grant, p.before, p.after = l.grant, l.at, next
-			l.at = next
+			l.take(next, h.N)
 		}
 	}
 	p.hash = hash
 	if v == ask {
-		p.key = l.key
+		p.key, p.freed = l.key, l.held
 		if l.live(now) {
-			parts = append(parts, part{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: &rate}})
+			if !l.moved {
+				parts = append(parts, part{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: rate}})
+			}
 			l.heard, l.at = 0, l.end
 		}
-		if rate != *h.Rate {
-			*l = lease{key: l.key, rate: *h.Rate, grant: l.grant, pending: l.pending}
+		l.held = hold{}
+		if !l.of(h.Rate) {
+			*l = lease{key: l.key, rate: h.Rate, grant: l.grant, pending: l.pending}
 		}
 		if h.Kind == ratelimit.Take && h.N > 0 && l.pending == nil {
 			if p.wish = l.want(clock, s.o.Lease); p.wish > 0 {
-				p.ahead = l.ahead(s.o.Lease)
-				p.pends = make(chan struct{})
+				p.ahead, p.holds = l.ahead(s.o.Lease), l.holds(p.wish)
+				p.pends = new(pending)
 				l.pending = p.pends
 			}
 		}
@@ -218,37 +248,39 @@ func (s *Store) hear(q *question, now int64) {
 		l := shard.find(p.hash)
 		var left lease
 		switch {
-		case l != nil && l.rate == *p.Rate:
-			left = l.hear(now, p.from, p.to)
+		case l != nil && l.of(p.Rate):
+			left = l.hear(now, p.from, p.to, p.held)
 		case p.from != p.to: // nobody knows of it any more
-			left = lease{key: p.key, rate: *p.Rate, at: p.from, end: p.to, heard: now}
+			left = lease{key: p.key, rate: p.Rate, at: p.from, end: p.to, heard: now}
 		}
 		shard.mu.Unlock()
 		if p.from != p.to {
 			s.metrics.leases.Add(1)
 		}
-		if left.live(now) {
-			s.giveBack([]back{{p.hash, left}})
+		if left.live(now) && !left.moved {
+			s.giveBack([]lease{left})
 		}
 	}
 }
 
-// answered tells those who wait for a lease.
-func (s *Store) answered(p *part) {
+// answered gives those who wait for a lease.
+func (s *Store) answered(p *part) []waiting {
 	shard := s.leases.shard(p.hash)
 	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	if l := shard.find(p.hash); l != nil && l.pending == p.pends {
 		l.pending = nil
 	}
-	shard.mu.Unlock()
-	close(p.pends)
+	w := p.pends.waiting
+	p.pends.waiting = nil
+	return w
 }
 
 // giveBack gives back what is not used. If it can't be, it is lost until its time is over.
-func (s *Store) giveBack(all []back) {
-	for _, b := range all {
-		rate := b.rate
-		q := &question{done: make(chan struct{}), parts: []part{{key: b.key, back: true, from: b.at, to: b.end, Hit: ratelimit.Hit{Rate: &rate}}}}
+func (s *Store) giveBack(all []lease) {
+	for i := range all {
+		l := &all[i]
+		q := &question{since: s.clock(), parts: []part{{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: l.rate}}}}
 		if s.lane(q).submit(q) == nil {
 			s.metrics.returns.Add(1)
 		}
@@ -300,20 +332,14 @@ func (s *leaseShard) find(hash uint64) *lease {
 	return l
 }
 
-// back is a lease that is given back.
-type back struct {
-	hash uint64
-	lease
-}
-
 // turn begins a new generation if it is time, and gives what was leased in the one that ends. mu is held.
-func (s *leaseShard) turn(clock, now int64) (left []back) {
+func (s *leaseShard) turn(clock, now int64) (left []lease) {
 	if s.young != nil && len(s.young) < leaseKeys && clock-s.turned < generation {
 		return nil
 	}
-	for hash, l := range s.old {
-		if l.live(now) && l.pending == nil {
-			left = append(left, back{hash, *l})
+	for _, l := range s.old {
+		if l.live(now) && l.pending == nil && l.held.until == 0 {
+			left = append(left, *l)
 		}
 	}
 	s.old, s.young, s.turned = s.young, make(map[uint64]*lease), clock

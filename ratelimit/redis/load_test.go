@@ -48,10 +48,7 @@ func startLoad(t *testing.T, s *Store) *load {
 				h := []ratelimit.Hit{hit("load-"+strconv.FormatUint(zipf.Uint64(), 10), &rate)}
 				h[0].Strict = w%4 == 0
 				start := time.Now()
-				ok, done, err := s.TryTake(start.UnixNano(), h)
-				if !done {
-					ok, err = s.Take(t.Context(), start.UnixNano(), h)
-				}
+				ok, err := s.Take(t.Context(), start.UnixNano(), h)
 				took := time.Since(start)
 				switch {
 				case err != nil && (!errors.Is(err, ratelimit.ErrUnavailable) || !h[0].Strict):
@@ -184,12 +181,12 @@ func TestWhateverRedisHolds(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	for i, rate := range slices.Repeat(leaseRates(), 20) {
 		h := hit(fmt.Sprint("k", i), &rate)
-		value := make([]byte, []int{0, 3, 16, 16, 16, 200}[random.IntN(6)])
+		value := make([]byte, []int{0, 3, 16, 28, 28, 28, 200}[random.IntN(7)])
 		for j := range value {
 			value[j] = byte(random.Uint32())
 		}
-		if len(value) == 16 && random.IntN(2) == 0 { // some that are arrivals
-			value = appendArrival(nil, ratelimit.Arrival{NS: random.Int64N(1 << 62), Frac: random.Uint32()})
+		if len(value) == 28 && random.IntN(2) == 0 { // some that are counters
+			value = appendStand(nil, stand{ratelimit.Arrival{NS: random.Int64N(1 << 62), Frac: random.Uint32()}, hold{random.Int64N(1 << 32), random.Int64N(1 << 51)}})
 		}
 		require.NoError(t, c.Do(context.Background(), c.B().Set().Key(s.keyOf(&h)).Value(string(value)).Build()).Error())
 		for range 3 {
@@ -206,22 +203,23 @@ func TestWhateverRedisHolds(t *testing.T) {
 
 // FuzzReply: whatever Redis answers, nothing panics, and no more pass than the limit.
 func FuzzReply(f *testing.F) {
-	good := appendArrival(appendArrival(nil, ratelimit.Arrival{NS: 1_795_000_000_000_000_000})[:12], ratelimit.Arrival{NS: 1_795_000_000_500_000_000, Frac: 7})
+	good := appendArrival(nil, ratelimit.Arrival{NS: 1_795_000_000_000_000_000})[:12]
+	good = appendStand(good, stand{ratelimit.Arrival{NS: 1_795_000_000_500_000_000, Frac: 7}, hold{1_795_000_007, 200_000_000}})
 	f.Add(good, uint64(1), uint64(5), uint8(0))
-	f.Add(make([]byte, 28), uint64(1<<63), uint64(1<<20), uint8(6))
+	f.Add(make([]byte, 40), uint64(1<<63), uint64(1<<20), uint8(6))
 	f.Fuzz(func(t *testing.T, reply []byte, n, wish uint64, which uint8) {
 		rates := leaseRates()
 		rate := &rates[int(which)%len(rates)]
-		now, at, err := readReply(reply, []string{"k"})
+		now, at, err := readReply(reply, 1)
 		if err != nil {
 			return
 		}
-		q := question{parts: []part{{key: "k", wish: min(wish, rate.Limit()), ahead: time.Millisecond, Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}}}}
+		q := question{parts: []part{{key: "k", index: 1, wish: min(wish, rate.Limit()), ahead: time.Millisecond, holds: which > 99, Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}}}}
 		q.decide(now, at)
 		p := &q.parts[0]
 		require.LessOrEqual(t, p.Decision.Remaining, rate.Limit())
-		l := lease{rate: *rate}
-		l.hear(now, p.from, p.to)
+		l := lease{rate: rate}
+		l.hear(now, p.from, p.to, p.held)
 		for range 4 {
 			next, d, v := l.judge(now, ratelimit.Take, 1)
 			require.LessOrEqual(t, d.Remaining, rate.Limit())
@@ -267,9 +265,7 @@ func benchmarkTake(b *testing.B, lease float64, coldOf int) {
 				h[0].Key = strconv.AppendUint(append(h[0].Key[:0], "hot-"...), zipf.Uint64(), 10)
 			}
 			now := time.Now().UnixNano()
-			if _, done, _ := s.TryTake(now, h); !done {
-				_, _ = s.Take(b.Context(), now, h)
-			}
+			_, _ = s.Take(b.Context(), now, h)
 		}
 	})
 	b.ReportMetric(float64(s.metrics.calls.Load())/float64(b.N), "calls/op")

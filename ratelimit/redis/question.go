@@ -14,20 +14,25 @@ type question struct {
 	parts []part
 	ok    bool
 	err   error
-	now   int64         // of a test in virtual time
-	done  chan struct{} // closed when the rest is set
+	now   int64    // of a test in virtual time
+	since int64    // when it was asked, by the store's clock
+	of    *inquiry // nil: nobody waits for it
 }
 
 // part is a hit of a question. Its Key is not set.
 type part struct {
 	ratelimit.Hit
-	key  string // in Redis; "": its Decision was made here and stands
-	hash uint64 // by which leases know it; 0: they don't
-	back bool   // no hit: of what lies between from and to, nothing is used
+	key   string // in Redis; "": its Decision was made here and stands
+	index int    // of the key among those of its script, from 1
+	hash  uint64 // by which leases know it; 0: they don't
+	back  bool   // no hit: of what lies between from and to, nothing is used
 
 	wish  uint64        // how many more to lease
-	ahead time.Duration // and how far beyond what a GCRA lets pass now
-	pends chan struct{} // closed when it is answered; nil where nobody waits for a lease
+	ahead time.Duration // and how far beyond what passes now
+	holds bool          // they are to be held
+	freed hold          // is held no more
+	held  hold          // of what is leased
+	pends *pending      // nil where nobody waits for a lease
 	grant uint64        // of a lease by which the decision was made, which moved it from before to after; 0: none
 
 	from, to ratelimit.Arrival // what is leased; equal if nothing is, and then it is where the key stands
@@ -35,13 +40,33 @@ type part struct {
 	after    ratelimit.Arrival // and what the hit made of that
 }
 
-// keys are where keys stand that have used anything.
-type keys map[string]ratelimit.Arrival
+// hold is what is held of a GCRA that is leased: so much less may be used at once.
+type hold struct {
+	until int64 // seconds since 1970; 0: nothing is held
+	ns    int64 // of the rate's time
+}
+
+// stand is what Redis has of a key: where it stands, and what all replicas hold of it.
+type stand struct {
+	at   ratelimit.Arrival
+	held hold
+}
+
+// at is the stand as it counts at now: what is held is not there to be used, and nothing is held for longer.
+func (s stand) when(now int64) stand {
+	if s.held.until <= now/second || s.held.ns == 0 {
+		s.held = hold{}
+	} else if floor := now + s.held.ns; s.at.NS < floor {
+		s.at = ratelimit.Arrival{NS: floor}
+	}
+	return s
+}
 
 const owed = 1 << 31 // in the Frac of a GCRA, as [ratelimit.Arrival] has it
 
-// decide is what decide.lua does with a question, and fills in the decisions, which that leaves out.
-func (q *question) decide(now int64, at keys) {
+// decide is what decide.lua does with a question, and fills in the decisions, which that leaves out. at has where the keys
+// of its script stand.
+func (q *question) decide(now int64, at []stand) {
 	for i := range q.parts {
 		q.parts[i].decide(now, at, q.parts[i].Kind)
 	}
@@ -68,24 +93,25 @@ func pass(parts []part) bool {
 	return left || !quota
 }
 
-func (p *part) decide(now int64, at keys, kind ratelimit.Kind) {
-	switch {
-	case p.key == "":
-	case p.back:
-		p.before = at[p.key]
-		at[p.key] = giveBack(p.Rate, p.before, p.from, p.to)
-	default:
-		p.before = at[p.key]
-		p.after, p.Decision = p.Rate.Decide(p.before, now, kind, p.N)
-		at[p.key] = p.after
+func (p *part) decide(now int64, at []stand, kind ratelimit.Kind) {
+	if p.key == "" {
+		return
 	}
+	s := &at[p.index-1]
+	p.before = s.at
+	if p.back {
+		s.at = giveBack(p.Rate, p.before, p.from, p.to)
+		return
+	}
+	p.after, p.Decision = p.Rate.Decide(p.before, now, kind, p.N)
+	s.at = p.after
 }
 
 // undo takes back what was counted, last first, and then does again what is not taken back, as [ratelimit.Memory] does.
-func (q *question) undo(now int64, at keys) {
+func (q *question) undo(now int64, at []stand) {
 	for i := len(q.parts) - 1; i >= 0; i-- {
 		if p := &q.parts[i]; p.key != "" {
-			at[p.key] = p.before
+			at[p.index-1].at = p.before
 		}
 	}
 	for i := range q.parts {
@@ -100,39 +126,74 @@ func (q *question) undo(now int64, at keys) {
 		if p.key == "" || p.back || p.Kind != ratelimit.Take {
 			continue
 		}
-		next, d := p.Rate.Decide(at[p.key], now, ratelimit.Take, 0)
-		at[p.key] = next
+		s := &at[p.index-1]
+		next, d := p.Rate.Decide(s.at, now, ratelimit.Take, 0)
+		s.at = next
 		if p.Decision.Allowed {
 			p.Decision.Remaining, p.Decision.Reset = d.Remaining, d.Reset
 		}
 	}
 }
 
-// lease takes what is wished, as far as there is so much: of a GCRA also what passes a little later, so that a key that is
-// used up is not asked about for each request; of windows a quarter of what is left, so that its end is shared.
-func (p *part) lease(now int64, at keys) {
+// lease takes what is wished, as far as there is so much: also what passes a little later, so that a key that is used up
+// is not asked about for each request; of windows, while there is more, a quarter of what is left, so that their end is
+// shared.
+func (p *part) lease(now int64, at []stand) {
 	if p.key == "" || p.back {
 		return
 	}
-	p.from = at[p.key]
+	s := &at[p.index-1]
+	p.from = s.at
 	p.to = p.from
-	if p.Kind == ratelimit.Take && p.wish > 0 {
-		kind, k := ratelimit.Take, uint64(0)
-		if p.Rate.Algorithm() == ratelimit.GCRA {
-			_, d := p.Rate.Decide(p.from, now+int64(p.ahead), ratelimit.Take, 0)
-			kind, k = ratelimit.Charge, min(p.wish, d.Remaining)
-		} else {
-			_, d := p.Rate.Decide(p.from, now, ratelimit.Take, 0)
-			k = min(p.wish, d.Remaining/4)
-		}
-		if k > 0 {
-			p.to, _ = p.Rate.Decide(p.from, now, kind, k)
-			at[p.key] = p.to
-			if kind == ratelimit.Charge {
-				p.to.Frac &^= owed
-			}
+	if p.Kind != ratelimit.Take || p.wish == 0 {
+		return
+	}
+	if s.held.until != 0 && s.held.until == p.freed.until {
+		if s.held.ns -= p.freed.ns; s.held.ns <= 0 {
+			s.held = hold{}
 		}
 	}
+	k := p.fits(now)
+	if k == 0 {
+		return
+	}
+	p.to, _ = p.Rate.Decide(p.from, now, ratelimit.Charge, k)
+	s.at = p.to
+	if p.Rate.Algorithm() == ratelimit.GCRA {
+		p.to.Frac &^= owed
+		p.hold(now, k, &s.held)
+	}
+}
+
+// fits is how many there may be leased.
+func (p *part) fits(now int64) uint64 {
+	ahead := now + int64(p.ahead)
+	if p.Rate.Algorithm() != ratelimit.GCRA {
+		_, d := p.Rate.Decide(p.from, now, ratelimit.Take, 0)
+		if d.Remaining >= 4 || p.Rate.Algorithm() == ratelimit.FixedWindow {
+			return min(p.wish, d.Remaining/4)
+		}
+		_, end := p.Rate.Window(now)
+		ahead = min(ahead, end-1)
+	}
+	_, d := p.Rate.Decide(p.from, ahead, ratelimit.Take, 0)
+	return min(p.wish, d.Remaining)
+}
+
+// hold holds k that are leased, unless more than half of what may be used at once would be.
+func (p *part) hold(now int64, k uint64, all *hold) {
+	cost := p.Rate.Cost(k)
+	if cost.Frac > 0 {
+		cost.NS++
+	}
+	if !p.holds || 2*(all.ns+cost.NS) > p.Rate.Full().NS {
+		return
+	}
+	if all.until == 0 {
+		all.until = now/second + holdFor
+	}
+	all.ns += cost.NS
+	p.held = hold{all.until, cost.NS}
 }
 
 // giveBack is where a key stands that was at at, when nothing is used of what lies between from and to. A GCRA that others
@@ -191,8 +252,20 @@ const (
 	maxSlide = 1 << 32     // more than a sliding window does
 )
 
-// appendPart appends what decide.lua reads of a part; index is the place of its key among KEYS, from 1.
-func appendPart(b []byte, p *part, index int, last bool) []byte {
+// plain says whether it is one hit of a GCRA that takes, as a rule.
+func (q *question) plain() bool {
+	p := &q.parts[0]
+	return len(q.parts) == 1 && p.key != "" && !p.back && p.Kind == ratelimit.Take && p.Rate.Algorithm() == ratelimit.GCRA && p.N > 0 && p.N <= p.Rate.Limit()
+}
+
+// What stands for op and flags of a question that is plain.
+const (
+	opTake = 128 + iota
+	opTakeLease
+)
+
+// appendPart appends what decide.lua reads of a part; last says that it is the end of a question.
+func appendPart(b []byte, p *part, last, plain bool) []byte {
 	kind, flags := byte(p.Kind), byte(0)
 	set := func(on bool, flag byte) {
 		if on {
@@ -217,7 +290,15 @@ func appendPart(b []byte, p *part, index int, last bool) []byte {
 	set(p.N == 0, flagAsk)
 	leases := !p.back && p.Kind == ratelimit.Take && p.wish > 0
 	set(leases, flagLease)
-	b = binary.BigEndian.AppendUint16(append(b, byte(r.Algorithm())<<3|kind, flags), uint16(index))
+	switch {
+	case !plain:
+		b = append(b, byte(r.Algorithm())<<3|kind, flags)
+	case leases:
+		b = append(b, opTakeLease)
+	default:
+		b = append(b, opTake)
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(p.index))
 	switch {
 	case p.back:
 		from := p.from
@@ -246,14 +327,26 @@ func appendPart(b []byte, p *part, index int, last bool) []byte {
 		b = binary.BigEndian.AppendUint32(appendNumber(b, int64(r.Per())/second), uint32(r.Months()))
 	}
 	if leases {
-		b = appendNumber(b, int64(min(p.wish, maxWish)))
-		b = appendNumber(appendArrival(b, r.Cost(1)), int64(p.ahead))
+		b = appendNumber(appendNumber(b, int64(p.wish)), int64(p.ahead))
+		if r.Algorithm() == ratelimit.GCRA {
+			b = appendLease(b, p)
+		}
 	}
 	return b
 }
 
-// maxWish is the most that is leased at once.
-const maxWish = 1 << 24
+// appendLease appends what a lease of a GCRA is beside.
+func appendLease(b []byte, p *part) []byte {
+	b = appendArrival(b, p.Rate.Cost(1))
+	holds := byte(0)
+	if p.holds {
+		holds = 1
+	}
+	return appendNumber(binary.BigEndian.AppendUint32(append(b, holds), uint32(p.freed.until)), p.freed.ns)
+}
+
+// maxWish is the most that is leased at once: so many intervals are exact in a double.
+const maxWish = 1 << 22
 
 func appendNumber(b []byte, n int64) []byte {
 	return binary.BigEndian.AppendUint64(b, math.Float64bits(float64(n)))
@@ -266,32 +359,43 @@ func appendArrival(b []byte, a ratelimit.Arrival) []byte {
 	return binary.BigEndian.AppendUint32(b, a.Frac)
 }
 
-const arrivalSize = 16
+// appendStand appends what Redis has of a key.
+func appendStand(b []byte, s stand) []byte {
+	return appendNumber(binary.BigEndian.AppendUint32(appendArrival(b, s.at), uint32(s.held.until)), s.held.ns)
+}
+
+const standSize = 28
 
 var errReply = errors.New("the answer of Redis is none of decide.lua")
 
-// readArrival reads what a key held; what is no arrival is as good as nothing, as it is for decide.lua.
-func readArrival(b []byte) ratelimit.Arrival {
-	s := math.Float64frombits(binary.BigEndian.Uint64(b))
-	n, f := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
-	if s >= 0 && s < 9_200_000_000 && s == math.Floor(s) && int64(n) < second {
-		return ratelimit.Arrival{NS: int64(s)*second + int64(n), Frac: f}
+// readStand reads what a key held; what is no arrival is as good as nothing, as it is for decide.lua.
+func readStand(b []byte) (st stand) {
+	s, n, f := readNumber(b), binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
+	if s < 0 || s >= 9_200_000_000 || s != math.Floor(s) || int64(n) >= second {
+		return st
 	}
-	return ratelimit.Arrival{}
+	st.at = ratelimit.Arrival{NS: int64(s)*second + int64(n), Frac: f}
+	if ns := readNumber(b[20:]); ns > 0 && ns < 1e15 && ns == math.Floor(ns) {
+		st.held = hold{int64(binary.BigEndian.Uint32(b[16:])), int64(ns)}
+	}
+	return st
 }
 
+func readNumber(b []byte) float64 { return math.Float64frombits(binary.BigEndian.Uint64(b)) }
+
 // readReply reads the answer to a script with so many keys: when it was decided, and where each key stood before.
-func readReply(b []byte, names []string) (now int64, at keys, err error) {
-	if len(b) != 12+arrivalSize*len(names) {
+func readReply(b []byte, keys int) (now int64, at []stand, err error) {
+	if len(b) != 12+standSize*keys {
 		return 0, nil, errReply
 	}
-	s, n := math.Float64frombits(binary.BigEndian.Uint64(b)), binary.BigEndian.Uint32(b[8:])
+	s, n := readNumber(b), binary.BigEndian.Uint32(b[8:])
 	if math.IsNaN(s) || s < 0 || s > 9_200_000_000/2 || int64(n) >= second {
 		return 0, nil, errReply
 	}
-	at = make(keys, len(names))
-	for i, name := range names {
-		at[name] = readArrival(b[12+arrivalSize*i:])
+	now = int64(s)*second + int64(n)
+	at = make([]stand, keys)
+	for i := range at {
+		at[i] = readStand(b[12+standSize*i:]).when(now)
 	}
-	return int64(s)*second + int64(n), at, nil
+	return now, at, nil
 }

@@ -23,7 +23,6 @@ type Store struct {
 	log     *slog.Logger
 	id      string
 	started time.Time
-	flights int
 
 	lanes    []*lane
 	client   client
@@ -39,10 +38,7 @@ type Store struct {
 // New gives a store for valid options.
 func New(log *slog.Logger, o Options) (*Store, error) {
 	o.defaults()
-	s := &Store{o: o, log: log, id: rand.Text(), started: time.Now(), flights: maxFlights, metrics: newMetrics()}
-	if o.virtual {
-		s.flights = 1
-	}
+	s := &Store{o: o, log: log, id: rand.Text(), started: time.Now(), metrics: newMetrics()}
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
@@ -147,8 +143,16 @@ func (s *Store) keyOf(h *ratelimit.Hit) string {
 	return string(base64.RawURLEncoding.AppendEncode(name, sum[:16]))
 }
 
-// TryTake implements [ratelimit.Prompt].
-func (s *Store) TryTake(now int64, hits []ratelimit.Hit) (ok, done bool, err error) {
+// Ask implements [ratelimit.Prompt].
+func (s *Store) Ask(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (ok, done bool, err error) {
+	if ok, done, err = s.try(now, hits); !done && !s.waits(now, hits, w) {
+		s.inquire(now, hits, w)
+	}
+	return ok, done, err
+}
+
+// try decides what Redis need not or can't be asked about.
+func (s *Store) try(now int64, hits []ratelimit.Hit) (ok, done bool, err error) {
 	if s.o.Lease > 0 {
 		if ok, done = s.local(hits); done {
 			s.metrics.local.Add(1)
@@ -178,73 +182,103 @@ func (s *Store) leftAlone(hits []ratelimit.Hit) bool {
 	return false
 }
 
-// Take implements [ratelimit.Store]. now is only of interest where Redis can't be asked.
-func (s *Store) Take(ctx context.Context, now int64, hits []ratelimit.Hit) (bool, error) {
-	if ok, done, err := s.TryTake(now, hits); done {
-		return ok, err
+// Take implements [ratelimit.Store]. now is only of interest where Redis can't be asked. It does not look at ctx: what it
+// waits for is over soon.
+func (s *Store) Take(_ context.Context, now int64, hits []ratelimit.Hit) (bool, error) {
+	p := promise{told: make(chan struct{})}
+	ok, done, err := s.Ask(now, hits, &p)
+	if !done {
+		<-p.told
+		ok, err = p.ok, p.err
 	}
-	timeout := time.NewTimer(s.o.Timeout)
-	defer timeout.Stop()
-	if pending := s.pending(hits); pending != nil {
-		select {
-		case <-pending:
-		case <-ctx.Done():
-		case <-timeout.C:
-			return s.decideAlone(now, hits)
-		}
-		if ok, done, err := s.TryTake(now, hits); done {
-			return ok, err
-		}
-	}
-	a := s.inquire(now, hits)
-	if err := s.ask(ctx, a.questions, timeout.C); err != nil {
-		s.takeBack(a.questions)
-		_, _ = s.alone.memory.Take(ctx, now, a.owed) // it gives none
-		return s.decideAlone(now, hits)
-	}
-	return s.answer(a, hits), nil
+	return ok, err
+}
+
+// promise is a [ratelimit.Waiter] of a goroutine that waits.
+type promise struct {
+	ok   bool
+	err  error
+	told chan struct{}
+}
+
+func (p *promise) Decided(ok bool, err error) ratelimit.Flusher {
+	p.ok, p.err = ok, err
+	close(p.told)
+	return nil
 }
 
 // inquiry is what is asked for the hits of one call: one question, or where their keys lie in several slots one for each.
 type inquiry struct {
+	s         *Store
+	now       int64
+	hits      []ratelimit.Hit
+	w         ratelimit.Waiter
+	one       question // which it is as a rule
 	questions []*question
-	at        []place // of each hit
+	left      atomic.Int32 // of them, that have no answer yet
+	at        []place      // of each hit
 	owed      []ratelimit.Hit
 }
 
 type place struct{ question, part int }
 
-// inquire makes the questions for hits.
-func (s *Store) inquire(now int64, hits []ratelimit.Hit) inquiry {
-	a := inquiry{at: make([]place, len(hits))}
-	parts := make([]part, 0, len(hits))
+var inquiries = sync.Pool{New: func() any { return new(inquiry) }}
+
+// inquire asks about hits.
+func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) {
+	a := inquiries.Get().(*inquiry)
+	a.s, a.now, a.hits, a.w = s, now, hits, w
+	a.ask()
+	for _, q := range a.questions {
+		q.of = a
+	}
+	a.left.Store(int32(len(a.questions)))
+	for _, q := range a.questions { // the last one may be answered, and a not be ours any more, before this is over
+		var err error
+		if q.key() != "" {
+			if err = s.lane(q).submit(q); err == nil {
+				continue
+			}
+		}
+		q.ok = err == nil && pass(q.parts)
+		go s.finishAll([]*question{q}, err)
+	}
+}
+
+// ask makes the questions.
+func (a *inquiry) ask() {
+	s, clock := a.s, a.s.clock()
+	parts := a.one.parts[:0]
 	first, several := "", false
-	for i := range hits {
-		h := &hits[i]
+	a.at, a.owed = a.at[:0], a.owed[:0]
+	for i := range a.hits {
+		h := &a.hits[i]
 		p := part{Hit: ratelimit.Hit{Rate: h.Rate, N: h.N, Kind: h.Kind, Shadow: h.Shadow, Quota: h.Quota}}
 		if _, den := h.Rate.Interval(); h.Rate.Algorithm() == ratelimit.Unlimited || h.Rate.Algorithm() == ratelimit.GCRA && den == 0 {
-			_, p.Decision = h.Rate.Decide(ratelimit.Arrival{}, now, h.Kind, h.N)
+			_, p.Decision = h.Rate.Decide(ratelimit.Arrival{}, a.now, h.Kind, h.N)
 		} else {
-			parts = s.lend(parts, &p, h)
-			parts = s.owe(&a, parts, &p, h, now)
+			parts = s.lend(parts, &p, h, clock)
+			parts = s.owe(a, parts, &p, h, a.now)
 		}
-		a.at[i].part = len(parts)
+		a.at = append(a.at, place{0, len(parts)})
 		parts = append(parts, p)
 		if first == "" {
 			first = p.key
 		}
 		several = several || p.key != "" && s.slotOf(p.key) != s.slotOf(first)
 	}
-	if !several {
-		a.questions = []*question{{parts: parts, now: now, done: make(chan struct{})}}
-		return a
+	if several {
+		a.split(parts, clock)
+		return
 	}
-	s.split(now, parts, &a)
-	return a
+	a.one = question{parts: parts, now: a.now, since: clock}
+	a.questions = append(a.questions[:0], &a.one)
 }
 
 // split asks of each slot by itself. Which hits of a quota refuse is then only known when all have answered.
-func (s *Store) split(now int64, parts []part, a *inquiry) {
+func (a *inquiry) split(parts []part, clock int64) {
+	s := a.s
+	a.questions = nil
 	index, moved := make(map[uint16]int), make([]place, len(parts))
 	for i, p := range parts {
 		to := len(a.questions)
@@ -256,7 +290,7 @@ func (s *Store) split(now int64, parts []part, a *inquiry) {
 			index[s.slotOf(p.key)] = to
 		}
 		if to == len(a.questions) {
-			a.questions = append(a.questions, &question{now: now, done: make(chan struct{})})
+			a.questions = append(a.questions, &question{now: a.now, since: clock})
 		}
 		q := a.questions[to]
 		if p.Quota {
@@ -270,35 +304,9 @@ func (s *Store) split(now int64, parts []part, a *inquiry) {
 	}
 }
 
-// ask waits until all questions are answered. An error says that one is not, in time.
-func (s *Store) ask(ctx context.Context, qs []*question, timeout <-chan time.Time) error {
-	var failed error
-	for _, q := range qs {
-		if q.key() == "" {
-			q.ok = pass(q.parts)
-			close(q.done)
-		} else if err := s.lane(q).submit(q); err != nil {
-			failed = err
-			s.finish(q, err)
-		}
-	}
-	for _, q := range qs {
-		select {
-		case <-q.done:
-			failed = errors.Join(failed, q.err)
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timeout:
-			return errTimeout
-		}
-	}
-	return failed
-}
-
-var errTimeout = errors.New("redis has not answered in time")
-
 // answer tells the hits what was decided. What some slots counted of a question that others refuse is given back.
-func (s *Store) answer(a inquiry, hits []ratelimit.Hit) bool {
+func (s *Store) answer(a *inquiry) bool {
+	hits := a.hits
 	for i := range hits {
 		hits[i].Decision = a.questions[a.at[i].question].parts[a.at[i].part].Decision
 	}
@@ -325,19 +333,14 @@ func (s *Store) answer(a inquiry, hits []ratelimit.Hit) bool {
 	return false
 }
 
-// takeBack gives back what was counted of questions, as far as that is known by now.
+// takeBack gives back what was counted of questions, as far as that is known.
 func (s *Store) takeBack(qs []*question) {
 	for _, q := range qs {
-		select {
-		case <-q.done:
-		default:
-			continue // what it will count is lost until its time is over
-		}
 		s.putBack(q)
 		if q.err != nil || !q.ok {
 			continue
 		}
-		back := &question{done: make(chan struct{})}
+		back := &question{since: s.clock()}
 		for _, p := range q.parts {
 			if p.key == "" || p.back || p.Kind != ratelimit.Take || !p.Decision.Allowed || p.N == 0 {
 				continue
@@ -351,7 +354,7 @@ func (s *Store) takeBack(qs []*question) {
 			back.parts = append(back.parts, r)
 		}
 		if len(back.parts) > 0 {
-			_ = s.lane(back).submit(back) // if it can't be, as above
+			_ = s.lane(back).submit(back) // if it can't be, it is lost until its time is over
 		}
 	}
 }
@@ -360,32 +363,84 @@ func (s *Store) takeBack(qs []*question) {
 func (s *Store) settle(x *script) error {
 	err := x.err
 	var now int64
-	var at keys
+	var at []stand
 	if err == nil {
-		now, at, err = readReply(x.reply, x.names)
+		now, at, err = readReply(x.reply, len(x.names))
 	}
-	if err == nil && !s.o.virtual {
-		s.time.heard(now, x.sent, s.clock())
-	}
-	for _, q := range x.questions {
-		if err == nil {
+	if err == nil {
+		if !s.o.virtual {
+			s.time.heard(now, x.sent, s.clock())
+		}
+		for _, q := range x.questions {
 			q.decide(now, at)
 			s.hear(q, now)
 		}
-		s.finish(q, err)
 	}
+	s.finishAll(x.questions, err)
 	return err
 }
 
-// finish tells those who wait for a question.
-func (s *Store) finish(q *question, err error) {
-	q.err = err
-	for i := range q.parts {
-		if p := &q.parts[i]; p.pends != nil {
-			s.answered(p)
+// finishAll tells those who wait for questions.
+func (s *Store) finishAll(qs []*question, err error) {
+	var f flushers
+	for _, q := range qs {
+		q.err = err
+		for i := range q.parts {
+			if p := &q.parts[i]; p.pends != nil {
+				s.resume(s.answered(p), err, &f)
+			}
+		}
+		if q.of != nil && q.of.left.Add(-1) == 0 {
+			f.add(q.of.end())
 		}
 	}
-	close(q.done)
+	for _, one := range f {
+		one.Flush()
+	}
+}
+
+// flushers are those whose answers are decided together, each once if they come in a row.
+type flushers []ratelimit.Flusher
+
+func (f *flushers) add(one ratelimit.Flusher) {
+	if one != nil && (len(*f) == 0 || (*f)[len(*f)-1] != one) {
+		*f = append(*f, one)
+	}
+}
+
+// resume goes on with calls that have waited for a question of another.
+func (s *Store) resume(all []waiting, err error, f *flushers) {
+	for _, c := range all {
+		if err != nil {
+			f.add(c.w.Decided(s.decideAlone(c.now, c.hits)))
+		} else if ok, done, err := s.try(c.now, c.hits); done {
+			f.add(c.w.Decided(ok, err))
+		} else {
+			s.inquire(c.now, c.hits, c.w)
+		}
+	}
+}
+
+// end tells the one who asked, when all questions have their answer.
+func (a *inquiry) end() ratelimit.Flusher {
+	var failed, err error
+	for _, q := range a.questions {
+		failed = errors.Join(failed, q.err)
+	}
+	ok := false
+	if failed == nil {
+		ok = a.s.answer(a)
+	} else {
+		a.s.takeBack(a.questions)
+		if len(a.owed) > 0 {
+			_, _ = a.s.alone.memory.Take(context.Background(), a.now, a.owed) // it gives none
+		}
+		ok, err = a.s.decideAlone(a.now, a.hits)
+	}
+	f := a.w.Decided(ok, err)
+	a.hits, a.w = nil, nil
+	inquiries.Put(a)
+	return f
 }
 
 // Stats implements [ratelimit.Store]. How many keys there are only Redis knows, which other things may use too.

@@ -3,7 +3,9 @@ package redis
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -56,6 +58,67 @@ func TestRedisKeepsTheContract(t *testing.T) {
 		return start(t, o)
 	}}
 	s.Run(t)
+}
+
+// TestScriptsLeaseAsQuestionsDo has Redis decide, lease and hold at random, and then keys stand where they do by what replicas
+// work out themselves from its answers.
+func TestScriptsLeaseAsQuestionsDo(t *testing.T) {
+	o := patient(servers.RunRedis(t).Address)
+	o.virtual = true
+	s := start(t, o)
+	random := rand.New(rand.NewPCG(1, 1))
+	rates, model, freed := leaseRates(), map[string]stand{}, map[string]hold{}
+	now := int64(1_795_000_000_000_000_000)
+	randomPart := func() part {
+		i := random.IntN(len(rates))
+		rate := &rates[i]
+		p := part{key: "k" + strconv.Itoa(i), Hit: ratelimit.Hit{Rate: rate, N: 1, Shadow: random.IntN(9) == 0}}
+		if random.IntN(4) == 0 {
+			p.N, p.Kind = random.Uint64N(2*rate.Limit()), ratelimit.Kind(random.IntN(3))
+		}
+		if random.IntN(3) > 0 {
+			p.wish, p.ahead = random.Uint64N(rate.Limit()/2), time.Duration(random.Int64N(span))
+			p.holds, p.freed = rate.Algorithm() == ratelimit.GCRA && random.IntN(3) > 0, freed[p.key]
+		}
+		return p
+	}
+	for range 10_000 {
+		if now += random.Int64N(int64(100 * time.Millisecond)); random.IntN(200) == 0 {
+			now += random.Int64N(2 * holdFor * second)
+		}
+		var batch []*question
+		for range 1 + random.IntN(3) {
+			q := &question{now: now, parts: []part{randomPart()}}
+			if random.IntN(4) == 0 {
+				q.parts = append(q.parts, randomPart())
+			}
+			batch = append(batch, q)
+		}
+		x := pack(batch, s.slotOf)[0]
+		all := []script{x}
+		s.call(t.Context(), all)
+		require.NoError(t, all[0].err)
+		at, stands, err := readReply(all[0].reply, len(x.names))
+		require.NoError(t, err)
+		require.Equal(t, now, at)
+		for i, name := range x.names {
+			want, got := model[name].when(now), stands[i]
+			if want.at.NS > now || got.at.NS > now { // else it is as good as never used
+				require.Equal(t, want, got, name)
+			}
+		}
+		for _, q := range x.questions {
+			q.decide(now, stands)
+			for _, p := range q.parts {
+				if freed[p.key] = p.held; random.IntN(9) == 0 {
+					freed[p.key] = hold{now/second + random.Int64N(holdFor), random.Int64N(second)}
+				}
+			}
+		}
+		for i, name := range x.names {
+			model[name] = stands[i]
+		}
+	}
 }
 
 // TestRefusedQuestionsTellWhatRemainsWithoutThem has a key be leased that another one, which is used up, brings down: by
