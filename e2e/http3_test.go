@@ -26,7 +26,13 @@ func (w *world) overQUIC(a *authority) *http.Client {
 // tells clients of it; new certificates are shown, and changes of routes arrive while requests go on.
 func TestHTTP3(t *testing.T) {
 	v1, v2 := envoytest.Upstream(t, "v1"), envoytest.Upstream(t, "v2")
-	echo(v1)
+	v1.Handle = func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/own" {
+			rw.Header().Set("Alt-Svc", "clear")
+		}
+		_, _ = io.Copy(rw, r.Body)
+		return true
+	}
 	a, dir := newAuthority(t), t.TempDir()
 	cert, key, serial := a.issue()
 	move(t, dir+"/tls.crt", cert)
@@ -58,6 +64,9 @@ spec:
 	advertised := fmt.Sprintf(`h3=":%s"; ma=86400`, port(address))
 	if got := w.mustDo(checkout); got.header.Get("Alt-Svc") != advertised {
 		t.Errorf("over TCP, alt-svc is %q, want %q", got.header.Get("Alt-Svc"), advertised)
+	}
+	if got := w.mustDo(request{host: checkout.host, path: "/own"}); got.header.Get("Alt-Svc") != "clear" {
+		t.Errorf("the service's own alt-svc is %q", got.header.Get("Alt-Svc"))
 	}
 	passed := 0
 	for range 10 {
