@@ -363,7 +363,7 @@ func (b *ruleOf) timeouts(f field) {
 	}
 }
 
-// persistence keeps a client with an endpoint.
+// persistence keeps a client with an endpoint. Before Gateway API 1.7, what is in cookie was sessionName and cookieConfig.
 func (b *ruleOf) persistence(f field) {
 	if !f.given() {
 		return
@@ -374,8 +374,10 @@ func (b *ruleOf) persistence(f field) {
 	}
 	f.get("header").lost("the type is Cookie")
 	cookie := f.get("cookie")
-	key := &policy.HashKey{Cookie: cookieKey(cmp.Or(cookie.get("name").text(), "weir-session"), f.get("absoluteTimeout"), field{of: f.of})}
-	if cookie.get("lifetimeType").text() != "Permanent" {
+	name, before := cookie.get("name").text(), f.get("sessionName").text()
+	lifetime, lifetimeBefore := cookie.get("lifetimeType").text(), f.get("cookieConfig").get("lifetimeType").text()
+	key := &policy.HashKey{Cookie: cookieKey(cmp.Or(name, before, "weir-session"), f.get("absoluteTimeout"), field{of: f.of})}
+	if cmp.Or(lifetime, lifetimeBefore) != "Permanent" {
 		f.get("absoluteTimeout").lost("lifetimeType is not Permanent: the cookie lasts until the browser is closed, and no shorter")
 		key.Cookie.TTL = new(policy.Duration(0))
 	}
