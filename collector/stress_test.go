@@ -1,6 +1,7 @@
 package collector_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,9 +20,13 @@ import (
 
 // TestStress sends many times as many spans as may be held until traces are judged, as fast as they are taken: memory stays
 // under its limit, what is judged before its time is counted as shed, and is judged as it would have been; who is told to
-// try again does so. A moment later nothing is held.
+// try again does so. A moment later nothing is held. With WEIR_STRESS it does so for longer.
 func TestStress(t *testing.T) {
-	const requests, held, wait, limit = 60, 20_000, 5 * time.Second, 256 // MiB
+	const held, wait, limit = 20_000, 5 * time.Second, 256 // MiB
+	lasts, err := time.ParseDuration(cmp.Or(os.Getenv("WEIR_STRESS"), "0s"))
+	if err != nil {
+		t.Fatal("WEIR_STRESS:", err)
+	}
 	s3 := servers.Minio(t)
 	archived := newBucket(t, s3)
 	c := newCollector(t, s3, writeWhole(t, s3, 30, fmt.Sprintf("  keep: {errors: true}\n  wait: %s\n", wait)))
@@ -34,9 +39,9 @@ func TestStress(t *testing.T) {
 	c.start(t)
 
 	began := time.Now()
-	refused := sendStubbornly(t, c, requests)
+	requests, refused := sendStubbornly(t, c, 60, lasts)
 	took := time.Since(began)
-	const spans = requests * blockSpans / 2
+	spans := requests * blockSpans / 2
 	if n := c.metric(t, "otelcol_weir_sampling_held_spans"); n > held+4*blockSpans/2 { // each sender's batch may be on top
 		t.Errorf("%d spans are held, and %d may be", n, held)
 	}
@@ -45,7 +50,7 @@ func TestStress(t *testing.T) {
 	}
 	eventually(t, 60*time.Second, "nothing is held any more", func() bool { return c.metric(t, "otelcol_weir_sampling_held_spans") == 0 })
 	recovered := time.Since(began) - took
-	eventually(t, 60*time.Second, "what is kept is archived", func() bool {
+	eventually(t, 120*time.Second, "what is kept is archived", func() bool {
 		return c.metric(t, "otelcol_exporter_sent_spans(?:_total)?") == c.metric(t, "otelcol_weir_sampling_spans(?:_total)?", `decision="kept"`)
 	})
 	if wrong := judgedOtherwise(archived.spanCounts(t, spans), 30); wrong != "" {
@@ -53,21 +58,23 @@ func TestStress(t *testing.T) {
 	}
 	peak := c.peak(t)
 	t.Logf("%.0f spans a second, %.1f times what may be held for %s; %d requests were told to try again; %d traces were shed; at most %d MiB; nothing held %.1f s later",
-		spans/took.Seconds(), spans/took.Seconds()/(held/wait.Seconds()), wait, refused,
+		float64(spans)/took.Seconds(), float64(spans)/took.Seconds()/(held/wait.Seconds()), wait, refused,
 		c.metric(t, "otelcol_weir_sampling_traces(?:_total)?", `shed="true"`), peak, recovered.Seconds())
 	if peak > limit {
 		t.Errorf("the collector took %d MiB, and its limit is %d", peak, limit)
 	}
 }
 
-// sendStubbornly sends each request until it is taken, and gives how often one was to be sent again.
-func sendStubbornly(t *testing.T, c *collector, requests int) (refused int64) {
+// sendStubbornly sends so many requests at least and for so long, each until it is taken. It gives how many it were, and how
+// often one was to be sent again.
+func sendStubbornly(t *testing.T, c *collector, least int, lasts time.Duration) (requests int, refused int64) {
 	t.Helper()
 	client := c.client(t)
 	var again atomic.Int64
 	var senders errgroup.Group
 	senders.SetLimit(4)
-	for n := range requests {
+	for end := time.Now().Add(lasts); requests < least || requests%2 != 0 || time.Now().Before(end); requests++ {
+		n := requests
 		senders.Go(func() error {
 			for {
 				err := send(t.Context(), client, n)
@@ -82,7 +89,7 @@ func sendStubbornly(t *testing.T, c *collector, requests int) (refused int64) {
 	if err := senders.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	return again.Load()
+	return requests, again.Load()
 }
 
 var highWater = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
