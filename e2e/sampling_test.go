@@ -177,6 +177,64 @@ spec: {classes: {default: 100}, adaptive: {spansPerSecond: 20, window: 1s}}
 	}
 }
 
+// TestMarkedByBaggage: a request whose baggage has a member that marks traces is kept whole, where nothing else is.
+func TestMarkedByBaggage(t *testing.T) {
+	up := envoytest.Upstream(t, "up")
+	w := newTracedWorld(t, `
+kind: Mesh
+metadata: {name: mesh}
+spec: {tracing: {collector: "COLLECTOR"}}
+---
+kind: Sampling
+metadata: {name: default}
+spec: {classes: {default: 0, api: 0}, keep: {marked: [debug.trace, other]}, wait: 500ms}
+---
+kind: Route
+metadata: {name: shop, namespace: shop}
+spec:
+  service: shop
+  rules:
+    - {name: strangers, match: {path: {exact: /stranger}}, requestHeaders: {remove: [baggage]}}
+    - {name: all}
+`+service("shop", up.Address, ""))
+	baggage := map[string]string{
+		"/none": "", "/another": "debug-trace=1", "/part": "my.debug.trace=1, a=debug.trace=1", "/false": "debug.trace=false", "/empty": "debug.trace=,b=1",
+		"/false-with": "a=1 , debug.trace = false ;p=1", "/marked": "debug.trace=1", "/marked-with": "a=b,\tdebug.trace = yes;p=1 ,other=false", "/marked-falsely": "other=falsely",
+		"/stranger": "debug.trace=1",
+	}
+	for path, value := range baggage {
+		r := request{host: "shop.example.com", path: path}
+		if value != "" {
+			r.headers = map[string]string{"baggage": value}
+		}
+		if _, err := w.do(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	marked := func() map[string]bool {
+		all := map[string]bool{}
+		for _, span := range w.kept.Spans() {
+			if span["weir.sampling.rule"] != "marked" || span["debug.trace"] != "true" && span["other"] != "true" {
+				t.Errorf("kept: %v", span)
+			}
+			all[strings.TrimPrefix(span["name"].(string), "GET ")] = true
+		}
+		return all
+	}
+	w.eventually("what is marked is kept", func() error {
+		if n := len(marked()); n < 3 {
+			return fmt.Errorf("%d are kept", n)
+		}
+		return nil
+	})
+	time.Sleep(time.Second) // until all else is judged
+	for path := range marked() {
+		if !strings.HasPrefix(path, "/marked") {
+			t.Errorf("%s is kept, with baggage %q", path, baggage[path])
+		}
+	}
+}
+
 // TestCountsThroughThreeStages: an SDK, a real Envoy and a real collector sample one after the other, each at another
 // rate. The sums of adjusted counts agree with what there was, by a chi-square test over all operations at p = 0.001.
 func TestCountsThroughThreeStages(t *testing.T) {

@@ -17,6 +17,7 @@ type Model struct {
 	Tracing   *policy.Tracing   // nil: no spans
 	AccessLog *policy.AccessLog // nil: no access log
 	Thinned   bool              // proxies make no more spans than collectors find worth it
+	Marks     []string          // members of baggage that mark a trace, in the order of the documents
 	Gateways  []*Gateway
 	Services  []*Service
 	Limits    []*Limit // all global limits

@@ -554,7 +554,7 @@ func (k *Keep) check(c *checker) {
 	c.percent(path+".slowestPercent", k.SlowestPercent)
 	for i, name := range k.Marked {
 		if name == "" {
-			c.problem(fmt.Sprintf("%s.marked[%d]", path, i), "", "want a span attribute's name")
+			c.problem(fmt.Sprintf("%s.marked[%d]", path, i), "", "want the name of a span's attribute, or of a member of baggage")
 		}
 	}
 }

@@ -299,7 +299,7 @@ type Keep struct {
 	SlowerThan     Duration `yaml:"slowerThan,omitempty"`     // a span, or the trace from first to last, took longer
 	SlowestPercent float64  `yaml:"slowestPercent,omitempty"` // of each operation's roots
 	RarerThan      Duration `yaml:"rarerThan,omitempty"`      // an operation of which nothing was kept for so long
-	Marked         []string `yaml:"marked,omitempty"`         // span attributes that mark a trace, unless they are false or ""
+	Marked         []string `yaml:"marked,omitempty"`         // attributes of spans or members of baggage that mark a trace, unless they are false or ""
 }
 
 // Adaptive is a budget of kept spans. Classes are where rates begin; Operations stay as they are, within it.

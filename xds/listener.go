@@ -118,6 +118,7 @@ func (t *translator) tracing(d door) *hcmv3.HttpConnectionManager_Tracing {
 	if t.model.Thinned {
 		tags = append(tags, routeTag())
 	}
+	tags = append(tags, markTags(t.model.Marks, tr.Tags)...)
 	return &hcmv3.HttpConnectionManager_Tracing{
 		ClientSampling:  all,
 		RandomSampling:  &typev3.Percent{Value: *tr.Percent},

@@ -62,7 +62,8 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 	}
 	t := newTranslator(m, k.options)
 	t.before = k.made
-	t.anew = m.Source != k.last.Source || m.Tracing != k.last.Tracing || m.AccessLog != k.last.AccessLog || m.Thinned != k.last.Thinned
+	t.anew = m.Source != k.last.Source || m.Tracing != k.last.Tracing || m.AccessLog != k.last.AccessLog || m.Thinned != k.last.Thinned ||
+		!slices.Equal(m.Marks, k.last.Marks)
 	sorted.Changes(k.last.Services, m.Services, compareServices, func(was, is *mesh.Service) {
 		ref := cmp.Or(was, is).Ref
 		t.changed[ref], t.whole[ref.String()] = true, true
