@@ -2,6 +2,7 @@ package sampling
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -314,16 +315,17 @@ func (r *Rates) adopt(before *Rates) {
 // Rate is what is in force for an operation.
 type Rate struct {
 	Service   string // NAMESPACE/NAME
-	Operation string // "": of all that are too many to be told apart
+	Operation string // "": of all others of the service
 	Class     string
 	Percent   float64
-	Demand    float64 // spans a second, of which so many are kept
+	Demand    float64 // spans a second, of which so many are kept; 0 where rates are not adaptive
 }
 
-// InForce gives the rates of the operations with the highest demand, so many at most, where rates are adaptive.
+// InForce gives the rates of the operations with the highest demand, so many at most. Where rates are not adaptive, demand is
+// not known, and it gives each service's rate, as that of the operation "", and those of operations that differ.
 func (r *Rates) InForce(most int) []Rate {
 	if r.adaptive == nil {
-		return nil
+		return r.written(most)
 	}
 	r.adaptive.mu.Lock()
 	defer r.adaptive.mu.Unlock()
@@ -334,6 +336,27 @@ func (r *Rates) InForce(most int) []Rate {
 	})
 	slices.SortFunc(all, func(a, b Rate) int {
 		return cmp.Or(cmp.Compare(b.Demand, a.Demand), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Operation, b.Operation))
+	})
+	return all[:min(len(all), most)]
+}
+
+// written is InForce of rates that stay as the documents have them.
+func (r *Rates) written(most int) (all []Rate) {
+	r.mu.RLock()
+	services := slices.Collect(maps.Values(r.services))
+	r.mu.RUnlock()
+	for _, s := range services {
+		all = append(all, Rate{s.ref.String(), "", s.Class, 100 * s.threshold.Probability(), 0})
+		s.mu.RLock()
+		for name, t := range s.seen {
+			if t != s.threshold {
+				all = append(all, Rate{s.ref.String(), name, s.Class, 100 * t.Probability(), 0})
+			}
+		}
+		s.mu.RUnlock()
+	}
+	slices.SortFunc(all, func(a, b Rate) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Operation, b.Operation), cmp.Compare(a.Class, b.Class))
 	})
 	return all[:min(len(all), most)]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,6 +226,23 @@ func TestRates(t *testing.T) {
 				t.Errorf("%s %q: %s of class %s, want %v %% of %s", tt.ref, tt.operation, d.Threshold, d.Class, tt.percent, tt.class)
 			}
 		}
+	}
+}
+
+func TestRatesInForceAreTold(t *testing.T) {
+	r := testRates()
+	checkout := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	r.Service(policy.Ref{Namespace: "shop", Name: "jobs"}, "")
+	for _, operation := range []string{"POST /pay", "GET /cart", "GET /healthz/live"} {
+		checkout.Threshold(operation)
+	}
+	var got []string
+	for _, one := range r.InForce(10) {
+		got = append(got, fmt.Sprintf("%s %q %s %v", one.Service, one.Operation, one.Class, math.Round(one.Percent)))
+	}
+	want := []string{`shop/checkout "" api 30`, `shop/checkout "GET /healthz/live" api 1`, `shop/checkout "POST /pay" api 100`, `shop/jobs "" background 5`}
+	if !slices.Equal(got, want) || len(r.InForce(2)) != 2 {
+		t.Errorf("told are %q, want %q", got, want)
 	}
 }
 

@@ -42,19 +42,23 @@ func newSampler(set component.TelemetrySettings, cfg *Config, next consumer.Trac
 		return nil, err
 	}
 	return s, errors.Join(
-		told.RegisterWeirSamplingRateCallback(s.tell(func(r sampling.Rate) float64 { return r.Percent / 100 })),
-		told.RegisterWeirSamplingDemandCallback(s.tell(func(r sampling.Rate) float64 { return r.Demand })))
+		told.RegisterWeirSamplingRateCallback(s.tell(func(r sampling.Rate) (float64, bool) { return r.Percent / 100, true })),
+		told.RegisterWeirSamplingDemandCallback(s.tell(func(r sampling.Rate) (float64, bool) { return r.Demand, s.rates.Load().Adaptive() })))
 }
 
-// tell gives something of the rates in force, where they move.
-func (s *sampler) tell(what func(sampling.Rate) float64) metric.Float64Callback {
+// tell gives something of the rates in force, where it is known.
+func (s *sampler) tell(what func(sampling.Rate) (n float64, known bool)) metric.Float64Callback {
 	return func(_ context.Context, o metric.Float64Observer) error {
 		rates := s.rates.Load()
 		if rates == nil {
 			return nil
 		}
 		for _, r := range rates.InForce(maxTold) {
-			o.Observe(what(r), metric.WithAttributes(attribute.String("service", r.Service), attribute.String("operation", r.Operation), attribute.String("class", r.Class)))
+			n, known := what(r)
+			if !known {
+				continue
+			}
+			o.Observe(n, metric.WithAttributes(attribute.String("service", r.Service), attribute.String("operation", r.Operation), attribute.String("class", r.Class)))
 		}
 		return nil
 	}

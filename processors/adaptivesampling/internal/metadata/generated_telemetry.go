@@ -189,7 +189,7 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	errs = errors.Join(errs, err)
 	builder.WeirSamplingRate, err = builder.meter.Float64ObservableGauge(
 		"otelcol_weir_sampling_rate",
-		metric.WithDescription("Share of an operation's spans that is kept, of those with the highest demand. [Beta]"),
+		metric.WithDescription("Share of an operation's spans that is kept, of those with the highest demand; without a budget, of each service (its operation is empty) and of operations with rates of their own. [Beta]"),
 		metric.WithUnit("1"),
 	)
 	errs = errors.Join(errs, err)

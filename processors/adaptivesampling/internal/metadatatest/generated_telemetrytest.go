@@ -82,7 +82,7 @@ func AssertEqualWeirSamplingLostSpans(t *testing.T, tt *componenttest.Telemetry,
 func AssertEqualWeirSamplingRate(t *testing.T, tt *componenttest.Telemetry, dps []metricdata.DataPoint[float64], opts ...metricdatatest.Option) {
 	want := metricdata.Metrics{
 		Name:        "otelcol_weir_sampling_rate",
-		Description: "Share of an operation's spans that is kept, of those with the highest demand. [Beta]",
+		Description: "Share of an operation's spans that is kept, of those with the highest demand; without a budget, of each service (its operation is empty) and of operations with rates of their own. [Beta]",
 		Unit:        "1",
 		Data: metricdata.Gauge[float64]{
 			DataPoints: dps,
