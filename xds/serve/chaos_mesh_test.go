@@ -56,9 +56,15 @@ func TestMeshChaos(t *testing.T) {
 	if last > base+20e6 {
 		t.Errorf("the heap has grown from %d to %d bytes", base, last)
 	}
-	if n := runtime.NumGoroutine(); n > goroutines {
-		t.Errorf("%d goroutines, and %d before", n, goroutines)
+	var n int
+	for range 1000 { // those of the last one may be at their last instruction
+		if n = runtime.NumGoroutine(); n <= goroutines {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
+	stacks := make([]byte, 1<<20)
+	t.Errorf("%d goroutines, and %d before:\n%s", n, goroutines, stacks[:runtime.Stack(stacks, true)])
 }
 
 // shop is what the documents say of one service.
