@@ -412,7 +412,7 @@ func (a author) request(hosts []string) request {
 				r.Headers = append(r.Headers, "access-control-request-method: "+pick(a, "GET", "PUT", "POST", "TRACE"))
 			}
 		case "accept":
-			r.Headers = append(r.Headers, name+": "+pick(a, "text/html", "Application/JSON, text/html", "text/html, application/json", "application/problem+json", "*/*"))
+			r.Headers = append(r.Headers, a.accept())
 		case "content-type":
 			r.Headers = append(r.Headers, name+": "+pick(a, "application/grpc", "application/grpc+proto", "application/grpcx", "application/json", "application/grpc;a"))
 		case "cookie":
@@ -433,6 +433,9 @@ func (a author) request(hosts []string) request {
 			r.Headers = append(r.Headers, name+": "+value)
 		}
 	}
+	if a.percent(20) { // pages of maintenance go by it
+		r.Headers = append(r.Headers, a.accept())
+	}
 	if a.percent(4) {
 		r.Headers = append(r.Headers, "upgrade: "+pick(a, "websocket", "WebSocket", "foo"), pick(a, "connection: upgrade", "connection: keep-alive, Upgrade"))
 	}
@@ -443,6 +446,10 @@ func (a author) request(hosts []string) request {
 		r.Headers = append(r.Headers, "baggage: "+pick(a, "weir.load-test=1", "a=b, weir.load-test=1;c", "weir.load-test=10", "a=b", "", "weir.load-test = 1"))
 	}
 	return r
+}
+
+func (a author) accept() string {
+	return "accept: " + pick(a, "text/html", "Application/JSON, text/html", "text/html, application/json", "application/problem+json", "*/*")
 }
 
 func (a author) path() string {
