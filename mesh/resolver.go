@@ -57,8 +57,8 @@ func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 		Services: sorted.Edited(r.model.Services, edits, func(s *Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) }),
 		Limits:   sorted.Edited(r.model.Limits, sorted.Edits(limits, cmp.Compare[string]), func(l *Limit, id string) int { return cmp.Compare(l.ID, id) }),
 	}
-	if keep := set.Sampling.Spec.Keep; keep != nil && r.model.Tracing != nil {
-		r.model.Marks = keep.Marked
+	if r.model.Tracing != nil && set.Sampling.Spec.Keep != nil {
+		r.model.Marks = set.Sampling.Spec.Keep.Marked
 	}
 	r.model.Gateways = r.gatewaysOf(set, edits)
 	r.set = set
