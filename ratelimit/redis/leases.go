@@ -48,7 +48,7 @@ func (s *Store) peek(now int64, h *ratelimit.Hit) (d, without ratelimit.Decision
 	return d, without, v
 }
 
-// use judges a hit, and counts it where it passes. The part keeps how to put it back.
+// use decides a hit, and counts it where it passes. The part keeps how to put it back; nil: it need not be.
 func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 	hash := s.leases.hash(h)
 	shard := s.leases.shard(hash)
@@ -60,10 +60,14 @@ func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 	}
 	next, d, v := l.judge(now, h.Kind, h.N)
 	if v == passes {
-		p.hash, p.grant, p.before, p.after = hash, l.grant, l.at, next
+		if p != nil {
+			p.hash, p.grant, p.before, p.after = hash, l.grant, l.at, next
+		}
 		l.take(next, h.N)
 	}
-	p.Decision = d
+	if v != ask {
+		h.Decision = d
+	}
 	return v
 }
 
@@ -71,7 +75,10 @@ func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
 	now := s.time.now(s.clock())
 	if len(hits) == 1 {
-		return s.localOne(now, hits)
+		if s.use(now, &hits[0], nil) == ask {
+			return false, false
+		}
+		return ratelimit.Pass(hits), true
 	}
 	known, refused, takes := true, false, true
 	for i := range hits {
@@ -94,28 +101,6 @@ func (s *Store) local(hits []ratelimit.Hit) (ok, done bool) {
 	return false, false
 }
 
-// localOne is local for the one hit that most questions have.
-func (s *Store) localOne(now int64, hits []ratelimit.Hit) (ok, done bool) {
-	h := &hits[0]
-	hash := s.leases.hash(h)
-	shard := s.leases.shard(hash)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	l := shard.find(hash)
-	if l == nil || !l.of(h.Rate) {
-		return false, false
-	}
-	next, d, v := l.judge(now, h.Kind, h.N)
-	if v == ask {
-		return false, false
-	}
-	if v == passes {
-		l.take(next, h.N)
-	}
-	h.Decision = d
-	return ratelimit.Pass(hits), true
-}
-
 // useAll counts hits if they pass.
 func (s *Store) useAll(now int64, hits []ratelimit.Hit) bool {
 	q := question{parts: make([]part, len(hits))}
@@ -127,7 +112,6 @@ func (s *Store) useAll(now int64, hits []ratelimit.Hit) bool {
 			s.putBack(&q)
 			return false
 		}
-		hits[i].Decision = p.Decision
 	}
 	if !ratelimit.Pass(hits) {
 		s.putBack(&q)
