@@ -96,7 +96,7 @@ func Load(files []File, last *Set) (*Set, []Problem) {
 	l.settle()
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
-			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message), a.Document.compare(b.Document))
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message), compareKeys(a.Document, b.Document))
 	})
 	return l.set(last, touched), l.problems
 }

@@ -7,10 +7,7 @@
 // returns.
 package policy
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // APIVersion is the only apiVersion there is. It may be left out of a document.
 const APIVersion = "weir.dev/v1"
@@ -32,10 +29,6 @@ func (k Key) String() string {
 
 // Ref is the key without its kind.
 func (k Key) Ref() Ref { return Ref{Namespace: k.Namespace, Name: k.Name} }
-
-func (k Key) compare(other Key) int {
-	return cmp.Or(cmp.Compare(k.Kind, other.Kind), cmp.Compare(k.Namespace, other.Namespace), cmp.Compare(k.Name, other.Name))
-}
 
 // Ref names a document of a kind known from the context.
 type Ref struct{ Namespace, Name string }
