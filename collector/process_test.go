@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -195,18 +194,14 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() bo
 	}
 }
 
-// freePorts gives addresses on which nothing listens. They are below the ports that the system gives to others, so
-// that they stay free until the collector takes them, and while it is dead.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	var addresses []string
-	for len(addresses) < n {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000)))
-		if err != nil {
-			continue // it is in use
+	addresses := make([]string, n)
+	for i := range addresses {
+		var err error
+		if addresses[i], err = servers.FreeAddress(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }() // all are held until all are found, so that they differ
-		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses
 }

@@ -94,7 +94,7 @@ spec: {hosts: [named.example.com], endpoints: {dns: {name: localhost, port: %s}}
 
 // TestNamedEndpointsMove: when a name gets another address, requests follow, and none is lost on the way.
 func TestNamedEndpointsMove(t *testing.T) {
-	before := envoytest.UpstreamAt(t, "before", "127.0.0.1:0")
+	before := envoytest.UpstreamAt(t, "before", freePorts(t, 1)[0])
 	after := envoytest.UpstreamAt(t, "after", "127.0.0.2:"+port(before.Address))
 	names := newNames(t)
 	names.set("127.0.0.1")

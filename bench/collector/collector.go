@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/machinenativeops/weir/internal/servers"
 )
 
 // processors are the samplers that are compared. All keep the same share of traces; those that see whole traces keep
@@ -64,7 +66,7 @@ func startCollector(ctx context.Context, o options, name string) (*collector, er
 	if !known {
 		return c, fmt.Errorf("no such pipeline")
 	}
-	if c.address, err = freeAddress(ctx); err != nil {
+	if c.address, err = servers.FreeAddress(ctx); err != nil {
 		return c, err
 	}
 	kind, _, _ := strings.Cut(processor, ":")
@@ -91,14 +93,6 @@ func procs(core string) string {
 		return ""
 	}
 	return strconv.Itoa(len(strings.Split(core, ",")))
-}
-
-func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // ready returns when it takes connections.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -31,6 +30,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/machinenativeops/weir/internal/servers"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/processors/adaptivesampling"
 	"github.com/machinenativeops/weir/sampling/proxies"
@@ -81,12 +81,11 @@ func (w *world) write(text string) {
 
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	address, err := servers.FreeAddress(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return address
 }
 
 // newWorld starts one without a processor.

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,26 +73,42 @@ func Root() (string, error) {
 	return "", err
 }
 
-// given holds the ports that FreePort has given in this process, so that no two of its servers get the same one.
-var given sync.Map
+// claims holds the locked files of the ports that FreePort has given in this process: while it lives, they stay open.
+var claims sync.Map
 
-// FreePort gives a port that nobody listens on, and never the same one twice. It is below those that the system hands
-// out (from 32768), so that no connection takes it before the server does, or while the server is dead.
+// FreePort gives a port that nobody listens on, and that no process which lives has been given. It is below those that
+// the system hands out (from 32768), so that no connection takes it before the server does, or while the server is dead.
 func FreePort(ctx context.Context) (int, error) {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("weir-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
 	var last error
 	for range 1000 {
 		port := 20_000 + rand.IntN(12_000)
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			last = err // most likely it is in use
-			continue
-		}
-		_ = l.Close()
-		if _, taken := given.LoadOrStore(port, true); !taken {
+		if last = claim(ctx, dir, port); last == nil {
 			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("find a free port: %w", last)
+}
+
+// claim locks the port's file, which the kernel unlocks when this process ends, and looks whether the port is free. The
+// lock is for the tests of other packages: they run beside this one, and look for ports at the same time.
+func claim(ctx context.Context, dir string, port int) error {
+	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("port %d is another's: %w", port, err), f.Close())
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil { // most likely it is in use
+		return errors.Join(err, f.Close())
+	}
+	claims.Store(port, f)
+	return l.Close()
 }
 
 // FreeAddress is 127.0.0.1 with a free port.

@@ -183,6 +183,19 @@ func TestFreePortsDiffer(t *testing.T) {
 	}
 }
 
+// TestPortsAreClaimed: the tests of other packages run at the same time, and find that the port is given.
+func TestPortsAreClaimed(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	port, err := servers.FreePort(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := exec.Command("flock", "--nonblock", filepath.Join(os.TempDir(), fmt.Sprintf("weir-ports-%d", os.Getuid()), strconv.Itoa(port)), "true")
+	if out, err := other.CombinedOutput(); err == nil {
+		t.Errorf("another process could claim port %d too: %s", port, out)
+	}
+}
+
 func TestTool(t *testing.T) {
 	t.Setenv("ENVOY", "/opt/envoy")
 	if path, err := servers.Tool("envoy"); path != "/opt/envoy" || err != nil {
