@@ -38,6 +38,7 @@ func main() {
 		inFlight = flag.String("in-flight", "1,16,64,256", "questions at once, over one connection")
 		batched  = flag.Bool("batched", false, "ask by "+strconv.Itoa(batch)+" descriptors")
 		joined   = flag.Bool("together", false, "write all questions in flight at once, the next when all are answered")
+		rate     = flag.Float64("rate", 0, "ask so many questions a second at most; their latency is from when they were due")
 		during   = flag.Duration("for", 3*time.Second, "how long each is measured")
 	)
 	flag.Parse()
@@ -48,15 +49,20 @@ func main() {
 		}
 		return
 	}
-	if err := run(strings.Split(*planes, ","), strings.Split(*inFlight, ","), *batched, *joined, *during); err != nil {
+	if err := run(strings.Split(*planes, ","), strings.Split(*inFlight, ","), *batched, *joined, *rate, *during); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(planes, inFlight []string, batched, joined bool, during time.Duration) error {
-	client := ask
-	if joined {
+func run(planes, inFlight []string, batched, joined bool, rate float64, during time.Duration) error {
+	client := func(s *server, concurrency int, batched bool, during time.Duration) (*result, error) {
+		return ask(s, concurrency, batched, rate, during)
+	}
+	switch {
+	case joined && rate > 0:
+		return errors.New("-together asks as fast as it is answered: leave -rate out")
+	case joined:
 		client = askTogether
 	}
 	fmt.Printf("%d services, %d Zipf keys, %s\n\n", services, keys, time.Now().UTC().Format(time.DateOnly))
@@ -98,7 +104,9 @@ func (r *result) quantile(q float64) time.Duration {
 	return r.latency[int(q*float64(len(r.latency)-1))].Round(time.Microsecond)
 }
 
-func ask(s *server, concurrency int, batched bool, during time.Duration) (*result, error) {
+// ask asks one question after another, concurrency at once. With a rate, questions are due at regular times whether or not
+// those before them are answered, so that what waits for a slow answer counts as waiting.
+func ask(s *server, concurrency int, batched bool, rate float64, during time.Duration) (*result, error) {
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
@@ -114,12 +122,20 @@ func ask(s *server, concurrency int, batched bool, during time.Duration) (*resul
 	phase := func(during time.Duration) ([]time.Duration, error) {
 		var wg sync.WaitGroup
 		parts := make([][]time.Duration, concurrency)
-		end := time.Now().Add(during)
+		begin, first := time.Now(), next.Load()
+		end := begin.Add(during)
 		for i := range concurrency {
 			wg.Go(func() {
-				for time.Now().Before(end) && failed.Load() == nil {
-					q := all[next.Add(1)%int64(len(all))]
-					start := time.Now()
+				for failed.Load() == nil {
+					n := next.Add(1)
+					q, start := all[n%int64(len(all))], time.Now()
+					if rate > 0 {
+						start = begin.Add(time.Duration(float64(n-first) / rate * float64(time.Second)))
+						time.Sleep(time.Until(start))
+					}
+					if start.After(end) {
+						return
+					}
 					answer, err := client.ShouldRateLimit(context.Background(), q)
 					if err == nil && len(answer.GetStatuses()) != each {
 						err = fmt.Errorf("%d statuses for %d descriptors", len(answer.GetStatuses()), each)
