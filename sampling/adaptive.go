@@ -116,16 +116,18 @@ const (
 
 // adaptive is a budget, and how well it was kept.
 type adaptive struct {
-	spec     policy.Adaptive
-	replicas float64
+	spec   policy.Adaptive
+	shares atomic.Pointer[Parts] // of the budgets, that are this collector's
 
 	operations atomic.Int64
 	next       atomic.Int64 // when the next step is due: nanoseconds since 1970
 	kept       atomic.Int64 // spans since the last step
 
 	mu    sync.Mutex // of one step with another; guards what follows
+	first int64      // step
 	last  int64      // step; 0: none was made
 	carry float64    // spans that were kept too few (or, below 0, too many) until now
+	needs Parts      // as the last step found them; they don't change
 }
 
 // Kept tells how many spans of a batch were kept, and makes a step where one is due: now is nanoseconds since 1970.
@@ -144,7 +146,7 @@ func (a *adaptive) exceeded(kept int64) bool {
 	return float64(kept) > overrun*a.budget()*a.step().Seconds()
 }
 
-func (a *adaptive) budget() float64     { return a.spec.SpansPerSecond / a.replicas }
+func (a *adaptive) budget() float64     { return a.spec.SpansPerSecond * a.shares.Load().Mesh }
 func (a *adaptive) step() time.Duration { return time.Duration(a.spec.Window) / stepsEach }
 
 // Adaptive says whether rates move.
@@ -165,7 +167,7 @@ func (r *Rates) Step(now int64) {
 	}
 	defer a.mu.Unlock()
 	if a.last == 0 {
-		a.last = now
+		a.first, a.last = now, now
 		a.next.Store(now + int64(a.step()))
 		a.kept.Store(0)
 		return
@@ -181,11 +183,12 @@ func (r *Rates) Step(now int64) {
 	a.carry = min(max(a.carry+budget*passed.Seconds()-kept, -budget*window), saved*budget*window)
 
 	var moving []*Operation
-	left := budget + a.carry/window
+	left, needs := budget+a.carry/window, newNeeds(&a.spec)
 	r.each(func(o *Operation) bool {
 		if o.observe(passed, time.Duration(a.spec.Window)) {
 			return true
 		}
+		needs.add(o, &a.spec)
 		if o.fixed {
 			left -= min(o.demand*o.Threshold().Probability(), o.arrivals)
 		} else if o.demand > 0 {
@@ -195,6 +198,7 @@ func (r *Rates) Step(now int64) {
 		}
 		return false
 	})
+	a.needs = needs
 	a.share(moving, left)
 	for _, o := range moving {
 		o.threshold.Store(uint64(FromPercent(min(100*o.spans/o.demand, 100))))
@@ -216,13 +220,14 @@ func (o *Operation) observe(passed, window time.Duration) bool {
 
 // share cuts what operations may keep to the budgets: what is left of that of the mesh last.
 func (a *adaptive) share(moving []*Operation, left float64) {
-	a.within(moving, func(o *Operation) string { return o.service.ref.String() }, a.spec.Services)
-	a.within(moving, func(o *Operation) string { return o.service.Class }, a.spec.Classes)
+	shares := a.shares.Load()
+	within(moving, func(o *Operation) string { return o.service.ref.String() }, a.spec.Services, func(name string) float64 { return shares.part(shares.Services, name) })
+	within(moving, func(o *Operation) string { return o.service.Class }, a.spec.Classes, func(name string) float64 { return shares.part(shares.Classes, name) })
 	fill(moving, left)
 }
 
-// within lets operations that belong together keep no more than a budget of theirs.
-func (a *adaptive) within(operations []*Operation, of func(*Operation) string, budgets map[string]float64) {
+// within lets operations that belong together keep no more than this collector's share of a budget of theirs.
+func within(operations []*Operation, of func(*Operation) string, budgets map[string]float64, share func(name string) float64) {
 	if len(budgets) == 0 {
 		return
 	}
@@ -233,7 +238,7 @@ func (a *adaptive) within(operations []*Operation, of func(*Operation) string, b
 		}
 	}
 	for name, group := range groups {
-		fill(group, budgets[name]/a.replicas)
+		fill(group, budgets[name]*share(name))
 	}
 }
 
@@ -298,7 +303,8 @@ func (r *Rates) adopt(before *Rates) {
 	a, b := r.adaptive, before.adaptive
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a.last, a.carry = b.last, b.carry
+	a.first, a.last, a.carry, a.needs = b.first, b.last, b.carry, b.needs
+	a.shares.Store(b.shares.Load())
 	a.next.Store(b.next.Load())
 	before.each(func(o *Operation) bool {
 		s := r.Service(o.service.ref, o.service.attribute)

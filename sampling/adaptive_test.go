@@ -215,3 +215,63 @@ func BenchmarkAdaptive(b *testing.B) {
 		o.Seen(1, o.Threshold().Keep(Randomness(i)))
 	}
 }
+
+// TestAFleetKeepsTheBudget: of two collectors with shares of it, whose sum is 1, both keep the budget together, and those that
+// nest in it; shares stay when documents change.
+func TestAFleetKeepsTheBudget(t *testing.T) {
+	set := func(a *policy.Adaptive) { a.Classes = map[string]float64{"api": 600} }
+	spans := map[string]float64{"a": 5000, "b": 50}
+	total := 0.0
+	for _, share := range []Parts{{Mesh: 0.25, Classes: map[string]float64{"api": 0.4}}, {Mesh: 0.75, Classes: map[string]float64{"api": 0.6}}} {
+		l := newLoad(budget(1000, set))
+		l.rates.Share(share)
+		spec := policy.SamplingSpec{Adaptive: &l.rates.adaptive.spec}
+		l.rates = NewRates(&spec, services(), 1, l.rates)
+		if got, _ := l.rates.Budget(); got != 1000*share.Mesh {
+			t.Errorf("its budget is %v, with a share of %v", got, share.Mesh)
+		}
+		l.run(time.Minute, 100*time.Millisecond, spans)
+		kept := sum(l.run(time.Minute, 100*time.Millisecond, spans)) / 60
+		if want := 600 * share.Classes["api"]; math.Abs(kept-want) > 0.06*want {
+			t.Errorf("with %+v, %.0f spans a second are kept, want %.0f", share, kept, want)
+		}
+		total += kept
+	}
+	if math.Abs(total-600) > 30 {
+		t.Errorf("together they keep %.0f, want 600", total)
+	}
+}
+
+// TestNeeds are what comes, however little of it is kept, and go away when nothing comes.
+func TestNeeds(t *testing.T) {
+	l := newLoad(budget(100, func(a *policy.Adaptive) {
+		a.Services = map[string]float64{"shop/checkout": 50, "shop/other": 50}
+		a.Classes = map[string]float64{"api": 80}
+	}))
+	spans := map[string]float64{"POST /pay": 300, "flood": 20_000}
+	l.run(time.Second, 100*time.Millisecond, spans)
+	if _, settled, adaptive := l.rates.Needs(l.now); settled || !adaptive {
+		t.Errorf("after a second: settled %v, adaptive %v", settled, adaptive)
+	}
+	l.run(2*time.Minute, 100*time.Millisecond, spans)
+	needs, settled, _ := l.rates.Needs(l.now)
+	checkout := needs.Services["shop/checkout"]
+	if math.Abs(needs.Mesh-20_300) > 500 || checkout != needs.Mesh || needs.Classes["api"] != needs.Mesh || needs.Services["shop/other"] != 0 || !settled {
+		t.Errorf("got %+v, settled %v", needs, settled)
+	}
+	for range 100 {
+		l.now += int64(time.Second)
+		l.rates.Needs(l.now)
+	}
+	if needs, _, _ := l.rates.Needs(l.now); needs.Mesh > 20 {
+		t.Errorf("after 100 s without spans it needs %v", needs.Mesh)
+	}
+	fixed := NewRates(&policy.SamplingSpec{}, services(), 1, nil)
+	fixed.Share(Parts{Mesh: 0.5})
+	if _, adaptive := fixed.Budget(); adaptive {
+		t.Error("without a budget there is one")
+	}
+	if _, _, adaptive := fixed.Needs(l.now); adaptive {
+		t.Error("without a budget there are needs of it")
+	}
+}

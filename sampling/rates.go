@@ -37,8 +37,8 @@ type operation struct {
 	threshold Threshold
 }
 
-// NewRates compiles the rates of the documents. With a budget, each of so many replicas has its share of it, and what was
-// learnt under the documents before, which may be nil, stays.
+// NewRates compiles the rates of the documents. With a budget, each of so many replicas has the same share of it until
+// [Rates.Share] says otherwise; what was learnt under the documents before, which may be nil, stays, and so does the share.
 func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.ServiceSpec], replicas int, before *Rates) *Rates {
 	r := &Rates{
 		classes:    NewClasses(services),
@@ -62,7 +62,8 @@ func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.Serv
 		r.operations = append(r.operations, operation{compilePattern(service), compilePattern(o.Operation), FromPercent(o.Percent)})
 	}
 	if spec.Adaptive != nil {
-		r.adaptive = &adaptive{spec: *spec.Adaptive, replicas: float64(max(replicas, 1))}
+		r.adaptive = &adaptive{spec: *spec.Adaptive}
+		r.Share(Parts{Mesh: 1 / float64(max(replicas, 1))})
 		r.others = map[string]*Service{}
 		if before != nil && before.adaptive != nil {
 			r.adopt(before)

@@ -112,8 +112,10 @@ func TestReportsOfCollectors(t *testing.T) {
 		method, kind, body string
 		want               int
 	}{
-		{http.MethodPut, "application/json", `{"routes": [{"name": "shop/a/default", "percent": 3}]}`, http.StatusNoContent},
-		{http.MethodPut, "application/json; charset=utf-8", `{"routes": []}`, http.StatusNoContent},
+		{http.MethodPut, "application/json", `{"routes": [{"name": "shop/a/default", "percent": 3}]}`, http.StatusOK},
+		{http.MethodPut, "application/json; charset=utf-8", `{"routes": []}`, http.StatusOK},
+		{http.MethodPut, "application/json", `{"routes": [], "budget": {"needs": {"mesh": 20, "classes": {"api": 10}}}}`, http.StatusOK},
+		{http.MethodPut, "application/json", `{"routes": [], "budget": {"needs": {"mesh": -1}}}`, http.StatusBadRequest},
 		{http.MethodPut, "text/plain", `{"routes": []}`, http.StatusUnsupportedMediaType},
 		{http.MethodPut, "application/json", `{"routes": 1}`, http.StatusBadRequest},
 		{http.MethodPut, "application/json", `{"routes": [{"name": "shop/a/default", "percent": 300}]}`, http.StatusBadRequest},
@@ -125,6 +127,32 @@ func TestReportsOfCollectors(t *testing.T) {
 		p.handler(registry).ServeHTTP(w, r)
 		if w.Code != tt.want {
 			t.Errorf("%s of %s %s: %d %s", tt.method, tt.kind, tt.body, w.Code, w.Body)
+		}
+	}
+}
+
+// TestCollectorsShareTheBudget: each is told its share, and people are told of all.
+func TestCollectorsShareTheBudget(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	p := newTestPlane(t, slog.New(slog.DiscardHandler), registry)
+	report := func(collector, body string) string {
+		r := httptest.NewRequest(http.MethodPut, "/api/v1/sampling/collectors/"+collector, strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		p.handler(registry).ServeHTTP(w, r)
+		return strings.Join(strings.Fields(w.Body.String()), "")
+	}
+	report("a", `{"budget": {"needs": {"mesh": 300}}}`)
+	for _, tt := range []struct{ body, want, status string }{
+		{`{"budget": {"needs": {"mesh": 100}}}`, `{"budget":{"shares":{"mesh":0.25},"settling":true}}`, "2 collectors share the budget of spans:\n  a has 100.0 %, and needs 300 spans a second\n  b has 25.0 %, and needs 100 spans a second\n"},
+		{`{}`, `{}`, "1 collector has the budget of spans:\n  a has"},
+	} {
+		if got := report("b", tt.body); got != tt.want {
+			t.Errorf("%s is answered %s, want %s", tt.body, got, tt.want)
+		}
+		var out strings.Builder
+		if err := printStatus(&out, p.status()); err != nil || !strings.Contains(out.String(), tt.status) {
+			t.Errorf("after %s, the status is %v\n%s", tt.body, err, out.String())
 		}
 	}
 }

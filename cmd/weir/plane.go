@@ -18,6 +18,7 @@ import (
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
+	"github.com/machinenativeops/weir/sampling/fleet"
 	"github.com/machinenativeops/weir/sampling/proxies"
 	"github.com/machinenativeops/weir/xds"
 	"github.com/machinenativeops/weir/xds/serve"
@@ -242,13 +243,19 @@ type statusReport struct {
 	LoadTests []loadTestStatus `json:"loadTests"`
 	XDS       serve.Status     `json:"xds"`
 	RateLimit ratelimit.Status `json:"rateLimit"`
-	Sampling  proxies.Status   `json:"sampling"`
+	Sampling  samplingStatus   `json:"sampling"`
+}
+
+// samplingStatus is what collectors report, and what comes of it.
+type samplingStatus struct {
+	proxies.Status
+	Budget []fleet.Collector `json:"budget"` // who shares it
 }
 
 func (p *plane) status() statusReport {
 	r := statusReport{
 		Version: version(), Started: p.started, Policy: p.policy.Load(), LoadTests: []loadTestStatus{},
-		XDS: p.streams.Status(), RateLimit: p.limits.Status(), Sampling: p.feedback.Status(),
+		XDS: p.streams.Status(), RateLimit: p.limits.Status(), Sampling: samplingStatus{p.feedback.Status(), p.feedback.fleet.Status(time.Now())},
 	}
 	if tests := p.loadTests.Load(); tests != nil {
 		r.LoadTests = counted(*tests, r.RateLimit.Limits)

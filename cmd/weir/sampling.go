@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/sampling/fleet"
 	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
@@ -22,6 +23,7 @@ const (
 // feedback is what collectors find worth making, on its way to the proxies.
 type feedback struct {
 	*proxies.Table
+	fleet   *fleet.Table
 	came    chan struct{} // a report, or several
 	reports *prometheus.CounterVec
 	thinned prometheus.Gauge
@@ -30,7 +32,7 @@ type feedback struct {
 
 func newFeedback(registry prometheus.Registerer, table *proxies.Table) *feedback {
 	f := &feedback{
-		Table: table, came: make(chan struct{}, 1),
+		Table: table, fleet: fleet.NewTable(), came: make(chan struct{}, 1),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_sampling_reports_total", Help: "Reports of collectors on what is worth making, by whether they were taken.",
 		}, []string{"taken"}),
@@ -41,7 +43,9 @@ func newFeedback(registry prometheus.Registerer, table *proxies.Table) *feedback
 			Name: "weir_sampling_changes_total", Help: "Times that proxies were told to make another share of traces.",
 		}),
 	}
-	registry.MustRegister(f.reports, f.thinned, f.changes)
+	registry.MustRegister(f.reports, f.thinned, f.changes, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_sampling_collectors", Help: "Collectors that share the budget of the documents.",
+	}, func() float64 { return float64(len(f.fleet.Status(time.Now()))) }))
 	return f
 }
 
@@ -60,7 +64,8 @@ func (f *feedback) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := f.Accept(r.PathValue("collector"), report, time.Now()); err != nil {
+	answer, err := f.take(r.PathValue("collector"), report, time.Now())
+	if err != nil {
 		refuse(http.StatusBadRequest, err.Error())
 		return
 	}
@@ -69,7 +74,21 @@ func (f *feedback) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	case f.came <- struct{}{}:
 	default: // somebody is about to look
 	}
-	w.WriteHeader(http.StatusNoContent)
+	w.Header().Set("Content-Type", "application/json")
+	_ = writeJSON(w, answer) // a collector that went away needs no answer
+}
+
+// take takes a collector's report, and answers it.
+func (f *feedback) take(collector string, report proxies.Report, now time.Time) (answer proxies.Answer, err error) {
+	if err := f.Accept(collector, report, now); err != nil {
+		return answer, err
+	}
+	if report.Budget == nil {
+		f.fleet.Leave(collector)
+		return answer, nil
+	}
+	budget, err := f.fleet.Take(collector, *report.Budget, now)
+	return proxies.Answer{Budget: &budget}, err
 }
 
 // wanted is what collectors want of the model's proxies: per cent by route.

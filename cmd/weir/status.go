@@ -105,6 +105,12 @@ func printStatus(out io.Writer, r statusReport) error {
 	if remote := r.RateLimit.Store.Remote; remote != nil {
 		printRemote(out, remote)
 	}
+	if n := len(r.Sampling.Budget); n > 0 {
+		fmt.Fprintf(out, "\n%s the budget of spans:\n", sharing(n))
+		for _, c := range r.Sampling.Budget {
+			fmt.Fprintf(out, "  %s has %.1f %%, and needs %.0f spans a second\n", c.Name, 100*c.Share, c.Needs)
+		}
+	}
 	for _, route := range r.Sampling.Routes {
 		fmt.Fprintf(out, "\nof %s, %g %% of the traces are made", route.Name, route.Percent)
 	}
@@ -115,6 +121,13 @@ func printStatus(out io.Writer, r statusReport) error {
 		printRefusal(out, x)
 	}
 	return nil
+}
+
+func sharing(collectors int) string {
+	if collectors == 1 {
+		return "1 collector has"
+	}
+	return fmt.Sprintf("%d collectors share", collectors)
 }
 
 // printRemote says how it stands with the counters that replicas share.

@@ -21,11 +21,16 @@ type Config struct {
 	Report configoptional.Optional[ReportConfig] `mapstructure:"report"`
 }
 
+// maxInterval lets two reports be lost before Weir takes the collector for gone.
+const maxInterval = 10 * time.Second
+
 // ReportConfig is where reports go, and how often.
 type ReportConfig struct {
 	confighttp.ClientConfig `mapstructure:",squash"` // the endpoint is http://HOST:PORT of weir serve
 
 	Interval time.Duration `mapstructure:"interval"`
+	// Budget has Weir say which share of the budget is this collector's, of all that report to it.
+	Budget bool `mapstructure:"budget"`
 }
 
 // Unmarshal implements confmap.Unmarshaler, which the embedded one would otherwise do for the whole.
@@ -36,8 +41,8 @@ func (c *Config) Validate() error {
 	if !c.HTTP.HasValue() && !c.GRPC.HasValue() && !c.Report.HasValue() {
 		return errors.New("want http or grpc, the protocols by which SDKs ask, or report")
 	}
-	if r := c.Report.Get(); r != nil && r.Interval < 100*time.Millisecond {
-		return fmt.Errorf("report.interval: want 100ms at least, got %s", r.Interval)
+	if r := c.Report.Get(); r != nil && (r.Interval < 100*time.Millisecond || r.Interval > maxInterval) {
+		return fmt.Errorf("report.interval: want 100ms to %s, got %s", maxInterval, r.Interval)
 	}
 	return nil
 }
@@ -45,7 +50,7 @@ func (c *Config) Validate() error {
 func defaultConfig() *Config {
 	http, grpc := confighttp.NewDefaultServerConfig(), configgrpc.NewDefaultServerConfig()
 	http.NetAddr.Endpoint, grpc.NetAddr.Endpoint = "127.0.0.1:5778", "127.0.0.1:5779"
-	report := ReportConfig{ClientConfig: confighttp.NewDefaultClientConfig(), Interval: 2 * time.Second}
+	report := ReportConfig{ClientConfig: confighttp.NewDefaultClientConfig(), Interval: 2 * time.Second, Budget: true}
 	report.Endpoint, report.Timeout = "http://127.0.0.1:18002", 5*time.Second
 	return &Config{HTTP: configoptional.Default(http), GRPC: configoptional.Default(grpc), Report: configoptional.Default(report)}
 }

@@ -18,18 +18,25 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/machinenativeops/weir/collector/remotesampling/internal/metadata"
+	"github.com/machinenativeops/weir/sampling/fleet"
 	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
-// reporter tells Weir now and then what proxies need not make.
+// reporter tells Weir now and then what proxies need not make, and what the processors need of the budgets, and tells them
+// which shares of those are theirs.
 type reporter struct {
 	*processors
+	budget  bool // shares are asked for
+	held    fleet.Held
+	last    proxies.Report
 	client  *http.Client
 	url     string
 	log     *zap.Logger
 	told    *metadata.TelemetryBuilder
 	failing bool
 }
+
+const maxAnswer = 4 << 20 // bytes
 
 // reportURL is this collector's own: it has a new name each time that it starts, since it knows nothing then.
 func reportURL(endpoint string) string {
@@ -43,10 +50,34 @@ func (r *reporter) run(ctx context.Context, interval time.Duration) {
 	for {
 		select {
 		case <-ctx.Done():
+			r.leave(ctx)
 			return
-		case now := <-tick.C:
-			r.note(ctx, r.tell(ctx, r.report(now)))
+		case <-r.joined: // it has no share until it reports
+		case <-tick.C:
 		}
+		now := time.Now()
+		r.last = r.report(now)
+		answer, err := r.tell(ctx, r.last)
+		r.note(ctx, err)
+		if answer.Budget != nil {
+			r.held = r.held.Told(*answer.Budget, now)
+		}
+		if r.budget {
+			r.share(r.held, now)
+		}
+	}
+}
+
+// leave gives the shares back, so that the others have them at once. What is not worth making stays as it is for a while.
+func (r *reporter) leave(ctx context.Context) {
+	if r.last.Budget == nil || r.failing {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	r.last.Budget = nil
+	if _, err := r.tell(ctx, r.last); err != nil {
+		r.log.Debug("Weir is not told that this collector ends: its share of the budget is the others' in a while", zap.Error(err))
 	}
 }
 
@@ -63,29 +94,42 @@ func (r *reporter) report(now time.Time) proxies.Report {
 		report.Routes = append(report.Routes, proxies.Route{Name: route, Percent: 100 * share})
 	}
 	slices.SortFunc(report.Routes, func(a, b proxies.Route) int { return cmp.Compare(a.Name, b.Name) })
+	if r.budget {
+		report.Budget = r.needs(now)
+	}
 	return report
 }
 
-func (r *reporter) tell(ctx context.Context, report proxies.Report) error {
+func (r *reporter) tell(ctx context.Context, report proxies.Report) (answer proxies.Answer, err error) {
 	body, err := json.Marshal(report)
 	if err != nil {
-		return err
+		return answer, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, r.url, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return answer, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return err
+		return answer, err
 	}
 	defer resp.Body.Close()
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) // it is for the message only
-	if resp.StatusCode != http.StatusNoContent {
-		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(said)))
+	said, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode != http.StatusOK {
+		return answer, fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(said[:min(len(said), 1000)])))
 	}
-	return nil
+	if err != nil {
+		return answer, err
+	}
+	err = json.Unmarshal(said, &answer)
+	if err == nil {
+		err = answer.Validate()
+	}
+	if err != nil {
+		return proxies.Answer{}, fmt.Errorf("its answer: %w", err)
+	}
+	return answer, nil
 }
 
 // note counts, and logs the first failure and the end of failing.
@@ -96,7 +140,7 @@ func (r *reporter) note(ctx context.Context, err error) {
 	r.told.ExtensionRemoteSamplingReports.Add(ctx, 1, metric.WithAttributes(attribute.Bool("taken", err == nil)))
 	if failing := err != nil; failing != r.failing {
 		if r.failing = failing; failing {
-			r.log.Warn("Weir takes no reports: the proxies' sampling stays, and goes back to what the documents say", zap.Error(err))
+			r.log.Warn("Weir takes no reports: the proxies' sampling and the share of the budget stay, and go back to what the documents and the setting replicas say", zap.Error(err))
 		} else {
 			r.log.Info("Weir takes reports again")
 		}

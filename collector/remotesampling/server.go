@@ -41,7 +41,7 @@ type server struct {
 
 func newServer(set component.TelemetrySettings, cfg *Config) (*server, error) {
 	told, err := metadata.NewTelemetryBuilder(set)
-	return &server{cfg: cfg, set: set, told: told}, err
+	return &server{processors: processors{joined: make(chan struct{}, 1)}, cfg: cfg, set: set, told: told}, err
 }
 
 // Start opens all listeners before anything is served.
@@ -81,7 +81,7 @@ func (s *server) Start(ctx context.Context, host component.Host) error {
 		if err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
-		r := &reporter{processors: &s.processors, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, told: s.told}
+		r := &reporter{processors: &s.processors, budget: c.Budget, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, told: s.told}
 		var running context.Context
 		running, s.done = context.WithCancel(context.WithoutCancel(ctx)) // that of a start ends with it
 		s.tasks.Go(func() { r.run(running, c.Interval) })

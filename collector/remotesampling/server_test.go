@@ -33,6 +33,8 @@ import (
 	"github.com/machinenativeops/weir/internal/servers"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/processors/adaptivesampling"
+	"github.com/machinenativeops/weir/sampling"
+	"github.com/machinenativeops/weir/sampling/fleet"
 	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
@@ -46,6 +48,15 @@ func TestConfig(t *testing.T) {
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
+	}
+	for _, interval := range []string{"99ms", "11s"} {
+		cfg := defaultConfig()
+		if err := confmap.NewFromStringMap(map[string]any{"report": map[string]any{"interval": interval}}).Unmarshal(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "report.interval: ") {
+			t.Errorf("an interval of %s gives %v", interval, err)
+		}
 	}
 	if got := cfg.HTTP.Get().NetAddr.Endpoint + " " + cfg.GRPC.Get().NetAddr.Endpoint; got != "127.0.0.1:5778 127.0.0.1:5779" {
 		t.Errorf("it listens on %s", got)
@@ -252,9 +263,12 @@ func TestAnswers(t *testing.T) {
 // TestReports: Weir is told, by PUT of JSON, what is worth making of each route by which spans have come, and again after it
 // was away.
 func TestReports(t *testing.T) {
-	var taken, away atomic.Int64
+	var taken, away, asked atomic.Int64
+	var answer atomic.Pointer[proxies.Answer]
+	answer.Store(&proxies.Answer{})
 	var last atomic.Pointer[proxies.Report]
 	weir := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
 		if away.Load() > 0 {
 			http.Error(w, "away", http.StatusServiceUnavailable)
 			return
@@ -266,7 +280,9 @@ func TestReports(t *testing.T) {
 		}
 		last.Store(&report)
 		taken.Add(1)
-		w.WriteHeader(http.StatusNoContent)
+		if err := json.NewEncoder(w).Encode(answer.Load()); err != nil {
+			t.Error(err)
+		}
 	}))
 	defer weir.Close()
 	w := newWorld(t, map[string]any{"endpoint": weir.URL, "interval": "100ms"})
@@ -285,11 +301,75 @@ func TestReports(t *testing.T) {
 		r := last.Load()
 		return r != nil && len(r.Routes) == 1 && r.Routes[0].Name == "shop/a/flood" && r.Routes[0].Percent < 50
 	})
-	away.Store(1)
-	time.Sleep(300 * time.Millisecond)
+	if b := last.Load().Budget; b == nil || b.Needs.Mesh == 0 {
+		t.Errorf("of the budget, it is reported that %+v is needed", b)
+	}
+	rates := func() *sampling.Rates { return w.extension.all[0].rates() }
+	budget := func() float64 { b, _ := rates().Budget(); return b }
+	answer.Store(&proxies.Answer{Budget: &fleet.Answer{Shares: sampling.Parts{Mesh: 0.1}}})
+	w.eventually("the collector has the share that it is told", func() bool { return budget() == 1 })
+
+	// What makes no sense changes nothing, and neither does it that nobody answers.
 	before := taken.Load()
+	answer.Store(&proxies.Answer{Budget: &fleet.Answer{Shares: sampling.Parts{Mesh: 7}}})
+	w.eventually("it is reported again", func() bool { return taken.Load() > before+1 })
+	away.Store(1)
+	before = asked.Load()
+	w.eventually("it is tried again", func() bool { return asked.Load() > before+1 })
+	if got := budget(); got != 1 {
+		t.Errorf("nobody says so, but its budget is %v", got)
+	}
+	before = taken.Load()
 	away.Store(0)
 	w.eventually("it is reported again", func() bool { return taken.Load() > before })
+}
+
+// TestLeaves: a collector that ends gives its share of the budget back, and what it has found worth making stays.
+func TestLeaves(t *testing.T) {
+	reports := make(chan proxies.Report, 1000)
+	weir := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var report proxies.Report
+		if err := json.NewDecoder(r.Body).Decode(&report); err != nil {
+			t.Error(err)
+		}
+		reports <- report
+		_, _ = io.WriteString(w, "{}")
+	}))
+	defer weir.Close()
+	t.Run("collector", func(t *testing.T) { // which ends with it
+		w := newWorld(t, map[string]any{"endpoint": weir.URL, "interval": "10s"})
+		w.processor("  adaptive: {spansPerSecond: 10, window: 1s}\n")
+		if first := <-reports; first.Budget == nil || !first.Budget.New { // at once, not after 10 s
+			t.Errorf("it reports %+v at first", first)
+		}
+	})
+	var last proxies.Report
+	for len(reports) > 0 {
+		last = <-reports
+	}
+	if last.Budget != nil || last.Routes == nil {
+		t.Errorf("it reports %+v at last", last)
+	}
+}
+
+// TestNoShare: a collector that is to leave the budget alone has what replicas gives it.
+func TestNoShare(t *testing.T) {
+	var asked atomic.Int64
+	weir := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var report proxies.Report
+		if err := json.NewDecoder(r.Body).Decode(&report); err != nil || report.Budget != nil {
+			t.Errorf("%v %+v", err, report)
+		}
+		asked.Add(1)
+		_, _ = io.WriteString(w, `{"budget": {"shares": {"mesh": 0.5}}}`)
+	}))
+	defer weir.Close()
+	w := newWorld(t, map[string]any{"endpoint": weir.URL, "interval": "100ms", "budget": false})
+	w.processor("  adaptive: {spansPerSecond: 10, window: 1s}\n")
+	w.eventually("it has reported", func() bool { return asked.Load() > 2 })
+	if got, _ := w.extension.all[0].rates().Budget(); got != 10 {
+		t.Errorf("it has a budget of %v", got)
+	}
 }
 
 func TestTakenPort(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 type Config struct {
 	// Policy are the files and directories of policy documents.
 	Policy []string `mapstructure:"policy"`
-	// Replicas is how many collectors share the traffic, and so the budget of the documents.
+	// Replicas is how many collectors share the budget of the documents where no Weir says so.
 	Replicas int `mapstructure:"replicas"`
 	// Storage is an extension that keeps held spans over a restart and a crash; without one, a crash loses them.
 	Storage *component.ID `mapstructure:"storage"`

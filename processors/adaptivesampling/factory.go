@@ -46,7 +46,7 @@ func createTraces(ctx context.Context, set processor.Settings, cfg component.Con
 			if err := s.whole.start(ctx, j); err != nil {
 				return err
 			}
-			s.leave = inforce.Join(host, s.rates.Load)
+			s.leave = inforce.Join(host, s.rates.Load, s.share)
 			return nil
 		}),
 		processorhelper.WithShutdown(func(ctx context.Context) error {

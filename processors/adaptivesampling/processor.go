@@ -18,6 +18,7 @@ import (
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
+	"github.com/machinenativeops/weir/sampling/fleet"
 )
 
 // sampler drops the spans that the rates in force don't keep.
@@ -42,6 +43,7 @@ func newSampler(set component.TelemetrySettings, cfg *Config, next consumer.Trac
 		return nil, err
 	}
 	return s, errors.Join(
+		told.RegisterWeirSamplingBudgetCallback(s.tellBudget),
 		told.RegisterWeirSamplingRateCallback(s.tell(func(r sampling.Rate) (float64, bool) { return r.Percent / 100, true })),
 		told.RegisterWeirSamplingDemandCallback(s.tell(func(r sampling.Rate) (float64, bool) { return r.Demand, s.rates.Load().Adaptive() })))
 }
@@ -61,6 +63,22 @@ func (s *sampler) tell(what func(sampling.Rate) (n float64, known bool)) metric.
 			o.Observe(n, metric.WithAttributes(attribute.String("service", r.Service), attribute.String("operation", r.Operation), attribute.String("class", r.Class)))
 		}
 		return nil
+	}
+}
+
+func (s *sampler) tellBudget(_ context.Context, o metric.Float64Observer) error {
+	if rates := s.rates.Load(); rates != nil {
+		if budget, adaptive := rates.Budget(); adaptive {
+			o.Observe(budget)
+		}
+	}
+	return nil
+}
+
+// share takes which shares of the budgets are this collector's.
+func (s *sampler) share(held fleet.Held, now time.Time) {
+	if rates := s.rates.Load(); rates != nil {
+		rates.Share(held.At(now, 1/float64(s.replicas)))
 	}
 }
 

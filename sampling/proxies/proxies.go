@@ -15,12 +15,28 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/machinenativeops/weir/sampling/fleet"
 )
 
 // Report is what a collector wants to be made of the routes whose spans it gets. It is complete: what it leaves out, it
 // wants all of.
 type Report struct {
-	Routes []Route `json:"routes"`
+	Routes []Route       `json:"routes"`
+	Budget *fleet.Report `json:"budget,omitempty"` // nil: it has no part of the documents' budgets
+}
+
+// Answer is what the collector is told.
+type Answer struct {
+	Budget *fleet.Answer `json:"budget,omitempty"`
+}
+
+// Validate says what is wrong.
+func (a *Answer) Validate() error {
+	if a.Budget != nil {
+		return a.Budget.Validate()
+	}
+	return nil
 }
 
 // Route is one of them.
@@ -35,6 +51,9 @@ func (r *Report) Validate() error {
 		if route.Name == "" || !(route.Percent >= 0 && route.Percent <= 100) {
 			return fmt.Errorf("routes[%d]: want a name and 0 to 100 per cent, got %q and %v", i, route.Name, route.Percent)
 		}
+	}
+	if r.Budget != nil {
+		return r.Budget.Validate()
 	}
 	return nil
 }

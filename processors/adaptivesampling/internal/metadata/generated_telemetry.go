@@ -28,6 +28,7 @@ type TelemetryBuilder struct {
 	meter                    metric.Meter
 	mu                       sync.Mutex
 	registrations            []metric.Registration
+	WeirSamplingBudget       metric.Float64ObservableGauge
 	WeirSamplingDemand       metric.Float64ObservableGauge
 	WeirSamplingHeldBytes    metric.Int64ObservableGauge
 	WeirSamplingHeldSpans    metric.Int64ObservableGauge
@@ -48,6 +49,21 @@ type telemetryBuilderOptionFunc func(mb *TelemetryBuilder)
 
 func (tbof telemetryBuilderOptionFunc) apply(mb *TelemetryBuilder) {
 	tbof(mb)
+}
+
+// RegisterWeirSamplingBudgetCallback sets callback for observable WeirSamplingBudget metric.
+func (builder *TelemetryBuilder) RegisterWeirSamplingBudgetCallback(cb metric.Float64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerFloat64{inst: builder.WeirSamplingBudget, obs: o})
+		return nil
+	}, builder.WeirSamplingBudget)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
 }
 
 // RegisterWeirSamplingDemandCallback sets callback for observable WeirSamplingDemand metric.
@@ -163,6 +179,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.WeirSamplingBudget, err = builder.meter.Float64ObservableGauge(
+		"otelcol_weir_sampling_budget",
+		metric.WithDescription("Spans a second that this collector may keep, its share of the documents' budget. [Beta]"),
+		metric.WithUnit("{spans}/s"),
+	)
+	errs = errors.Join(errs, err)
 	builder.WeirSamplingDemand, err = builder.meter.Float64ObservableGauge(
 		"otelcol_weir_sampling_demand",
 		metric.WithDescription("Spans a second of an operation, before any sampling. [Beta]"),
