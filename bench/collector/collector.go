@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,8 +39,9 @@ processors: {%s}
 exporters: {nop: }
 extensions:
   file_storage: {directory: "%s"}
+  pprof: {endpoint: "%s"}
 service:
-  extensions: [file_storage]
+  extensions: [file_storage, pprof]
   telemetry: {metrics: {level: none}, logs: {level: error}}
   pipelines:
     traces: {receivers: [otlp], processors: [%s], exporters: [nop]}
@@ -48,6 +51,7 @@ service:
 type collector struct {
 	process *exec.Cmd
 	address string
+	pprof   string
 	folder  string
 }
 
@@ -69,9 +73,12 @@ func startCollector(ctx context.Context, o options, name string) (*collector, er
 	if c.address, err = servers.FreeAddress(ctx); err != nil {
 		return c, err
 	}
+	if c.pprof, err = servers.FreeAddress(ctx); err != nil {
+		return c, err
+	}
 	kind, _, _ := strings.Cut(processor, ":")
 	cfg := filepath.Join(folder, "config.yaml")
-	files := map[string]string{policy: text, cfg: fmt.Sprintf(config, c.address, processor, folder, kind)}
+	files := map[string]string{policy: text, cfg: fmt.Sprintf(config, c.address, processor, folder, c.pprof, kind)}
 	for file, text := range files {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return c, err
@@ -107,6 +114,25 @@ func (c *collector) ready(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("it does not listen on %s", c.address)
+}
+
+// profile writes where the collector's CPU time goes for so long.
+func (c *collector) profile(ctx context.Context, length time.Duration, file string) error {
+	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", c.pprof, int(length.Seconds()))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	data, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o600)
 }
 
 func (c *collector) stop() {

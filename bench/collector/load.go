@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -159,7 +160,11 @@ func measure(ctx context.Context, o options, name string, requests []request) (r
 	wait(ctx, o.warm)
 	before, began, refusedBefore := taken.Load(), time.Now(), refused.Load()
 	cpuBefore, _ := c.usage()
-	wait(ctx, o.measure)
+	if o.profiles == "" {
+		wait(ctx, o.measure)
+	} else if err := c.profile(ctx, o.measure, filepath.Join(o.profiles, name+".pprof")); err != nil {
+		return result{}, err
+	}
 	r := result{spans: taken.Load() - before, refused: refused.Load() - refusedBefore, took: time.Since(began)}
 	cpu, resident := c.usage()
 	r.cpu, r.resident = cpu-cpuBefore, resident

@@ -24,6 +24,7 @@ type options struct {
 	spans     int
 	senders   int
 	percent   int
+	profiles  string
 }
 
 func main() {
@@ -36,6 +37,7 @@ func main() {
 	flag.IntVar(&o.spans, "spans", 500, "spans of a request")
 	flag.IntVar(&o.senders, "senders", 8, "requests in flight")
 	flag.IntVar(&o.percent, "percent", 10, "how many per cent of the traces are kept by their rate")
+	flag.StringVar(&o.profiles, "profiles", "", "a folder for CPU profiles of what is measured, NAME.pprof each")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

@@ -104,19 +104,18 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 		}
 		return td, processorhelper.ErrSkipProcessingData
 	}
-	var counts tally
 	var all int64
 	j := judges.Get().(*judge)
 	defer j.release()
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
 		j.service, j.adaptive = rates.Service(documents.Service(rs.Resource())), rates.Adaptive()
 		kept, dropped := j.filter(rs)
-		counts.add(j.service.Class, kept, dropped)
+		j.counts.add(j.service.Class, kept, dropped)
 		all += kept
 		return kept == 0
 	})
 	rates.Kept(all, time.Now().UnixNano())
-	counts.record(ctx, s.told.WeirSamplingSpans)
+	j.counts.record(ctx, s.told.WeirSamplingSpans)
 	if td.ResourceSpans().Len() == 0 {
 		return td, processorhelper.ErrSkipProcessingData
 	}
@@ -129,6 +128,7 @@ type judge struct {
 	adaptive bool
 	names    memo
 	writer   sampling.Writer
+	counts   tally
 }
 
 var judges = sync.Pool{New: func() any { return new(judge) }}

@@ -68,7 +68,13 @@ func compare(a, b pick) int {
 	return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.number, b.number), cmp.Compare(a.from, b.from))
 }
 
-var picks = sync.Pool{New: func() any { return new([]pick) }}
+// choice is what is kept of traces that are judged together. It is used again.
+type choice struct {
+	kept   []pick
+	counts tally
+}
+
+var choices = sync.Pool{New: func() any { return new(choice) }}
 
 // send sends on what is kept of traces that are judged, and is done with the rest.
 func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
@@ -76,8 +82,7 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 		return
 	}
 	h := s.holder
-	kept := picks.Get().(*[]pick)
-	var counts tally
+	c := choices.Get().(*choice)
 	var all int64
 	for i := range judged.Traces {
 		t := &judged.Traces[i]
@@ -89,25 +94,25 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 			h.journal.note(t.ID, t.Verdict, 0)
 		}
 		for n, p := range judged.Of(t) {
-			all += counts.part(p, t.Verdict.Keep)
+			all += c.counts.part(p, t.Verdict.Keep)
 			if !t.Verdict.Keep && !h.cfg.DryRun {
 				h.drop(p)
 				continue
 			}
-			*kept = append(*kept, pick{p.batch.origin, p.batch.number, p.from, int32(i), int32(n)})
+			c.kept = append(c.kept, pick{p.batch.origin, p.batch.number, p.from, int32(i), int32(n)})
 		}
 	}
 	h.metrics.record(ctx)
 	h.sampler.rates.Load().Kept(all, time.Now().UnixNano())
-	counts.record(ctx, h.sampler.told.WeirSamplingSpans)
-	slices.SortFunc(*kept, compare)
-	for left := *kept; len(left) > 0; {
+	c.counts.record(ctx, h.sampler.told.WeirSamplingSpans)
+	slices.SortFunc(c.kept, compare)
+	for left := c.kept; len(left) > 0; {
 		var p *parcel
 		p, left = s.pack(judged, left)
 		s.forward(ctx, p)
 	}
-	*kept = (*kept)[:0]
-	picks.Put(kept)
+	c.kept = c.kept[:0]
+	choices.Put(c)
 }
 
 // pack puts the first of what is kept in a parcel, by which it is held no more, and gives the rest.

@@ -8,23 +8,28 @@ import (
 )
 
 // tally counts the spans of one batch, so that the shared counter is asked once a class and not once a span. The
-// few classes there are make a list faster than a map.
+// few classes there are make a list faster than a map. It is used again, and keeps the classes with their labels.
 type tally []classCount
 
 type classCount struct {
 	class         string
-	kept, dropped int64
+	kept, dropped count
+}
+
+type count struct {
+	spans  int64
+	labels []metric.AddOption
 }
 
 func (t *tally) add(class string, kept, dropped int64) {
 	for i := range *t {
 		if c := &(*t)[i]; c.class == class {
-			c.kept += kept
-			c.dropped += dropped
+			c.kept.spans += kept
+			c.dropped.spans += dropped
 			return
 		}
 	}
-	*t = append(*t, classCount{class, kept, dropped})
+	*t = append(*t, classCount{class, count{kept, labels(class, "kept")}, count{dropped, labels(class, "dropped")}})
 }
 
 // part counts spans by class. It gives how many are kept.
@@ -48,13 +53,19 @@ func (t *tally) part(p part, keep bool) (kept int64) {
 	return kept
 }
 
+// record tells the counter, and begins anew.
 func (t tally) record(ctx context.Context, counter metric.Int64Counter) {
-	for _, c := range t {
-		counter.Add(ctx, c.kept, labels(c.class, "kept"))
-		counter.Add(ctx, c.dropped, labels(c.class, "dropped"))
+	for i := range t {
+		c := &t[i]
+		if c.kept.spans+c.dropped.spans == 0 { // a class of another batch
+			continue
+		}
+		counter.Add(ctx, c.kept.spans, c.kept.labels...)
+		counter.Add(ctx, c.dropped.spans, c.dropped.labels...)
+		c.kept.spans, c.dropped.spans = 0, 0
 	}
 }
 
-func labels(class, decision string) metric.MeasurementOption {
-	return metric.WithAttributeSet(attribute.NewSet(attribute.String("class", class), attribute.String("decision", decision)))
+func labels(class, decision string) []metric.AddOption {
+	return []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("class", class), attribute.String("decision", decision)))}
 }
