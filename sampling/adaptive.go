@@ -354,8 +354,8 @@ func (r *Rates) written(most int) (all []Rate) {
 	for _, s := range services {
 		all = append(all, Rate{s.ref.String(), "", s.Class, 100 * s.threshold.Probability(), 0})
 		s.mu.RLock()
-		for name, t := range s.seen {
-			if t != s.threshold {
+		for name, known := range s.seen {
+			if t := known.threshold; t != s.threshold {
 				all = append(all, Rate{s.ref.String(), name, s.Class, 100 * t.Probability(), 0})
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,8 +41,8 @@ func (l *load) run(during, tick time.Duration, spans map[string]float64) map[str
 	for end := l.now + int64(during); l.now < end; {
 		l.now += int64(tick)
 		var all int64
-		for name, rate := range spans {
-			o := service.Operation(name)
+		for _, name := range slices.Sorted(maps.Keys(spans)) { // the same every time
+			rate, o := spans[name], service.Operation(name)
 			p := o.Threshold().Probability()
 			for range poisson(l.random, rate*tick.Seconds()) {
 				keep := l.random.Float64() < p

@@ -21,6 +21,7 @@ type Rates struct {
 	adaptive   *adaptive // nil: rates stay as the documents have them
 	thinned    bool      // SDKs and proxies make no more than is kept
 
+	lately   front[Service]
 	mu       sync.RWMutex
 	services map[serviceKey]*Service // at most maxServices
 	others   map[string]*Service     // by class, of all beyond, where rates are adaptive
@@ -44,6 +45,7 @@ func NewRates(spec *policy.SamplingSpec, services []*policy.Document[policy.Serv
 		classes:    NewClasses(services),
 		thresholds: make(map[string]Threshold, len(spec.Classes)),
 		known:      map[string]bool{DefaultClass: true},
+		lately:     make(front[Service], 256),
 		services:   map[serviceKey]*Service{},
 		thinned:    spec.ThinnedAtSource(),
 	}
@@ -101,6 +103,18 @@ func (r *Rates) Decide(service policy.Ref, attribute, operation string, traceID 
 
 // Service gives the rates of one service. Resources hold many spans of one service: ask once for all of them.
 func (r *Rates) Service(service policy.Ref, attribute string) *Service {
+	lately := r.lately.of(service.Name)
+	if s := lately.Load(); s != nil && s.ref == service && s.attribute == attribute {
+		return s
+	}
+	s := r.find(service, attribute)
+	if s.ref == service { // it is not one for all beyond
+		lately.Store(s)
+	}
+	return s
+}
+
+func (r *Rates) find(service policy.Ref, attribute string) *Service {
 	key := serviceKey{service, attribute}
 	r.mu.RLock()
 	s := r.services[key]
@@ -137,6 +151,9 @@ func (r *Rates) compile(ref policy.Ref, attribute string) *Service {
 			s.operations = append(s.operations, o)
 		}
 	}
+	if len(s.operations) > 0 {
+		s.lately = make(front[rated], 64)
+	}
 	return s
 }
 
@@ -165,9 +182,16 @@ type Service struct {
 	threshold  Threshold   // of the class
 	operations []operation // those that are about this service, in order
 
+	lately front[rated] // empty where no operation has a rate of its own
 	mu     sync.RWMutex
-	seen   map[string]Threshold  // by operation; at most maxOperations
+	seen   map[string]*rated     // by operation; at most maxOperations
 	learnt map[string]*Operation // the same, where rates are adaptive
+}
+
+// rated is an operation, and its rate.
+type rated struct {
+	operation string
+	threshold Threshold
 }
 
 // Threshold gives the rate of an operation, a span's name: that of the first pattern which matches it, or else
@@ -176,20 +200,18 @@ func (s *Service) Threshold(operation string) Threshold {
 	if len(s.operations) == 0 {
 		return s.threshold
 	}
-	s.mu.RLock()
-	t, ok := s.seen[operation]
-	s.mu.RUnlock()
-	if ok {
-		return t
+	lately := s.lately.of(operation)
+	if known := lately.Load(); known != nil && known.operation == operation {
+		return known.threshold
 	}
-	t = s.match(operation)
-	s.remember(operation, t)
-	return t
-}
-
-func (s *Service) match(operation string) Threshold {
-	t, _ := s.matched(operation)
-	return t
+	s.mu.RLock()
+	known := s.seen[operation]
+	s.mu.RUnlock()
+	if known == nil {
+		known = s.remember(operation)
+	}
+	lately.Store(known)
+	return known.threshold
 }
 
 // matched gives the rate of the documents, and whether it is the operation's own.
@@ -202,13 +224,16 @@ func (s *Service) matched(operation string) (Threshold, bool) {
 	return s.threshold, false
 }
 
-func (s *Service) remember(operation string, t Threshold) {
+func (s *Service) remember(operation string) *rated {
+	t, _ := s.matched(operation)
+	known := &rated{operation, t}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.seen == nil {
-		s.seen = map[string]Threshold{}
+		s.seen = map[string]*rated{}
 	}
 	if len(s.seen) < maxOperations {
-		s.seen[operation] = t
+		s.seen[operation] = known
 	}
+	return known
 }

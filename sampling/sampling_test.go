@@ -265,6 +265,21 @@ func TestInventedNamesAreNotRememberedForEver(t *testing.T) {
 	}
 }
 
+// TestServicesOfOneName are told apart, though they are looked for in the same place.
+func TestServicesOfOneName(t *testing.T) {
+	r := testRates()
+	for range 2 {
+		for ref, want := range map[policy.Ref]string{{Namespace: "shop", Name: "jobs"}: "background", {Namespace: "other", Name: "jobs"}: "main"} {
+			if got := r.Service(ref, "main"); got.Class != want || got != r.Service(ref, "main") {
+				t.Errorf("%s is of class %s, want %s", ref, got.Class, want)
+			}
+		}
+		if got := r.Service(policy.Ref{Namespace: "other", Name: "jobs"}, "").Class; got != DefaultClass {
+			t.Errorf("without an attribute it is of class %s", got)
+		}
+	}
+}
+
 func TestDecisionsNestAndSharesHold(t *testing.T) {
 	percents := []float64{1, 5, 20, 30, 50}
 	kept := make([]int, len(percents))

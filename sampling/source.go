@@ -117,8 +117,8 @@ func (s *Source) strategy(service *Service) strategy {
 		}
 		return out
 	}
-	for name, t := range service.seen {
-		out.shares[name] = t.Probability()
+	for name, known := range service.seen {
+		out.shares[name] = known.threshold.Probability()
 	}
 	return out
 }
@@ -131,7 +131,8 @@ func (s *Service) written(out *strategy, rest bool) {
 	}
 	for _, o := range s.operations {
 		if name, exact := o.name.exact(); exact {
-			out.shares[name] = s.match(name).Probability()
+			t, _ := s.matched(name)
+			out.shares[name] = t.Probability()
 		} else if rest {
 			out.rest = max(out.rest, o.threshold.Probability())
 		}
