@@ -51,6 +51,8 @@ func (p part) data() string { return p.batch.data[p.from:p.to] }
 
 func (p part) size() int { return int(p.to - p.from) }
 
+const pieceSize = 1 << 18
+
 var errTooLarge = errors.New("a batch of spans is larger than 4 GB")
 
 // reader finds out of a batch what its traces are and what is known of them, and packs its spans. It is used again.
@@ -61,6 +63,7 @@ type reader struct {
 	now    int64
 
 	packer packer
+	data   strings.Builder // a piece of memory for many batches
 	groups []group
 	runs   []run
 	index  []int32 // by hash of the trace id: a group's number + 1; 0 is free
@@ -150,12 +153,11 @@ func (r *reader) finish(b *batch, head ptrace.Traces) error {
 	if err != nil {
 		return err
 	}
-	var data strings.Builder
-	data.Grow(len(r.packer.out) + 2*b.spans + 2*len(r.groups))
+	from := r.room(len(r.packer.out) + binary.MaxVarintLen32*b.spans)
 	var scopes []byte
 	for i := range r.groups {
 		g := &r.groups[i]
-		g.part = part{batch: b, from: uint32(data.Len()), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
+		g.part = part{batch: b, from: uint32(r.data.Len() - from), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
 		scopes = scopes[:0]
 		for n := g.first; n >= 0; n = r.runs[n].after {
 			scope := r.runs[n].scope
@@ -164,19 +166,29 @@ func (r *reader) finish(b *batch, head ptrace.Traces) error {
 			}
 			scopes = binary.AppendUvarint(scopes, uint64(scope))
 		}
-		data.Write(scopes)
+		r.data.Write(scopes)
 		for n := g.first; n >= 0; n = r.runs[n].after {
-			data.Write(r.packer.out[r.runs[n].start:r.runs[n].end])
+			r.data.Write(r.packer.out[r.runs[n].start:r.runs[n].end])
 		}
-		g.part.to = uint32(data.Len())
+		g.part.to = uint32(r.data.Len() - from)
 	}
-	b.data = data.String()
+	b.data = r.data.String()[from:]
 	b.head, b.origin = r.packer.dictionary.head(message)
 	b.dictionary = r.packer.dictionary.text.String()
 	b.size = int64(len(b.data) + len(b.head) + r.packer.dictionary.grown() + spanOverhead*b.spans)
 	b.held.Store(int64(len(r.groups)))
 	b.owed.Store(int64(len(r.groups)))
 	return nil
+}
+
+// room has so many bytes be free in the piece of memory, a new one if need be: the old is left to those who have it. It gives
+// where they are.
+func (r *reader) room(bytes int) int {
+	if r.data.Cap()-r.data.Len() < bytes {
+		r.data.Reset()
+		r.data.Grow(max(bytes, pieceSize))
+	}
+	return r.data.Len()
 }
 
 // span notes what is known of a span, packs it, and adds it to its trace's group.

@@ -72,20 +72,52 @@ func (p *packer) attributes(m pcommon.Map) {
 }
 
 // attribute looks for one as a whole first, with its key spelled out. Of one that is not there at least the key may be.
-func (p *packer) attribute(key string, v pcommon.Value) {
-	from := len(p.out)
-	if t := v.Type(); t != pcommon.ValueTypeMap && t != pcommon.ValueTypeSlice {
-		p.out = append(p.out, 0, 0)
-		p.string(key)
-		p.value(v)
-		if p.shared(from) != 0 {
+func (p *packer) attribute(name string, v pcommon.Value) {
+	single := v.Type() != pcommon.ValueTypeMap && v.Type() != pcommon.ValueTypeSlice
+	lately := p.dictionary.attributeOf(name, v)
+	if single && p.dictionary.has(*lately, name, v) { // the usual case
+		p.uint(uint64(*lately))
+		return
+	}
+	k := p.key(name)
+	if single && k.pays() {
+		at := p.whole(name, v)
+		if k.looked(at != 0); at != 0 {
+			*lately = uint16(at)
 			return
 		}
-		p.out = p.out[:from]
 	}
 	p.out = append(p.out, 0)
-	p.text(key)
+	if k.at != 0 {
+		p.uint(uint64(k.at))
+	} else {
+		p.out = append(p.out, 0)
+		p.string(name)
+	}
 	p.value(v)
+}
+
+// key finds a key in the dictionary.
+func (p *packer) key(name string) *key {
+	k := p.dictionary.keyOf(name)
+	if !p.dictionary.hasKey(k.at, name) {
+		from := len(p.out)
+		*k = key{at: uint16(p.text(name))}
+		p.out = p.out[:from]
+	}
+	return k
+}
+
+// whole packs an attribute which is in the dictionary as a whole, and gives where, or packs nothing and gives 0.
+func (p *packer) whole(name string, v pcommon.Value) (at int) {
+	from := len(p.out)
+	p.out = append(p.out, 0, 0)
+	p.string(name)
+	p.value(v)
+	if at = p.shared(from); at == 0 {
+		p.out = p.out[:from]
+	}
+	return at
 }
 
 func (p *packer) value(v pcommon.Value) {
@@ -281,6 +313,25 @@ func (u *unpacker) value(v pcommon.Value) {
 			u.value(all.AppendEmpty())
 		}
 	}
+}
+
+// is says whether a value is that one. It doesn't know those which have others in them, or bytes.
+func (u *unpacker) is(v pcommon.Value) bool {
+	t := v.Type()
+	if pcommon.ValueType(u.byte()) != t {
+		return false
+	}
+	switch t {
+	case pcommon.ValueTypeStr:
+		return u.string() == v.Str()
+	case pcommon.ValueTypeInt:
+		return u.int() == v.Int()
+	case pcommon.ValueTypeBool:
+		return u.byte() != 0 == v.Bool()
+	case pcommon.ValueTypeDouble:
+		return u.fixed() == math.Float64bits(v.Double())
+	}
+	return t == pcommon.ValueTypeEmpty
 }
 
 // span reads a span but for its trace's id.
