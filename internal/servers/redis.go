@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -157,7 +158,7 @@ func RedisCluster(tb TB, n int) []*Redis {
 			tb.Fatalf("%v", err)
 		}
 		buses[i] = fmt.Sprint(bus)
-		all[i] = RunRedis(tb, "--cluster-enabled yes", "--cluster-port "+buses[i], "--cluster-node-timeout 1000", "--cluster-require-full-coverage no")
+		all[i] = RunRedis(tb, clusterOptions(bus)...)
 	}
 	const slots = 16384
 	for i, r := range all {
@@ -188,18 +189,86 @@ func RedisCluster(tb TB, n int) []*Redis {
 }
 
 func (r *Redis) knowsAll() bool {
+	text, err := r.bulk("CLUSTER", "INFO")
+	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, "cluster_slots_assigned:16384")
+}
+
+// bulk sends a command whose answer is a bulk string, and gives that.
+func (r *Redis) bulk(words ...string) (string, error) {
 	c, err := net.DialTimeout("tcp", r.Address, time.Second)
 	if err != nil {
-		return false
+		return "", err
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second)) // as above
-	if _, err := c.Write([]byte("CLUSTER INFO\r\n")); err != nil {
-		return false
+	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
+		return "", err
 	}
-	text := make([]byte, 4096)
-	n, _ := c.Read(text)
-	return strings.Contains(string(text[:n]), "cluster_state:ok") && strings.Contains(string(text[:n]), "cluster_slots_assigned:16384")
+	answer := bufio.NewReader(c)
+	var n int
+	if _, err := fmt.Fscanf(answer, "$%d\r\n", &n); err != nil {
+		return "", err
+	}
+	text := make([]byte, n)
+	_, err = io.ReadFull(answer, text)
+	return string(text), err
+}
+
+// Offset is how much has been written, or with a replica how much of that it has.
+func (r *Redis) Offset() (n int, err error) {
+	text, err := r.bulk("INFO", "replication")
+	if err != nil {
+		return 0, err
+	}
+	_, text, _ = strings.Cut(text, "master_repl_offset:")
+	_, err = fmt.Sscanf(text, "%d", &n)
+	return n, err
+}
+
+// RedisClusterReplica runs a replica of the first server of a Cluster for a test, which takes over when that dies.
+func RedisClusterReplica(tb TB, cluster []*Redis) *Redis {
+	tb.Helper()
+	bus, err := FreePort(context.Background())
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	r := RunRedis(tb, clusterOptions(bus)...)
+	of := cluster[0]
+	host, port, _ := net.SplitHostPort(r.Address)
+	if line, err := of.Ask("CLUSTER", "MEET", host, port, fmt.Sprint(bus)); err != nil || line != "+OK" {
+		tb.Fatalf("meet: %s %v", line, err)
+	}
+	id, err := of.bulk("CLUSTER", "MYID")
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	wait := func(what string, holds func() bool) {
+		tb.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				tb.Fatalf("%s: not within 30 s:\n%s", what, r.Tail(2000))
+			}
+		}
+	}
+	wait("it knows whose replica it is to be", func() bool {
+		line, err := r.Ask("CLUSTER", "REPLICATE", id)
+		return err == nil && line == "+OK"
+	})
+	wait("it follows", func() bool {
+		text, err := r.bulk("INFO", "replication")
+		return err == nil && strings.Contains(text, "master_link_status:up")
+	})
+	for _, one := range append([]*Redis{r}, cluster...) {
+		wait("all know each other", func() bool {
+			text, err := one.bulk("CLUSTER", "NODES")
+			return err == nil && strings.Count(text, " connected") == len(cluster)+1 && strings.Contains(text, "slave "+id) && !strings.Contains(text, "handshake")
+		})
+	}
+	return r
+}
+
+func clusterOptions(bus int) []string {
+	return []string{"--cluster-enabled yes", fmt.Sprintf("--cluster-port %d", bus), "--cluster-node-timeout 1000", "--cluster-require-full-coverage no", "--cluster-replica-validity-factor 0"}
 }
 
 // RedisCertificate writes a certificate for 127.0.0.1 that signs itself, with its key, for a test of TLS.
