@@ -6,10 +6,11 @@
 --
 -- ARGV: the time ('' is this server's), the questions, milliseconds that keys live longer.
 --
--- What a script costs is what it makes: a function is made each time that the line is run where it stands. So the questions that
--- most are come first, and only where there are others is made what these need.
+-- What a script costs is what it makes: a function is made each time that the line is run where it stands. So there is none
+-- for what most questions are, which come first, and those that others need are made only where there are others.
 local up, pk, floor, byte, call = struct.unpack, struct.pack, math.floor, string.byte, redis.call
-local G, OWED = 1000000000, 2147483648
+local KEYS, G, OWED = KEYS, 1000000000, 2147483648
+local FAR = 4611686018 -- seconds: no debt goes further
 local HOLD = 20 -- seconds
 
 local ns, nn
@@ -17,8 +18,9 @@ if #ARGV[1] > 0 then
   ns, nn = up('>dI4', ARGV[1])
 else
   local t = call('TIME')
-  ns, nn = tonumber(t[1]), tonumber(t[2]) * 1000
+  ns, nn = t[1] + 0, t[2] * 1000
 end
+local longer = ARGV[3] + 1000
 
 local none = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local keys = call('MGET', unpack(KEYS))
@@ -31,6 +33,84 @@ for i = 1, #KEYS do
   end
   reply[i + 1] = v
 end
+
+local a, p = ARGV[2], 1
+local size = #a
+
+-- Questions of one hit of a GCRA that takes, of a key that holds what is written here: what others do is said below, as
+-- functions.
+while p <= size and byte(a, p) >= 128 do
+  local op, k, cs, cn, cf, ws, wn, wf, den, q = up('>BI2dI4I4dI4I4I4', a, p)
+  local s, n, f, u, r = ns, nn, 0, 0, 0
+  local v, s0, n0, f0, r0 = keys[k], 0, 0, 0, 0
+  if v ~= none then
+    s0, n0, f0, u, r0 = up('>dI4I4I4d', v)
+    if not (s0 >= 0 and s0 < 9200000000 and s0 % 1 == 0 and n0 < G and r0 >= 0 and r0 < 1000000000000000 and r0 % 1 == 0) then break end
+    if u <= ns or r0 == 0 then
+      u, r0 = 0, 0
+    else
+      local hs, hn = ns + floor(r0 / G), nn + r0 % G
+      if hn >= G then hs, hn = hs + 1, hn - G end
+      if s0 < hs or s0 == hs and n0 < hn then s0, n0, f0 = hs, hn, 0 end
+      r = r0
+    end
+    if s0 > ns or s0 == ns and n0 >= nn then s, n, f = s0, n0, f0 end
+  end
+  local fs, fn, owes = ns + ws, nn + wn, f >= OWED -- until where it may go
+  if fn >= G then fs, fn = fs + 1, fn - G end
+  if owes then f = f - OWED end
+  if f >= den or s - ns >= FAR or not owes and (s > fs or s == fs and (n > fn or n == fn and f > wf)) then break end
+
+  local es, en, ef = s + cs, n + cn, f + cf
+  if ef >= den then en, ef = en + 1, ef - den end
+  if en >= G then es, en = es + 1, en - G end
+  if es < fs or es == fs and (en < fn or en == fn and ef <= wf) then s, n, f = es, en, ef end
+
+  if op == 129 then -- as many more as are wished and fit, up to some time beyond full
+    local wish, ahead, xs, xn, xf, holds, till, freed
+    wish, ahead, xs, xn, xf, holds, till, freed, q = up('>dddI4I4BI4d', a, q)
+    if u > 0 and u == till then
+      r = r - freed
+      if r <= 0 then u, r = 0, 0 end
+    end
+    local bs, bn = fs, fn + ahead
+    if bn >= G then bs, bn = bs + 1, bn - G end
+    local m = floor(((bs - s) * G + bn - n) / (xs * G + xn + xf / den)) + 1 -- or one or two less
+    if m > wish then m = wish end
+    while m > 0 do
+      local tf = xf * m
+      local tn = xn * m + floor(tf / den)
+      local ts = xs * m + floor(tn / G)
+      tn, tf = tn % G, tf % den
+      es, en, ef = s + ts, n + tn, f + tf
+      if ef >= den then en, ef = en + 1, ef - den end
+      if en >= G then es, en = es + 1, en - G end
+      if es < bs or es == bs and (en < bn or en == bn and ef <= wf) then
+        s, n, f = es, en, ef
+        local all = r + ts * G + tn
+        if tf > 0 then all = all + 1 end
+        if holds > 0 and all * 2 <= ws * G + wn then
+          if u == 0 then u = ns + HOLD end
+          r = all
+        end
+        break
+      end
+      m = m - 1
+    end
+  end
+
+  if s > fs or s == fs and (n > fn or n == fn and f > wf) then f = f + OWED end
+  if s ~= s0 or n ~= n0 or f ~= f0 or r ~= r0 then
+    v = pk('>dI4I4I4d', s, n, f, u, r)
+    local ttl = (s - ns) * 1000 + floor((n - nn) / 1000000)
+    if r > 0 and (u - ns) * 1000 > ttl then ttl = (u - ns) * 1000 end
+    call('SET', KEYS[k], v, 'PX', string.format('%d', ttl + longer))
+    keys[k] = v
+  end
+  p = q
+end
+
+if p > size then return table.concat(reply) end
 
 local function less(as, an, af, bs, bn, bf)
   return as < bs or as == bs and (an < bn or an == bn and af < bf)
@@ -58,13 +138,13 @@ local function save(k, s, n, f, u, r)
   local v = pk('>dI4I4I4d', s, n, f, u, r)
   local ttl = (s - ns) * 1000 + floor((n - nn) / 1000000)
   if r > 0 and (u - ns) * 1000 > ttl then ttl = (u - ns) * 1000 end
-  call('SET', KEYS[k], v, 'PX', ttl + 1000 + ARGV[3])
+  call('SET', KEYS[k], v, 'PX', string.format('%d', ttl + longer))
   keys[k] = v
 end
 
 -- GCRA: c is the cost, w how far ahead of now is full.
 
-local caps, capn = plus(ns, nn, 0, 4611686018, 427387904, 0, 1) -- no debt goes further
+local caps, capn = plus(ns, nn, 0, FAR, 427387904, 0, 1)
 
 local function start(den, fs, fn, ff, s, n, f)
   if s < ns or s == ns and n < nn then return ns, nn, 0 end
@@ -84,8 +164,6 @@ local function stands(s, n, f, fs, fn, ff)
   if less(fs, fn, ff, s, n, f) then f = f + OWED end
   return s, n, f
 end
-
-local a, p = ARGV[2], 1
 
 -- lease takes as many intervals of x as are wished and fit, up to some time beyond full, and holds them.
 local function lease(q, s, n, f, u, r, fs, fn, ff, w, den)
@@ -119,31 +197,9 @@ local function lease(q, s, n, f, u, r, fs, fn, ff, w, den)
   return s, n, f, u, r, after
 end
 
--- Questions of one hit of a GCRA that takes.
-while p <= #a and byte(a, p) >= 128 do
-  local op, k, cs, cn, cf, ws, wn, wf, den, q = up('>BI2dI4I4dI4I4I4', a, p)
-  local s0, n0, f0, u, r0 = load(k)
-  local fs, fn, ff = plus(ns, nn, 0, ws, wn, wf, den)
-  local s, n, f = start(den, fs, fn, ff, s0, n0, f0)
-  local es, en, ef = plus(s, n, f, cs, cn, cf, den)
-  if less(fs, fn, ff, es, en, ef) then
-    s, n, f = stands(s, n, f, fs, fn, ff)
-  else
-    s, n, f = es, en, ef
-  end
-  local r = r0
-  p = q
-  if op == 129 then
-    s, n, f, u, r, p = lease(q, s, n, f, u, r, fs, fn, ff, ws * G + wn, den)
-  end
-  if s ~= s0 or n ~= n0 or f ~= f0 or r ~= r0 then save(k, s, n, f, u, r) end
-end
-
-if p > #a then return table.concat(reply) end
-
 local band = bit.band
 local B = 4294967296
-local AHEADS, AHEADN = 4611686018, 427387904
+local AHEADN = 427387904
 local S, N, F, U, R = {}, {}, {}, {}, {}
 for i = 1, #KEYS do
   S[i], N[i], F[i], U[i], R[i] = load(i)
@@ -174,7 +230,7 @@ local function gcra(h, kind, s, n, f)
   elseif kind == 2 then
     local us, un, uf = minus(s, n, f, ns, nn, 0, den)
     local es, en, ef = ns, nn, 0
-    if less(h.cs, h.cn, 0, AHEADS, AHEADN, 0) and not less(us, un, uf, h.cs, h.cn, h.cf) then
+    if less(h.cs, h.cn, 0, FAR, AHEADN, 0) and not less(us, un, uf, h.cs, h.cn, h.cf) then
       es, en, ef = minus(s, n, f, h.cs, h.cn, h.cf, den)
     end
     return true, stands(es, en, ef, fs, fn, ff)
@@ -380,8 +436,11 @@ end
 
 local function read()
   local h = {}
-  local op, flags
-  op, flags, h.key, p = up('>BBI2', a, p)
+  local op, flags = byte(a, p, p + 1)
+  if op >= 128 then -- of a key that was not as above
+    op, flags, p = 0, op == 129 and 12 or 4, p - 1
+  end
+  h.key, p = up('>I2', a, p + 2)
   h.alg, h.kind = floor(op / 8), op % 8
   h.shadow, h.quota, h.last = band(flags, 1) > 0, band(flags, 2) > 0, band(flags, 4) > 0
   h.zero, h.allowed = band(flags, 16) > 0, band(flags, 32) > 0
@@ -407,7 +466,7 @@ local function read()
   return h
 end
 
-while p <= #a do
+while p <= size do
   local hits, pass, quota, left = {}, true, false, false
   repeat
     local h = read()
