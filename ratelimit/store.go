@@ -32,8 +32,10 @@ type Store interface {
 type Prompt interface {
 	Store
 	// Ask is Take where nothing has to be waited for. Else it gives false for done, and tells the waiter later; the hits,
-	// their keys and rates are the store's until then.
+	// their keys and rates are the store's until then. What it has to wait for may be left to wait for others until the
+	// next Flush.
 	Ask(now int64, hits []Hit, w Waiter) (ok, done bool, err error)
+	Flusher
 }
 
 // Waiter is told what [Prompt.Ask] would have given. It is told once, by a goroutine that is not within Ask, and does not

@@ -36,6 +36,13 @@ func (u unary) Answer(request, out []byte, later h2.Later) ([]byte, bool, error)
 	return out, ok, err
 }
 
+// Flush implements [h2.Unary].
+func (u unary) Flush() {
+	if u.prompt != nil {
+		u.prompt.Flush()
+	}
+}
+
 // ask is Answer. Where it gives false, the question is not the caller's any more.
 func (u unary) ask(q *question, request, out []byte, later h2.Later) ([]byte, bool, error) {
 	m := &q.message

@@ -228,7 +228,7 @@ func (k *Call) admit(n int64) {
 	c := k.s.c
 	if !c.srv.gate.TryAcquire(n) {
 		c.waits = true
-		c.flush() // meanwhile
+		c.flushAll() // meanwhile
 		c.mu.Unlock()
 		err := c.srv.gate.Acquire(c.srv.ctx, n)
 		c.mu.Lock()

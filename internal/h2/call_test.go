@@ -120,7 +120,7 @@ func (ts *talks) publish(message []byte) {
 func startTalks(t testing.TB, ts *talks, l net.Listener) (*h2.Server, string) {
 	g := grpc.NewServer()
 	healthpb.RegisterHealthServer(g, health.NewServer())
-	s := &h2.Server{Path: echoPath, Unary: echo{}, Calls: ts, Handler: g}
+	s := &h2.Server{Path: echoPath, Unary: new(echo), Calls: ts, Handler: g}
 	if l == nil {
 		var err error
 		l, err = net.Listen("tcp", "127.0.0.1:0")
@@ -653,6 +653,8 @@ func (s stays) Answer(_, out []byte, later h2.Later) ([]byte, bool, error) {
 	}()
 	return out, false, nil
 }
+
+func (s stays) Flush() {}
 
 func (s stays) ServeHTTP(http.ResponseWriter, *http.Request) { <-s }
 

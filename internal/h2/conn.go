@@ -23,7 +23,8 @@ const (
 	maxUnwritten  = 256 << 10 // bytes of answers at which no more questions are read
 	firstBuffer   = 4 << 10
 	largestBuffer = 64 << 10
-	maxTogether   = 8 << 10  // bytes of answers at which they are written before more questions are looked for
+	maxTogether   = 8 << 10  // bytes of answers at which they are written before more questions are looked for,
+	manyTogether  = 256      // and questions
 	pourSize      = 32 << 10 // bytes of calls' messages that are written at once
 	writeTimeout  = 30 * time.Second
 	sweep         = 10 * time.Second // how often connections are looked at
@@ -119,6 +120,7 @@ func (c *conn) serve() {
 	} else {
 		c.end(protocolError)
 	}
+	c.flushAll()
 	for c.writing { // by somebody who sees now that the connection is closed
 		c.written.Wait()
 	}
@@ -219,15 +221,14 @@ func (c *conn) more(b []byte) frame {
 // questions came together there may be more by now: a look costs far less than to write twice, and holds up the answers
 // for less than it takes to write them.
 func (c *conn) fill() error {
-	if c.answered > 1 && len(c.out) < maxTogether && c.socket != nil {
+	if c.answered > 1 && c.answered < manyTogether && len(c.out) < maxTogether && c.socket != nil {
 		c.makeRoom()
 		if n := c.socket.Poll(); n > 0 {
 			c.to += n
 			return nil
 		}
 	}
-	c.answered = 0
-	c.flush()
+	c.flushAll()
 	for c.writing && len(c.out) > maxUnwritten && c.err == nil {
 		c.written.Wait()
 	}
@@ -245,6 +246,15 @@ func (c *conn) fill() error {
 		return nil
 	}
 	return err
+}
+
+// flushAll has everything go on that came together.
+func (c *conn) flushAll() {
+	if c.answered > 0 {
+		c.answered = 0
+		c.srv.Unary.Flush()
+	}
+	c.flush()
 }
 
 // makeRoom moves what is not read yet to where there is room behind it.

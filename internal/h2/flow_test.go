@@ -90,7 +90,7 @@ func TestCreditWhileWriting(t *testing.T) {
 	client, conn := net.Pipe()
 	t.Cleanup(func() { _ = client.Close() })
 	_ = client.SetDeadline(time.Now().Add(10 * time.Second))
-	s := &h2.Server{Path: echoPath, Unary: echo{}, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := &h2.Server{Path: echoPath, Unary: new(echo), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, size))
 	})}
 	l := &oneConn{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
@@ -129,7 +129,7 @@ func TestCreditWhileWriting(t *testing.T) {
 func TestShutdownDuringHandshake(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &h2.Server{Path: echoPath, Unary: echo{}, Handler: http.NotFoundHandler()}
+	s := &h2.Server{Path: echoPath, Unary: new(echo), Handler: http.NotFoundHandler()}
 	accepted := make(chan struct{}, 1)
 	go func() {
 		_ = s.Serve(noting{tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}), accepted})

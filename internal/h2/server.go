@@ -25,6 +25,9 @@ type Unary interface {
 	// Answer appends the answer to a request to out, unless that has to wait for something: then it gives false, and has
 	// later told. The request is the connection's memory, and is kept no longer than the call.
 	Answer(request, out []byte, later Later) (answer []byte, ok bool, err error)
+	// Flush is called when all requests that came together have been given to Answer: what waits for others need wait no
+	// longer.
+	Flusher
 }
 
 // Later takes an answer that has to be waited for.

@@ -23,12 +23,16 @@ import (
 
 const echoPath = "/test.Echo/Echo"
 
-// echo answers with what it is asked; "wait" first has it wait, "fail" has it fail, and "long" is answered at length.
-type echo struct{}
+// echo answers with what it is asked; "wait" first has it wait, "fail" has it fail, and "long" is answered at length. What
+// waits does so from the next Flush on.
+type echo struct {
+	mu      sync.Mutex
+	waiting []func()
+}
 
 var long = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 
-func (echo) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
+func (e *echo) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
 	switch {
 	case bytes.HasPrefix(request, []byte("wait")), bytes.HasPrefix(request, []byte("late")):
 		after := time.Millisecond
@@ -36,7 +40,9 @@ func (echo) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
 			after = time.Second / 2
 		}
 		answer := bytes.Clone(request)
-		time.AfterFunc(after, func() { later.Answer(answer, nil).Flush() })
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.waiting = append(e.waiting, func() { time.AfterFunc(after, func() { later.Answer(answer, nil).Flush() }) })
 		return out, false, nil
 	case bytes.HasPrefix(request, []byte("fail")):
 		return nil, true, status.Error(codes.NotFound, "nothing like “this”, 100 %")
@@ -44,6 +50,15 @@ func (echo) Answer(request, out []byte, later h2.Later) ([]byte, bool, error) {
 		return append(out, long...), true, nil
 	}
 	return append(out, request...), true, nil
+}
+
+func (e *echo) Flush() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, begin := range e.waiting {
+		begin()
+	}
+	e.waiting = nil
 }
 
 // raw is a codec of bytes.
@@ -65,7 +80,7 @@ func start(t testing.TB) (*h2.Server, string) {
 }
 
 func startHandler(t testing.TB, other http.Handler) (*h2.Server, string) {
-	s := &h2.Server{Path: echoPath, Unary: echo{}, Handler: other}
+	s := &h2.Server{Path: echoPath, Unary: new(echo), Handler: other}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	done := make(chan struct{})

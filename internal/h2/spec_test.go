@@ -232,7 +232,7 @@ func FuzzConnection(f *testing.F) {
 		append([]byte{0, 0, 6, 0, 1, 0, 0, 0, 1}, framed("x")...)...))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		client, conn := net.Pipe()
-		s := &h2.Server{Path: echoPath, Unary: echo{}, Handler: http.NotFoundHandler()}
+		s := &h2.Server{Path: echoPath, Unary: new(echo), Handler: http.NotFoundHandler()}
 		l := &oneConn{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
 		l.conn <- conn
 		done := make(chan struct{})

@@ -42,15 +42,15 @@ func (c *client) get() (rueidis.Client, error) {
 	return nil, errDialing
 }
 
-// dial connects, if nobody else does. It waits for what does not answer, so that only heartbeats do it.
-func (c *client) dial() (rueidis.Client, error) {
+// dial connects, unless there are connections or somebody else does. It waits for what does not answer.
+func (c *client) dial() error {
 	c.mu.Lock()
 	if c.now != nil || c.dialing || c.closed {
 		defer c.mu.Unlock()
 		if c.now == nil {
-			return nil, errDialing
+			return errDialing
 		}
-		return c.now, nil
+		return nil
 	}
 	c.dialing = true
 	c.mu.Unlock()
@@ -64,13 +64,13 @@ func (c *client) dial() (rueidis.Client, error) {
 	c.dialing = false
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("connect: %w", err)
+		return fmt.Errorf("connect: %w", err)
 	case c.closed:
 		go made.Close()
-		return nil, errDialing
+		return errDialing
 	}
 	c.now, c.since = made, time.Time{}
-	return made, nil
+	return nil
 }
 
 // tell takes note of a heartbeat.
@@ -106,8 +106,8 @@ func scriptName(text string) string {
 var decideName = scriptName(decideScript)
 
 // callRedis runs scripts, all at once, and gives each its reply or error. What Redis does not know it is told; nothing else is
-// tried twice.
-func (s *Store) callRedis(ctx context.Context, scripts []script) {
+// tried twice. It may take until a silent connection is given up: who calls does not wait for so long.
+func (s *Store) callRedis(scripts []script) {
 	c, err := s.client.get()
 	if err != nil {
 		for i := range scripts {
@@ -119,12 +119,13 @@ func (s *Store) callRedis(ctx context.Context, scripts []script) {
 	if s.o.virtual {
 		now, longer = s.virtualNow(scripts), "3600000"
 	}
+	ctx := context.Background() // with another, rueidis has two goroutines more between a script and the connection
 	calls := make([]rueidis.Completed, len(scripts))
 	for i := range scripts {
 		x := &scripts[i]
 		calls[i] = c.B().Evalsha().Sha1(decideName).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build()
 	}
-	for i, r := range c.DoMulti(ctx, calls...) {
+	for i, r := range doAll(ctx, c, calls) {
 		x := &scripts[i]
 		if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() {
 			r = c.Do(ctx, c.B().Eval().Script(decideScript).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build())
@@ -133,25 +134,31 @@ func (s *Store) callRedis(ctx context.Context, scripts []script) {
 	}
 }
 
+func doAll(ctx context.Context, c rueidis.Client, calls []rueidis.Completed) []rueidis.RedisResult {
+	if len(calls) == 1 {
+		return []rueidis.RedisResult{c.Do(ctx, calls[0])}
+	}
+	return c.DoMulti(ctx, calls...)
+}
+
 var beatLua = rueidis.NewLuaScript(beatScript)
 
 // remember is how long a replica is counted after its last heartbeat.
 const remember = 5 * time.Second
 
 // beatRedis sends a heartbeat.
-func (s *Store) beatRedis(ctx context.Context, l *lane) error {
-	c, err := s.client.dial()
+func (s *Store) beatRedis(l *lane) error {
+	c, err := s.client.get()
 	if err != nil {
 		return err
 	}
 	sent := s.clock()
-	found, err := beatLua.Exec(ctx, c, []string{l.probe}, []string{s.id, strconv.FormatInt(remember.Milliseconds(), 10)}).AsIntSlice()
-	if err == nil && len(found) != 3 {
-		err = errReply
-	}
-	s.client.tell(err)
+	found, err := beatLua.Exec(context.Background(), c, []string{l.probe}, []string{s.id, strconv.FormatInt(remember.Milliseconds(), 10)}).AsIntSlice()
 	if err != nil {
 		return err
+	}
+	if len(found) != 3 {
+		return errReply
 	}
 	if !s.o.virtual {
 		s.time.heard(found[0]*second+found[1]*1000, sent, s.clock())

@@ -31,10 +31,16 @@ type script struct {
 	names     []string
 	places    map[string]int // of names, from 1
 	body      []byte
-	sent      int64 // by the store's clock
 
 	reply []byte
 	err   error
+}
+
+// flight is what is under way to Redis: scripts that decide questions, or without any a heartbeat.
+type flight struct {
+	batch       []*question
+	scripts     []script
+	sent, until int64 // by the store's clock: it is given up then
 }
 
 // lane is the way to a part of Redis that fails as one: to all of it, or of a Cluster to a range of slots. While its
@@ -45,9 +51,13 @@ type lane struct {
 
 	mu     sync.Mutex // guards everything declared below
 	queue  []*question
-	flying bool      // scripts are under way
-	landed sync.Cond // they are not any more
-	closed bool      // no questions are taken any more
+	due    bool        // a heartbeat is to be sent
+	flying bool        // what is queued goes by itself
+	flight *flight     // that is under way and not given up
+	watch  *time.Timer // runs out when a flight may have to be given up
+	armed  bool        // it runs
+	landed sync.Cond   // nothing flies any more
+	closed bool        // no questions are taken any more
 	fails  int
 	since  time.Time
 	err    error
@@ -56,9 +66,19 @@ type lane struct {
 	kick chan struct{} // it has just been left alone
 }
 
-var errQueue = errors.New("too many questions wait for Redis")
+var (
+	errQueue = errors.New("too many questions wait for Redis")
+	errLate  = errors.New("redis does not answer in time")
+)
 
-// submit has a question decided, and told to its inquiry by another goroutine.
+func newLane(s *Store, probe string) *lane {
+	l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1)}
+	l.landed.L = &l.mu
+	l.open.Store(true)
+	return l
+}
+
+// submit has a question decided with the next flight, and told to its inquiry by another goroutine.
 func (l *lane) submit(q *question) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,35 +89,141 @@ func (l *lane) submit(q *question) error {
 		return errQueue
 	}
 	l.queue = append(l.queue, q)
-	if !l.flying {
-		l.flying = true
-		go l.fly()
-	}
 	return nil
 }
 
-// fly sends what has gathered, until nothing is left.
+// flush sees to it that what has gathered is sent.
+func (l *lane) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.flying && (len(l.queue) > 0 || l.due) {
+		l.flying = true
+		l.s.flights.Go(l.fly)
+	}
+}
+
+// fly sends what has gathered, until nothing is left, or one of its flights was given up: then another goroutine has
+// taken over.
 func (l *lane) fly() {
-	for {
-		l.mu.Lock()
-		n := min(len(l.queue), maxQuestions)
-		if n == 0 {
-			l.flying = false
-			l.landed.Broadcast()
-			l.mu.Unlock()
-			return
-		}
-		batch := l.queue[:n:n]
-		if l.queue = l.queue[n:]; len(l.queue) == 0 {
-			l.queue = nil
-		}
-		l.mu.Unlock()
-		if l.open.Load() {
+	for batch, more := l.take(); more; batch, more = l.take() {
+		if len(batch) > 0 && l.open.Load() {
 			l.s.finishAll(batch, ratelimit.ErrUnavailable)
 			continue
 		}
-		l.send(batch)
+		f := &flight{batch: batch, scripts: pack(batch, l.s.slotOf)}
+		l.takeOff(f)
+		var err error
+		if len(batch) > 0 {
+			l.s.call(f.scripts)
+		} else {
+			err = l.s.beat(l)
+		}
+		if !l.land(f) {
+			return
+		}
+		l.settle(f, err)
 	}
+}
+
+// take gives what is to be sent next, if there is something; nothing is a heartbeat.
+func (l *lane) take() (batch []*question, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(len(l.queue), maxQuestions)
+	switch {
+	case l.due:
+		l.due = false
+		return nil, true
+	case n == 0:
+		l.flying = false
+		l.landed.Broadcast()
+		return nil, false
+	}
+	batch = l.queue[:n:n]
+	if l.queue = l.queue[n:]; len(l.queue) == 0 {
+		l.queue = nil
+	}
+	return batch, true
+}
+
+// takeOff has a flight given up where it does not land in time.
+func (l *lane) takeOff(f *flight) {
+	timeout := int64(l.s.o.Timeout)
+	f.sent = l.s.clock()
+	f.until = f.sent + timeout
+	if len(f.batch) > 0 {
+		f.until = max(f.batch[0].since+timeout, f.sent+timeout/2)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flight = f
+	l.watchOver(f)
+}
+
+// watchOver has a flight given up in time. The timer is left to run when one has landed: as a rule the next has begun
+// before it ends. mu is held.
+func (l *lane) watchOver(f *flight) {
+	if l.armed {
+		return
+	}
+	l.armed = true
+	left := time.Duration(f.until - l.s.clock())
+	if l.watch == nil {
+		l.watch = time.AfterFunc(left, l.overdue)
+	} else {
+		l.watch.Reset(left)
+	}
+}
+
+// overdue gives up what has not landed in time. What has gathered behind it is not asked.
+func (l *lane) overdue() {
+	l.mu.Lock()
+	l.armed = false
+	f := l.flight
+	if f == nil || l.s.clock() < f.until {
+		if f != nil {
+			l.watchOver(f)
+		}
+		l.mu.Unlock()
+		return
+	}
+	l.flight = nil
+	rest := l.queue
+	l.queue = nil
+	l.mu.Unlock()
+	l.settle(f, errLate)
+	l.s.finishAll(rest, errLate)
+	l.s.flights.Go(l.fly)
+}
+
+// land says whether a flight has landed in time.
+func (l *lane) land(f *flight) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.flight != f {
+		return false
+	}
+	l.flight = nil
+	return true
+}
+
+// settle tells those who wait for a flight, and takes note of how it went.
+func (l *lane) settle(f *flight, err error) {
+	if len(f.batch) == 0 {
+		l.beaten(err)
+		return
+	}
+	if err != nil {
+		l.s.finishAll(f.batch, err)
+	} else {
+		for i := range f.scripts {
+			if e := l.s.settle(&f.scripts[i], f.sent); e != nil {
+				err = e
+			}
+		}
+	}
+	l.s.metrics.sent(len(f.scripts), len(f.batch), l.s.clock()-f.sent)
+	l.tell(err)
 }
 
 // close waits until what is queued is answered, and takes nothing more.
@@ -109,34 +235,6 @@ func (l *lane) close() {
 		l.landed.Wait()
 	}
 	l.open.Store(true)
-}
-
-// send has a batch decided, and tells those who wait for it. Where that takes too long, what waits behind it is not asked.
-func (l *lane) send(batch []*question) {
-	scripts := pack(batch, l.s.slotOf)
-	sent := l.s.clock()
-	timeout := l.s.o.Timeout
-	ctx, cancel := context.WithTimeout(context.Background(), max(timeout-time.Duration(sent-batch[0].since), timeout/2))
-	l.s.call(ctx, scripts)
-	late := ctx.Err() != nil
-	cancel()
-	l.s.metrics.sent(scripts, len(batch), l.s.clock()-sent)
-	var failed error
-	for i := range scripts {
-		x := &scripts[i]
-		x.sent = sent
-		if err := l.s.settle(x); err != nil {
-			failed = err
-		}
-	}
-	l.tell(failed)
-	if late && failed != nil {
-		l.mu.Lock()
-		rest := l.queue
-		l.queue = nil
-		l.mu.Unlock()
-		l.s.finishAll(rest, failed)
-	}
 }
 
 // pack makes scripts of questions, one for each slot, or several where they have many keys. In each those come first that
@@ -216,11 +314,21 @@ func (l *lane) leave() {
 	}
 }
 
-// beat tells Redis that this replica is there, and takes note of whether it answers.
-func (l *lane) beat(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, l.s.o.Timeout)
-	defer cancel()
-	err := l.s.beat(ctx, l)
+// beat has Redis told that this replica is there.
+func (l *lane) beat() {
+	if err := l.s.connect(); err != nil {
+		l.beaten(err)
+		return
+	}
+	l.mu.Lock()
+	l.due = true
+	l.mu.Unlock()
+	l.flush()
+}
+
+// beaten takes note of whether a heartbeat was answered.
+func (l *lane) beaten(err error) {
+	l.s.client.tell(err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -247,7 +355,7 @@ const (
 // run beats until ctx is done.
 func (l *lane) run(ctx context.Context) {
 	for {
-		l.beat(ctx)
+		l.beat()
 		if l == l.s.lanes[0] {
 			l.s.turn(false)
 		}

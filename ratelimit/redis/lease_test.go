@@ -30,22 +30,22 @@ type ledger struct {
 
 var errCut = errors.New("cut off")
 
-// travel takes a random time; a cut swallows what travels.
-func (l *ledger) travel(ctx context.Context, s *Store) error {
+// travel takes a random time; a cut swallows what travels, until the connection is given up.
+func (l *ledger) travel(s *Store) error {
 	l.mu.Lock()
 	cut := l.cuts[s]
 	l.mu.Unlock()
 	if cut {
-		<-ctx.Done()
+		time.Sleep(time.Second)
 		return errCut
 	}
 	time.Sleep(time.Duration(rand.Int64N(int64(400 * time.Microsecond))))
-	return ctx.Err()
+	return nil
 }
 
-func (l *ledger) call(s *Store) func(context.Context, []script) {
-	return func(ctx context.Context, scripts []script) {
-		err := l.travel(ctx, s)
+func (l *ledger) call(s *Store) func([]script) {
+	return func(scripts []script) {
+		err := l.travel(s)
 		for i := range scripts {
 			if err != nil {
 				scripts[i].err = err
@@ -53,7 +53,7 @@ func (l *ledger) call(s *Store) func(context.Context, []script) {
 			}
 			scripts[i].reply = l.run(&scripts[i])
 		}
-		if err := l.travel(ctx, s); err != nil { // it was decided, and nobody hears of it
+		if err := l.travel(s); err != nil { // it was decided, and nobody hears of it
 			for i := range scripts {
 				scripts[i].err = err
 			}
@@ -91,13 +91,14 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 	s, err := New(slog.New(slog.DiscardHandler), o)
 	require.NoError(t, err)
 	s.call = l.call(s)
-	s.beat = func(ctx context.Context, _ *lane) error {
+	s.connect = func() error { return nil }
+	s.beat = func(*lane) error {
 		sent := s.clock()
-		if err := l.travel(ctx, s); err != nil {
+		if err := l.travel(s); err != nil {
 			return err
 		}
 		at := time.Now().UnixNano()
-		if err := l.travel(ctx, s); err != nil {
+		if err := l.travel(s); err != nil {
 			return err
 		}
 		s.time.heard(at, sent, s.clock())

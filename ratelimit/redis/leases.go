@@ -291,6 +291,7 @@ func (s *Store) turn(all bool) {
 		shard.mu.Unlock()
 		s.giveBack(left)
 	}
+	s.Flush()
 }
 
 // giveUp gives everything back.

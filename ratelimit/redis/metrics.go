@@ -27,8 +27,8 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) sent(scripts []script, questions int, took int64) {
-	m.calls.Add(uint64(len(scripts)))
+func (m *metrics) sent(scripts, questions int, took int64) {
+	m.calls.Add(uint64(scripts))
 	m.asked.Add(uint64(questions))
 	m.batch.Observe(float64(questions))
 	m.duration.Observe(float64(took) / 1e9)

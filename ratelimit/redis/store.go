@@ -26,8 +26,10 @@ type Store struct {
 
 	lanes    []*lane
 	client   client
-	call     func(ctx context.Context, scripts []script) // has Redis run them
-	beat     func(ctx context.Context, l *lane) error    // sends a heartbeat
+	connect  func() error           // unless it is
+	call     func(scripts []script) // has Redis run them
+	beat     func(l *lane) error    // sends a heartbeat
+	flights  sync.WaitGroup         // those that were given up too
 	replicas atomic.Int64
 	time     serverTime
 	alone    alone
@@ -44,14 +46,11 @@ func New(log *slog.Logger, o Options) (*Store, error) {
 	}
 	s.client.options = o.client
 	s.leases.seed = maphash.MakeSeed()
-	s.call, s.beat = s.callRedis, s.beatRedis
+	s.connect, s.call, s.beat = s.client.dial, s.callRedis, s.beatRedis
 	s.alone.memory = ratelimit.NewMemory(o.Keys)
 	s.replicas.Store(int64(o.Replicas))
 	for _, probe := range s.probes() {
-		l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1)}
-		l.landed.L = &l.mu
-		l.open.Store(true)
-		s.lanes = append(s.lanes, l)
+		s.lanes = append(s.lanes, newLane(s, probe))
 	}
 	return s, nil
 }
@@ -106,6 +105,7 @@ func (s *Store) Run(ctx context.Context) error {
 		l.close()
 	}
 	s.client.close()
+	s.flights.Wait()
 	return ctx.Err()
 }
 
@@ -151,6 +151,13 @@ func (s *Store) Ask(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (ok, do
 	return ok, done, err
 }
 
+// Flush implements [ratelimit.Prompt].
+func (s *Store) Flush() {
+	for _, l := range s.lanes {
+		l.flush()
+	}
+}
+
 // try decides what Redis need not or can't be asked about.
 func (s *Store) try(now int64, hits []ratelimit.Hit) (ok, done bool, err error) {
 	if s.o.Lease > 0 {
@@ -188,6 +195,7 @@ func (s *Store) Take(_ context.Context, now int64, hits []ratelimit.Hit) (bool, 
 	p := promise{told: make(chan struct{})}
 	ok, done, err := s.Ask(now, hits, &p)
 	if !done {
+		s.Flush()
 		<-p.told
 		ok, err = p.ok, p.err
 	}
@@ -241,7 +249,10 @@ func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) {
 			}
 		}
 		q.ok = err == nil && pass(q.parts)
-		go s.finishAll([]*question{q}, err)
+		go func() {
+			s.finishAll([]*question{q}, err)
+			s.Flush()
+		}()
 	}
 }
 
@@ -360,7 +371,7 @@ func (s *Store) takeBack(qs []*question) {
 }
 
 // settle takes the answer of a script for its questions, and gives the error if it has none.
-func (s *Store) settle(x *script) error {
+func (s *Store) settle(x *script, sent int64) error {
 	err := x.err
 	var now int64
 	var at []stand
@@ -369,7 +380,7 @@ func (s *Store) settle(x *script) error {
 	}
 	if err == nil {
 		if !s.o.virtual {
-			s.time.heard(now, x.sent, s.clock())
+			s.time.heard(now, sent, s.clock())
 		}
 		for _, q := range x.questions {
 			q.decide(now, at)
@@ -438,8 +449,10 @@ func (a *inquiry) end() ratelimit.Flusher {
 		ok, err = a.s.decideAlone(a.now, a.hits)
 	}
 	f := a.w.Decided(ok, err)
-	a.hits, a.w = nil, nil
-	inquiries.Put(a)
+	if failed == nil { // else what was given up may still be read
+		a.hits, a.w = nil, nil
+		inquiries.Put(a)
+	}
 	return f
 }
 

@@ -96,7 +96,7 @@ func TestScriptsLeaseAsQuestionsDo(t *testing.T) {
 		}
 		x := pack(batch, s.slotOf)[0]
 		all := []script{x}
-		s.call(t.Context(), all)
+		s.call(all)
 		require.NoError(t, all[0].err)
 		at, stands, err := readReply(all[0].reply, len(x.names))
 		require.NoError(t, err)
