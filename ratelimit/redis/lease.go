@@ -97,13 +97,19 @@ func (l *lease) live(now int64) bool {
 	return l.heard != 0 && l.at.Before(l.end) && l.end.NS > now
 }
 
+// firstWish is how many a key is leased that was not asked about before: many come again a few times, most do not.
+const firstWish = 3
+
 // want is how much more to lease, in a question at now of the store's clock, if no more than a share of the limit may be
-// held: nothing of a key that is asked about for the first time, and then as much as is used in the time that a lease may last.
+// held: of a key that is asked about for the first time a few, where they can be held and so come free by themselves, and
+// then as much as is used in the time that a lease may last.
 func (l *lease) want(now int64, share float64) uint64 {
 	most := uint64(share * float64(min(l.rate.Limit(), 1<<40)))
-	wish := uint64(0)
+	wish := uint64(firstWish)
 	if l.asked != 0 {
 		wish = uint64(float64(min(l.uses, maxWish)+1) * float64(l.lasts()) / float64(max(now-l.asked, 1)))
+	} else if !l.holds(wish) {
+		wish = 0
 	}
 	l.uses, l.asked = 0, now
 	return min(wish, most, maxWish)
