@@ -52,7 +52,7 @@ type lane struct {
 	mu     sync.Mutex // guards everything declared below
 	queue  []*question
 	due    bool        // a heartbeat is to be sent
-	flying bool        // what is queued goes by itself
+	flying bool        // what is queued goes by itself; else wake has fly begin again
 	flight *flight     // that is under way and not given up
 	watch  *time.Timer // runs out when a flight may have to be given up
 	armed  bool        // it runs
@@ -64,6 +64,7 @@ type lane struct {
 
 	open atomic.Bool   // Redis is left alone
 	kick chan struct{} // it has just been left alone
+	wake chan struct{}
 }
 
 var (
@@ -72,7 +73,7 @@ var (
 )
 
 func newLane(s *Store, probe string) *lane {
-	l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1)}
+	l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	l.landed.L = &l.mu
 	l.open.Store(true)
 	return l
@@ -98,31 +99,40 @@ func (l *lane) flush() {
 	defer l.mu.Unlock()
 	if !l.flying && (len(l.queue) > 0 || l.due) {
 		l.flying = true
-		l.s.flights.Go(l.fly)
+		l.wake <- struct{}{}
 	}
 }
 
-// fly sends what has gathered, until nothing is left, or one of its flights was given up: then another goroutine has
-// taken over.
+// fly sends what gathers until close, or one of its flights was given up: then another goroutine has taken over.
 func (l *lane) fly() {
-	for batch, more := l.take(); more; batch, more = l.take() {
-		if len(batch) > 0 && l.open.Load() {
-			l.s.finishAll(batch, ratelimit.ErrUnavailable)
-			continue
+	for again := true; again; _, again = <-l.wake {
+		for batch, more := l.take(); more; batch, more = l.take() {
+			if len(batch) > 0 && l.open.Load() {
+				l.s.finishAll(batch, ratelimit.ErrUnavailable)
+				continue
+			}
+			if !l.send(batch) {
+				return
+			}
 		}
-		f := &flight{batch: batch, scripts: pack(batch, l.s.slotOf)}
-		l.takeOff(f)
-		var err error
-		if len(batch) > 0 {
-			l.s.call(f.scripts)
-		} else {
-			err = l.s.beat(l)
-		}
-		if !l.land(f) {
-			return
-		}
-		l.settle(f, err)
 	}
+}
+
+// send has a batch decided, or without any sends a heartbeat, and says whether that was not given up.
+func (l *lane) send(batch []*question) bool {
+	f := &flight{batch: batch, scripts: pack(batch, l.s.slotOf)}
+	l.takeOff(f)
+	var err error
+	if len(batch) > 0 {
+		l.s.call(f.scripts)
+	} else {
+		err = l.s.beat(l)
+	}
+	if !l.land(f) {
+		return false
+	}
+	l.settle(f, err)
+	return true
 }
 
 // take gives what is to be sent next, if there is something; nothing is a heartbeat.
@@ -235,6 +245,7 @@ func (l *lane) close() {
 		l.landed.Wait()
 	}
 	l.open.Store(true)
+	close(l.wake)
 }
 
 // pack makes scripts of questions, one for each slot, or several where they have many keys. In each those come first that

@@ -97,6 +97,7 @@ func (s *Store) lane(q *question) *lane {
 func (s *Store) Run(ctx context.Context) error {
 	var beating sync.WaitGroup
 	for _, l := range s.lanes {
+		s.flights.Go(l.fly)
 		beating.Go(func() { l.run(ctx) })
 	}
 	beating.Wait()
