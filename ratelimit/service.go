@@ -31,6 +31,7 @@ type Service struct {
 	metrics *metrics
 	refused *hitters
 	used    *hitters
+	noting  sampler
 
 	applying  sync.Mutex // guards what is configured, of which limits is made
 	policy    []*mesh.Limit
@@ -105,9 +106,6 @@ type question struct {
 
 	overdraws bool // see [Hit.overdraws]
 	charges   []Hit
-
-	noting int64 // which 100 ms
-	noted  int   // in them
 
 	// Of one that has to wait for its answer:
 	service *Service

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
@@ -172,20 +173,27 @@ func (s *Service) Top(n int) Top {
 }
 
 const (
-	exactly    = 100                           // so many questions of each 100 ms are all noted, and of more,
-	oneOf      = 16                            // one of so many, which then stands for all
-	exactlyFor = int64(100 * time.Millisecond) // on each processor, since a question's memory is used again there
+	exactly    = 100 // so many questions of each 100 ms are all noted, and of more,
+	oneOf      = 16  // one of so many, which then stands for all
+	exactlyFor = int64(100 * time.Millisecond)
 )
 
-// weight is how many questions this one stands for; 0: another one does. Looking up who is hit costs a sixth of an answer,
-// which where much is asked is worth saving, and makes no difference to who is hit most.
-func (q *question) weight(now int64) uint64 {
-	if at := now / exactlyFor; at != q.noting {
-		q.noting, q.noted = at, 0
+// sampler chooses the questions that are noted. Looking up who is hit costs a sixth of an answer, which where much is asked
+// is worth saving, and makes no difference to who is hit most.
+type sampler struct {
+	window atomic.Int64 // which 100 ms
+	noted  atomic.Int64 // in them, no more than exactly as a rule: what many read is then seldom written
+}
+
+// weight is how many questions one at now stands for; 0: another one does.
+func (s *sampler) weight(now int64) uint64 {
+	if at := now / exactlyFor; at > s.window.Load() {
+		s.window.Store(at)
+		s.noted.Store(0)
 	}
-	q.noted++
 	switch {
-	case q.noted <= exactly:
+	case s.noted.Load() < exactly:
+		s.noted.Add(1)
 		return 1
 	case rand.Uint32()%oneOf == 0: //nolint:gosec // no secret
 		return oneOf
@@ -196,7 +204,7 @@ func (q *question) weight(now int64) uint64 {
 
 // note notes who was refused, or else who used how much.
 func (s *Service) note(q *question, now int64, allowed bool) {
-	weight := q.weight(now)
+	weight := s.noting.weight(now)
 	if weight == 0 {
 		return
 	}

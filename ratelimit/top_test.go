@@ -120,7 +120,7 @@ func TestTopIsRightUnderLoad(t *testing.T) {
 			t.Errorf("%s: %v, want about 80,000", what, keys)
 		}
 	}
-	if q.weight(now+exactlyFor) != 1 {
+	if s.noting.weight(now+exactlyFor) != 1 {
 		t.Error("what comes when there is less is not noted")
 	}
 }
