@@ -32,16 +32,10 @@ func (c *checker) problem(path, suggestion, format string, args ...any) {
 func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
 func (c *checker) place(path string) Place {
-	for {
-		if n, ok := c.places[path]; ok {
-			return n
-		}
-		i := strings.LastIndexAny(path, ".[")
-		if i < 0 {
-			return c.root
-		}
-		path = path[:i]
+	if at, _ := c.places.of(path); at != (Place{}) {
+		return at
 	}
+	return c.root
 }
 
 var (
@@ -274,11 +268,15 @@ func (c *checker) endpointPort(path string, own, service int) {
 
 func (s *ServiceSpec) checkProtection(c *checker) {
 	b := s.CircuitBreaker
-	for path, n := range map[string]*int{
-		"maxConnections": b.MaxConnections, "maxPending": b.MaxPending, "maxRequests": b.MaxRequests, "maxRetries": b.MaxRetries,
+	for _, at := range [...]struct {
+		path string
+		n    *int
+	}{
+		{"spec.circuitBreaker.maxConnections", b.MaxConnections}, {"spec.circuitBreaker.maxPending", b.MaxPending},
+		{"spec.circuitBreaker.maxRequests", b.MaxRequests}, {"spec.circuitBreaker.maxRetries", b.MaxRetries},
 	} {
-		if n != nil {
-			c.between("spec.circuitBreaker."+path, *n, 0, 1<<30)
+		if at.n != nil {
+			c.between(at.path, *at.n, 0, 1<<30)
 		}
 	}
 	for _, path := range []string{
@@ -454,6 +452,9 @@ func (r *Rule) checkTo(c *checker, path string) {
 }
 
 func (h HeaderChanges) check(c *checker, path string) {
+	if !h.Any() {
+		return
+	}
 	for word, changes := range map[string]map[string]string{"add": h.Add, "set": h.Set} {
 		for name, value := range changes {
 			at := path + "." + word + "." + name

@@ -11,19 +11,40 @@ import (
 )
 
 // decoder fills Go values from YAML nodes, driven by the yaml tags of kinds.go, and collects every mistake instead
-// of stopping at the first. It remembers where each path was written, for the checks that come after it.
+// of stopping at the first.
 type decoder struct {
 	file     string
 	document Key
 	problems []Problem
-	places   map[string]Place
+	places   *places         // for the checks that come after it
 	zeros    map[string]bool // paths at which a value was written that is 0
 }
 
+// trail is where a decoder is in a document. Most are never told, so that they are put together only where one is. nil is
+// the whole of it.
+type trail struct {
+	above *trail
+	field string
+	index int // of an item, from 1; 0: it is a field
+}
+
+func (p *trail) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.index > 0:
+		return item(p.above.String(), p.index-1)
+	default:
+		return join(p.above.String(), p.field)
+	}
+}
+
+func item(path string, index int) string { return path + "[" + strconv.Itoa(index) + "]" }
+
 func placeOf(n *yaml.Node) Place { return Place{Line: n.Line, Column: n.Column} }
 
-func (d *decoder) problem(n *yaml.Node, path, suggestion, format string, args ...any) {
-	d.problemAt(placeOf(n), path, suggestion, format, args...)
+func (d *decoder) problem(n *yaml.Node, at *trail, suggestion, format string, args ...any) {
+	d.problemAt(placeOf(n), at.String(), suggestion, format, args...)
 }
 
 func (d *decoder) problemAt(n Place, path, suggestion, format string, args ...any) {
@@ -36,64 +57,65 @@ func (d *decoder) problemAt(n Place, path, suggestion, format string, args ...an
 // scalar is a type that reads itself from a YAML scalar.
 type scalar interface{ parse(s string) error }
 
-func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
+func (d *decoder) value(n *yaml.Node, v reflect.Value, at *trail) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	d.places[path] = placeOf(n)
 	if v.Kind() == reflect.Pointer {
 		if n.Tag == "!!null" && v.Type().Elem().Kind() == reflect.Struct {
-			d.problem(n, path, "", "want a mapping of fields, got nothing: write {} for the defaults")
+			d.problem(n, at, "", "want a mapping of fields, got nothing: write {} for the defaults")
 			return
 		}
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
-	defer func() {
-		if n.Kind == yaml.ScalarNode && v.IsZero() {
-			d.zeros[path] = true
-		}
-	}()
+	d.fill(n, v, at)
+	if n.Kind == yaml.ScalarNode && v.IsZero() {
+		put(&d.zeros, at.String())
+	}
+}
+
+func (d *decoder) fill(n *yaml.Node, v reflect.Value, at *trail) {
 	if s, ok := reflect.TypeAssert[scalar](v.Addr()); ok {
-		d.own(n, s, path)
+		d.own(n, s, at)
 		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		d.structure(n, v, path)
+		d.structure(n, v, at)
 	case reflect.Slice:
-		d.slice(n, v, path)
+		d.slice(n, v, at)
 	case reflect.Map:
-		d.mapping(n, v, path)
+		d.mapping(n, v, at)
 	default:
-		d.plain(n, v, path)
+		d.plain(n, v, at)
 	}
 }
 
-func (d *decoder) own(n *yaml.Node, s scalar, path string) {
+func (d *decoder) own(n *yaml.Node, s scalar, at *trail) {
 	if n.Kind != yaml.ScalarNode {
-		d.problem(n, path, "", "want a single value, got %s", kindName(n))
+		d.problem(n, at, "", "want a single value, got %s", kindName(n))
 		return
 	}
 	if err := s.parse(n.Value); err != nil {
-		d.problem(n, path, "", "%s", err)
+		d.problem(n, at, "", "%s", err)
 	}
 }
 
-func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
+func (d *decoder) structure(n *yaml.Node, v reflect.Value, at *trail) {
 	fields := fieldsOf(v.Type())
-	d.pairs(n, path, func(key, value *yaml.Node) {
-		at := join(path, key.Value)
+	d.pairs(n, at, func(key, value *yaml.Node) {
+		below := trail{above: at, field: key.Value}
 		index, ok := fields[key.Value]
 		if !ok {
-			if what, later := laterFields[generic(d.document.Kind, at)]; later {
-				d.problem(key, at, "", "%s", what)
+			if what, later := laterFields[generic(d.document.Kind, below.String())]; later {
+				d.problem(key, &below, "", "%s", what)
 				return
 			}
-			d.problem(key, at, closest(key.Value, fields), "unknown field")
+			d.problem(key, &below, closest(key.Value, fields), "unknown field")
 			return
 		}
-		d.value(value, v.FieldByIndex(index), at)
+		d.value(value, v.FieldByIndex(index), &below)
 	})
 	if r, ok := reflect.TypeAssert[*Rule](v.Addr()); ok && r.LoadTest != nil {
 		r.LoadTest.written, _ = hashNode(n)
@@ -101,22 +123,21 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 }
 
 // pairs calls f for each key of a mapping, and reports what is no mapping and keys that come twice.
-func (d *decoder) pairs(n *yaml.Node, path string, f func(key, value *yaml.Node)) {
+func (d *decoder) pairs(n *yaml.Node, at *trail, f func(key, value *yaml.Node)) {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		d.problem(n, path, "", "want a mapping of fields, got %s", kindName(n))
+		d.problem(n, at, "", "want a mapping of fields, got %s", kindName(n))
 		return
 	}
-	seen := make(map[string]bool, len(n.Content)/2)
+	twice := repeated(n)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		if seen[key.Value] {
-			d.problem(key, join(path, key.Value), "", "this field is given twice")
+		if twice[key] {
+			d.problem(key, &trail{above: at, field: key.Value}, "", "this field is given twice")
 			continue
 		}
-		seen[key.Value] = true
 		if value.Kind == yaml.AliasNode {
 			value = value.Alias
 		}
@@ -124,37 +145,57 @@ func (d *decoder) pairs(n *yaml.Node, path string, f func(key, value *yaml.Node)
 	}
 }
 
-func (d *decoder) slice(n *yaml.Node, v reflect.Value, path string) {
+// repeated gives the keys of a mapping that it has had before.
+func repeated(n *yaml.Node) (twice map[*yaml.Node]bool) {
+	const few = 16
+	if len(n.Content) <= 2*few { // to look at them all is quicker than to note them
+		for i := 2; i < len(n.Content); i += 2 {
+			for j := 0; j < i; j += 2 {
+				if n.Content[j].Value == n.Content[i].Value {
+					put(&twice, n.Content[i])
+				}
+			}
+		}
+		return twice
+	}
+	seen := make(map[string]bool, len(n.Content)/2)
+	for i := 0; i < len(n.Content); i += 2 {
+		if seen[n.Content[i].Value] {
+			put(&twice, n.Content[i])
+		}
+		seen[n.Content[i].Value] = true
+	}
+	return twice
+}
+
+func (d *decoder) slice(n *yaml.Node, v reflect.Value, at *trail) {
 	if n.Kind != yaml.SequenceNode {
-		d.problem(n, path, "", "want a list, got %s", kindName(n))
+		d.problem(n, at, "", "want a list, got %s", kindName(n))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
-		d.value(item, v.Index(i), path+"["+strconv.Itoa(i)+"]")
+		d.value(item, v.Index(i), &trail{above: at, index: i + 1})
 	}
 }
 
-func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
+func (d *decoder) mapping(n *yaml.Node, v reflect.Value, at *trail) {
 	v.Set(reflect.MakeMap(v.Type()))
-	d.pairs(n, path, func(key, value *yaml.Node) {
+	d.pairs(n, at, func(key, value *yaml.Node) {
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(value, item, join(path, key.Value))
+		d.value(value, item, &trail{above: at, field: key.Value})
 		v.SetMapIndex(reflect.ValueOf(key.Value), item)
 	})
 }
 
-func (d *decoder) plain(n *yaml.Node, v reflect.Value, path string) {
-	want := map[reflect.Kind]string{
-		reflect.String: "text", reflect.Int: "a whole number", reflect.Float64: "a number", reflect.Bool: "true or false",
-	}[v.Kind()]
-	ok := n.Kind == yaml.ScalarNode
-	if ok {
-		ok = setPlain(n, v)
+func (d *decoder) plain(n *yaml.Node, v reflect.Value, at *trail) {
+	if n.Kind != yaml.ScalarNode || !setPlain(n, v) {
+		d.problem(n, at, "", "want %s, got %s", plainKinds[v.Kind()], kindName(n))
 	}
-	if !ok {
-		d.problem(n, path, "", "want %s, got %s", want, kindName(n))
-	}
+}
+
+var plainKinds = map[reflect.Kind]string{
+	reflect.String: "text", reflect.Int: "a whole number", reflect.Float64: "a number", reflect.Bool: "true or false",
 }
 
 func setPlain(n *yaml.Node, v reflect.Value) bool {

@@ -222,7 +222,7 @@ func (l *loader) refuse(d *document, path, format string, args ...any) {
 // checker is for mistakes that show only beside other documents.
 func (d *document) checker() *checker {
 	return &checker{
-		decoder: &decoder{file: d.origin.File, document: d.key, places: *d.origin.places},
+		decoder: &decoder{file: d.origin.File, document: d.key, places: d.origin.places},
 		root:    Place{Line: d.origin.Line, Column: d.column}, known: d.known,
 	}
 }

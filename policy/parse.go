@@ -1,20 +1,20 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"reflect"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/machinenativeops/weir/internal/parallel"
 )
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
@@ -29,62 +29,166 @@ type parsed struct {
 
 // piece is what a part of a file gave: a document, or mistakes, or nothing.
 type piece struct {
+	file       string
 	text       text
 	document   *document // nil: none
 	problems   []Problem
 	unreadable bool // it is no YAML
+
+	anew     bool // to be parsed still
+	together bool // that goes only together with the rest of the file
 }
 
-// inParallel calls f with each of 0 to n-1, and returns when all calls have.
-func inParallel(n int, f func(int)) {
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		all.Go(func() {
-			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
-				f(i - 1)
+// parseFiles parses files, of each of which before (nil: nothing) was there. Their documents are parsed each by itself, so
+// that those that are as they were stay, unless that does not go: what an error or a directive is about, YAML says of whole
+// files.
+func parseFiles(files []File, before []*parsed) []*parsed {
+	all := make([]*parsed, len(files))
+	parallel.Each(len(files), func(i int) { all[i] = split(files[i], before[i]) })
+	var anew []*piece
+	for _, p := range all {
+		for i := range p.pieces {
+			if p.pieces[i].anew {
+				anew = append(anew, &p.pieces[i])
 			}
-		})
+		}
 	}
-	all.Wait()
+	parallel.Runs(len(anew), batch, func(from, to int) { parsePieces(anew[from:to]) })
+	parallel.Each(len(all), func(i int) { all[i].join() })
+	return all
 }
 
-// parse parses a file, of which before (nil: nothing) was there. Its documents are parsed each by itself, so that those
-// that are as they were stay, unless that does not go: what an error or a directive is about, YAML says of whole files.
-func parse(f File, before *parsed) *parsed {
+// batch is how many documents one YAML decoder reads at most. To make one takes longer than to read a document.
+const batch = 64
+
+// split parts a file into its documents, and takes over those of which before has the same.
+func split(f File, before *parsed) *parsed {
 	texts := documentTexts(f.Data)
 	p := &parsed{name: f.Name, data: f.Data, pieces: make([]piece, len(texts)), apart: true}
-	known := make(map[text]*piece)
+	var known map[text]*piece
 	if before != nil && before.apart {
+		known = make(map[text]*piece, len(before.pieces))
 		for i := range before.pieces {
 			known[before.pieces[i].text] = &before.pieces[i]
 		}
 	}
-	var together atomic.Bool
-	inParallel(len(texts), func(i int) {
-		if same := known[texts[i]]; same != nil {
+	for i, t := range texts {
+		if same := known[t]; same != nil {
 			p.pieces[i] = *same
-			return
+			continue
 		}
-		t := texts[i]
 		t.text = strings.Clone(t.text) // not to hold the whole file while one document of it is in force
-		all := parseText(f.Name, t.text, t.line-1, []text{t})
-		switch {
-		case strings.HasPrefix(t.text, "%") || strings.Contains(t.text, "\n%") || len(all) > 1 || len(all) == 1 && all[0].unreadable:
-			together.Store(true)
-		case len(all) == 1:
-			p.pieces[i] = all[0]
-		}
-		p.pieces[i].text = t
-	})
-	if together.Load() {
-		p.apart, p.pieces = false, parseText(f.Name, string(p.data), 0, texts)
+		p.pieces[i] = piece{file: f.Name, text: t, anew: true}
 	}
 	return p
 }
 
-// parseText gives a piece for each document, of a text that is written after so many other lines.
-func parseText(file, written string, after int, texts texts) (all []piece) {
+// join parses a file as a whole if its documents can't be parsed each by itself.
+func (p *parsed) join() {
+	for i := range p.pieces {
+		p.apart = p.apart && !p.pieces[i].together
+		p.pieces[i].anew = false
+	}
+	if p.apart {
+		return
+	}
+	var texts texts
+	for i := range p.pieces {
+		texts = append(texts, p.pieces[i].text)
+	}
+	p.pieces = parseText(p.name, string(p.data), texts)
+}
+
+// parsePieces parses documents, as one text what has the same meaning there.
+func parsePieces(all []*piece) {
+	var alike []*piece
+	for _, p := range all {
+		if p.text.anywhere() {
+			alike = append(alike, p)
+		} else {
+			p.parse()
+		}
+	}
+	nodes := readAll(alike)
+	for i, p := range alike {
+		if nodes == nil {
+			p.parse()
+		} else if root := content(&nodes[i]); root != nil {
+			p.take(decode(p.file, root, texts{p.text}))
+		}
+	}
+}
+
+// anywhere says whether a text, if it is good, is read the same in any file: it has no anchors, which hold for what follows,
+// it has no directives, its end is the end of a line, and it is not UTF-16.
+func (t text) anywhere() bool {
+	return strings.HasSuffix(t.text, "\n") && t.text[0] < utf8.RuneSelf && !strings.Contains(t.text, "&") && !hasDirective(t.text)
+}
+
+// readAll gives a node for each document, with its lines as in its file; nil if there is a mistake somewhere.
+func readAll(all []*piece) []yaml.Node {
+	var b bytes.Buffer
+	begins, size := make([]int, len(all)), 0 // the lines of the markers, as in the files
+	for _, p := range all {
+		size += len("---\n") + len(p.text.text)
+	}
+	b.Grow(size)
+	for i, p := range all {
+		begins[i] = p.text.line
+		if !strings.HasPrefix(p.text.text, "---") {
+			begins[i]--
+			b.WriteString("---\n")
+		}
+		b.WriteString(p.text.text)
+	}
+	dec, nodes := yaml.NewDecoder(&b), make([]yaml.Node, len(all))
+	for i := range nodes {
+		if dec.Decode(&nodes[i]) != nil {
+			return nil
+		}
+		moveDown(&nodes[i], begins[i]-nodes[i].Line)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil
+	}
+	return nodes
+}
+
+// hasDirective says whether a line begins with a %.
+func hasDirective(s string) bool {
+	for i := range len(s) {
+		if s[i] == '%' && (i == 0 || s[i-1] == '\n' || s[i-1] == '\r' || s[i-1] >= utf8.RuneSelf) {
+			return true
+		}
+	}
+	return false
+}
+
+// parse parses a document by itself.
+func (p *piece) parse() {
+	all := parseText(p.file, p.text.text, texts{p.text})
+	switch {
+	case hasDirective(p.text.text) || len(all) > 1 || len(all) == 1 && all[0].unreadable:
+		p.together = true
+	case len(all) == 1:
+		p.take(all[0])
+	}
+}
+
+func (p *piece) take(what piece) {
+	p.document, p.problems, p.unreadable = what.document, what.problems, what.unreadable
+}
+
+// content is what a document has, or nil.
+func content(n *yaml.Node) *yaml.Node {
+	if len(n.Content) == 0 || n.Content[0].Tag == "!!null" {
+		return nil
+	}
+	return n.Content[0]
+}
+
+// parseText gives a piece for each document of a text, which consists of texts.
+func parseText(file, written string, texts texts) (all []piece) {
 	dec := yaml.NewDecoder(strings.NewReader(written))
 	for {
 		var n yaml.Node
@@ -95,16 +199,17 @@ func parseText(file, written string, after int, texts texts) (all []piece) {
 		if err != nil {
 			return append(all, notYAML(file, err))
 		}
-		if len(n.Content) > 0 && n.Content[0].Tag != "!!null" {
-			if after > 0 {
-				moveDown(&n, after)
-			}
-			all = append(all, decode(file, n.Content[0], texts))
+		if root := content(&n); root != nil {
+			moveDown(root, texts[0].line-1)
+			all = append(all, decode(file, root, texts))
 		}
 	}
 }
 
 func moveDown(n *yaml.Node, lines int) {
+	if lines == 0 {
+		return
+	}
 	n.Line += lines
 	for _, c := range n.Content {
 		moveDown(c, lines)
@@ -129,16 +234,17 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 	if err := checkAliases(n); err != nil {
 		return notYAML(file, err)
 	}
-	dec := &decoder{file: file, places: make(map[string]Place), zeros: make(map[string]bool)}
 	d := &document{origin: Origin{File: file, Line: n.Line, text: texts.at(n.Line)}, column: n.Column}
+	d.origin.places = &places{text: d.origin.text, root: n}
+	dec := &decoder{file: file, places: d.origin.places}
 	d.origin.Hash, d.origin.layout = hashNode(n)
 	var specNode, metaNode *yaml.Node
-	dec.pairs(n, "", func(key, value *yaml.Node) {
-		dec.places[key.Value] = placeOf(value)
+	dec.pairs(n, nil, func(key, value *yaml.Node) {
+		at := &trail{field: key.Value}
 		switch key.Value {
 		case "apiVersion":
 			if value.Value != APIVersion {
-				dec.problem(value, "apiVersion", APIVersion, "unknown apiVersion %q", value.Value)
+				dec.problem(value, at, APIVersion, "unknown apiVersion %q", value.Value)
 			}
 		case "kind":
 			d.key.Kind = value.Value
@@ -147,11 +253,11 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 		case "spec":
 			specNode = value
 		default:
-			dec.problem(key, key.Value, closest(key.Value, documentFields), "unknown field")
+			dec.problem(key, at, closest(key.Value, documentFields), "unknown field")
 		}
 	})
 	if metaNode != nil {
-		dec.value(metaNode, reflect.ValueOf(&d.metadata).Elem(), "metadata")
+		dec.value(metaNode, reflect.ValueOf(&d.metadata).Elem(), &trail{field: "metadata"})
 	}
 	d.key.Namespace, d.key.Name = d.metadata.Namespace, d.metadata.Name
 	dec.document = d.key
@@ -161,7 +267,9 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 	if n.Kind == yaml.MappingNode { // else that is all there is to say
 		d.decodeSpec(&checker{decoder: dec, root: placeOf(n)}, specNode)
 	}
-	d.origin.places = &dec.places
+	if len(texts) == 1 {
+		d.origin.places.root = nil // its text can be read again
+	}
 	d.wrong = len(dec.problems) > 0
 	if publish := publishers[d.key.Kind]; publish != nil && d.spec != nil {
 		d.public = publish(d)
@@ -200,7 +308,7 @@ func (d *document) decodeSpec(c *checker, n *yaml.Node) {
 	}
 	d.spec = build()
 	if n != nil {
-		c.value(n, reflect.ValueOf(d.spec).Elem(), "spec")
+		c.value(n, reflect.ValueOf(d.spec).Elem(), &trail{field: "spec"})
 	}
 	if len(c.problems) > 0 {
 		c.known = c.problems
@@ -216,21 +324,30 @@ func (d *document) decodeSpec(c *checker, n *yaml.Node) {
 // hashNode hashes what a node says, not how it is laid out, and that apart. Hashes of load tests are kept over restarts:
 // they must not change.
 func hashNode(n *yaml.Node) (says, layout uint64) {
-	h, at := xxhash.New(), xxhash.New()
-	var buffer []byte
-	var walk func(n *yaml.Node)
-	walk = func(n *yaml.Node) {
-		buffer = fmt.Appendf(buffer[:0], "%d %s %d %d ", n.Kind, n.Tag, len(n.Value), len(n.Content))
-		_, _ = h.Write(append(buffer, n.Value...)) // a hash takes everything
-		buffer = binary.AppendUvarint(binary.AppendUvarint(buffer[:0], uint64(n.Line)), uint64(n.Column))
-		_, _ = at.Write(buffer)
-		for _, c := range n.Content {
-			walk(c)
-		}
-		if n.Kind == yaml.AliasNode {
-			walk(n.Alias)
-		}
+	h := nodeHash{says: xxhash.New(), layout: xxhash.New()}
+	h.add(n)
+	return h.says.Sum64(), h.layout.Sum64()
+}
+
+type nodeHash struct {
+	says, layout *xxhash.Digest
+	buffer       []byte
+}
+
+func (h *nodeHash) add(n *yaml.Node) {
+	b := append(strconv.AppendUint(h.buffer[:0], uint64(n.Kind), 10), ' ')
+	b = append(append(b, n.Tag...), ' ')
+	b = append(strconv.AppendInt(b, int64(len(n.Value)), 10), ' ')
+	b = append(strconv.AppendInt(b, int64(len(n.Content)), 10), ' ')
+	b = append(b, n.Value...)
+	_, _ = h.says.Write(b) // a hash takes everything
+	b = binary.AppendUvarint(binary.AppendUvarint(b[:0], uint64(n.Line)), uint64(n.Column))
+	_, _ = h.layout.Write(b)
+	h.buffer = b
+	for _, c := range n.Content {
+		h.add(c)
 	}
-	walk(n)
-	return h.Sum64(), at.Sum64()
+	if n.Kind == yaml.AliasNode {
+		h.add(n.Alias)
+	}
 }

@@ -32,3 +32,16 @@ func TestFieldsAreFoundWhereTheyWereWritten(t *testing.T) {
 		t.Errorf("the last good version has lost its places: %v", at)
 	}
 }
+
+func TestPlacesOfWhatCantBeReadByItself(t *testing.T) {
+	text := "kind: Mesh\nmetadata: {name: &m m}\n---\nkind: Service\nmetadata:\n  name: *m\nspec: {endpoints: {none: true}}\n"
+	set, problems := Load([]File{{Name: "s.yaml", Data: []byte(text)}}, nil)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for path, want := range map[string]Place{"metadata.name": {2, 18}, "spec.endpoints.none": {7, 26}, "spec.timeout": {7, 7}} {
+		if at, _ := set.Services[0].Origin.Place(path); at != want {
+			t.Errorf("%s: %v, want %v", path, at, want)
+		}
+	}
+}

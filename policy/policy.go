@@ -56,8 +56,8 @@ type Origin struct {
 	Hash uint64 `json:"-"`
 
 	text   text
-	layout uint64            // hash of where everything in it is written
-	places *map[string]Place // by path; a pointer, so that origins compare
+	layout uint64  // hash of where everything in it is written
+	places *places // nil: nobody wrote it
 }
 
 // Place is where something is written, from 1.
@@ -66,19 +66,10 @@ type Place struct{ Line, Column int }
 // Place gives where the path, such as spec.rules[3].timeout, or else what is nearest above it, was written, and whether
 // it was the path itself: what a default filled in was not.
 func (o Origin) Place(path string) (at Place, written bool) {
-	if o.places == nil {
+	if at, written = o.places.of(path); at == (Place{}) {
 		return Place{Line: o.Line, Column: 1}, false
 	}
-	if at, written = (*o.places)[path]; written {
-		return at, true
-	}
-	for path != "" {
-		path = parent(path)
-		if at, ok := (*o.places)[path]; ok {
-			return at, false
-		}
-	}
-	return Place{Line: o.Line, Column: 1}, false
+	return at, written
 }
 
 // Document is one document of any kind, checked and with its defaults filled in.

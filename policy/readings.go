@@ -31,7 +31,10 @@ type readings struct {
 type group []*document
 
 func compareKeys(a, b Key) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	if a.Kind != b.Kind {
+		return cmp.Compare(a.Kind, b.Kind)
+	}
+	return compareRefs(a.Ref(), b.Ref())
 }
 
 func newReadings() *readings {
@@ -207,12 +210,13 @@ func (r *readings) parse(files []File) (all, gone, anew []*parsed) {
 	if known < len(r.files) {
 		gone = append(gone, missing(r.files, before)...)
 	}
-	inParallel(len(changed), func(n int) {
-		i := changed[n]
-		all[i] = parse(files[i], before[i])
-	})
-	for _, i := range changed {
-		anew = append(anew, all[i])
+	todo, was := make([]File, len(changed)), make([]*parsed, len(changed))
+	for n, i := range changed {
+		todo[n], was[n] = files[i], before[i]
+	}
+	anew = parseFiles(todo, was)
+	for n, i := range changed {
+		all[i] = anew[n]
 	}
 	return all, gone, anew
 }
