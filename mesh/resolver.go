@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/machinenativeops/weir/internal/parallel"
 	"github.com/machinenativeops/weir/internal/sorted"
 	"github.com/machinenativeops/weir/policy"
 )
@@ -66,7 +67,10 @@ func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 }
 
 func compareRefs(a, b policy.Ref) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	if a.Namespace != b.Namespace {
+		return cmp.Compare(a.Namespace, b.Namespace)
+	}
+	return cmp.Compare(a.Name, b.Name)
 }
 
 func compareDocuments[S any](a, b *policy.Document[S]) int { return compareRefs(a.Ref(), b.Ref()) }
@@ -122,14 +126,22 @@ func (r *Resolver) remake(stale map[policy.Ref]bool, b *builder) (services map[p
 			services[ref] = nil
 		}
 	}
-	for ref := range stale {
-		d := b.set.Service(ref)
-		if d == nil {
+	refs := slices.Collect(maps.Keys(stale))
+	all := make([]*made, len(refs))
+	parallel.Runs(len(refs), 64, func(from, to int) {
+		own := *b
+		for i := from; i < to; i++ {
+			if d := own.set.Service(refs[i]); d != nil {
+				all[i] = own.make(d)
+			}
+		}
+	})
+	for i, m := range all {
+		if m == nil {
 			continue
 		}
-		m := b.make(d)
-		r.keep(ref, m)
-		services[ref] = m.service
+		r.keep(refs[i], m)
+		services[refs[i]] = m.service
 		for _, l := range m.limits {
 			if limits[l.ID] = l; reflect.DeepEqual(l, before[l.ID]) {
 				delete(limits, l.ID)

@@ -31,96 +31,94 @@ func newAudience(name string) *audience {
 	return &audience{name: name, wants: make(map[string]int), parts: make(map[policy.Ref][]*Resource)}
 }
 
-// update makes the audience's view that of these doors and services, by what has changed.
-func (t *translator) update(a *audience, doors []door, services []*mesh.Service) {
-	limited, serving := a.limited > 0, len(a.services) > 0
-	touched, recount := a.note(services)
-	if !slices.EqualFunc(a.doors, doors, sameRoutes) {
-		for _, s := range services {
-			touched[s.Ref] = true
-		}
-	}
-	maps.Copy(touched, t.changed)
-	reframe := t.anew || recount || limited != (a.limited > 0) || serving != (len(services) > 0) || !reflect.DeepEqual(a.doors, doors)
-	a.doors = doors
-	if len(touched) == 0 && !reframe {
-		return
-	}
-	was, is := make(map[resourceKey]*Resource, 8*len(touched)), make(map[resourceKey]*Resource, 8*len(touched))
-	for ref := range touched {
-		part := t.part(a, ref)
-		note(was, a.parts[ref])
-		note(is, part)
-		if a.parts[ref] = part; part == nil {
-			delete(a.parts, ref)
-		}
-	}
-	if reframe {
-		t.whole[a.name] = true
-		note(was, a.frame)
-		a.frame = t.frame(a)
-		note(is, a.frame)
-	}
-	a.edit(was, is)
-	t.letGo(was, is)
+// revision is an audience on the way to other doors and services.
+type revision struct {
+	*audience
+	touched map[policy.Ref]bool // services of which its view may have another part
+	reframe bool
+	edits   map[string][]sorted.Edit[string, *Resource] // of the view, by type
+	gone    []*Resource
 }
 
-func note(of map[resourceKey]*Resource, all []*Resource) {
-	for _, r := range all {
-		of[resourceKey{r.Type, r.Name}] = r
+// revise notes what is to be made for an audience that has these doors and services now.
+func (t *translator) revise(a *audience, doors []door, services []*mesh.Service) *revision {
+	r := &revision{audience: a, edits: make(map[string][]sorted.Edit[string, *Resource])}
+	limited, serving, recount := a.limited > 0, len(a.services) > 0, false
+	r.touched, recount = a.note(services)
+	if !slices.EqualFunc(a.doors, doors, sameRoutes) {
+		for _, s := range services {
+			r.touched[s.Ref] = true
+		}
+	}
+	maps.Copy(r.touched, t.changed)
+	r.reframe = t.anew || recount || limited != (a.limited > 0) || serving != (len(services) > 0) || !reflect.DeepEqual(a.doors, doors)
+	a.doors = doors
+	return r
+}
+
+// replace replaces the part of the view that is there because of a service.
+func (r *revision) replace(ref policy.Ref, part []*Resource) {
+	r.change(r.parts[ref], part)
+	if r.parts[ref] = part; part == nil {
+		delete(r.parts, ref)
+	}
+}
+
+// change notes that a part of the view is another one.
+func (r *revision) change(was, is []*Resource) {
+	for _, n := range is {
+		if !slices.Contains(was, n) {
+			r.edits[n.Type] = append(r.edits[n.Type], sorted.Edit[string, *Resource]{Key: n.Name, Value: n})
+			r.sum += n.hash()
+		}
+	}
+	for _, o := range was {
+		if slices.Contains(is, o) {
+			continue
+		}
+		r.sum -= o.hash()
+		if find(is, o.Type, o.Name) == nil {
+			r.edits[o.Type] = append(r.edits[o.Type], sorted.Edit[string, *Resource]{Key: o.Name, Gone: true})
+			r.gone = append(r.gone, o)
+		}
+	}
+}
+
+// finish makes the view, once all parts are there.
+func (t *translator) finish(r *revision) {
+	if r.reframe {
+		t.whole[r.name] = true
+		frame := t.frame(r.audience)
+		r.change(r.frame, frame)
+		r.frame = frame
+	} else if len(r.touched) == 0 {
+		return
+	}
+	if len(r.edits) == 0 && r.view != nil {
+		return
+	}
+	next := maps.Clone(r.view)
+	if next == nil {
+		next = make(View)
+	}
+	for kind, edits := range r.edits {
+		if next[kind] = sorted.Edited(next[kind], sorted.Merged(edits, cmp.Compare[string]), compareName); next[kind] == nil {
+			delete(next, kind)
+		}
+	}
+	r.view = next
+	// Virtual hosts that are in the view no more are in none: they would be kept with their services.
+	for _, o := range r.gone {
+		if o.Type == VirtualHostType {
+			whose := serviceBehind(o.Name)
+			t.before[whose] = slices.DeleteFunc(t.before[whose], func(b *Resource) bool { return b == o })
+		}
 	}
 }
 
 // sameRoutes says whether two doors have the same virtual hosts.
 func sameRoutes(a, b door) bool {
 	return a.routes == b.routes && a.serves == b.serves && (a.tls != nil) == (b.tls != nil)
-}
-
-// edit changes the view by what there was and what there is instead.
-func (a *audience) edit(was, is map[resourceKey]*Resource) {
-	edits := make(map[string]map[string]*Resource)
-	change := func(key resourceKey) {
-		if was[key] == is[key] {
-			return
-		}
-		if edits[key.kind] == nil {
-			edits[key.kind] = make(map[string]*Resource)
-		}
-		edits[key.kind][key.name] = is[key]
-		a.sum += is[key].hash() - was[key].hash()
-	}
-	for key := range was {
-		change(key)
-	}
-	for key := range is {
-		if was[key] == nil {
-			change(key)
-		}
-	}
-	if len(edits) == 0 && a.view != nil {
-		return
-	}
-	next := maps.Clone(a.view)
-	if next == nil {
-		next = make(View)
-	}
-	for kind, of := range edits {
-		if next[kind] = sorted.Edited(next[kind], sorted.Edits(of, cmp.Compare[string]), compareName); next[kind] == nil {
-			delete(next, kind)
-		}
-	}
-	a.view = next
-}
-
-// letGo forgets virtual hosts that are in the view no more, and so in none: they would be kept with their services.
-func (t *translator) letGo(was, is map[resourceKey]*Resource) {
-	for key, r := range was {
-		if key.kind != VirtualHostType || is[key] != nil {
-			continue
-		}
-		whose := serviceBehind(key.name)
-		t.before[whose] = slices.DeleteFunc(t.before[whose], func(o *Resource) bool { return o == r })
-	}
 }
 
 // note notes which services there are now. touched are those of which a part of the view may be another one; recount says
@@ -170,10 +168,8 @@ func (a *audience) note(services []*mesh.Service) (touched map[policy.Ref]bool, 
 	return touched, recount
 }
 
-// eachWanted gives the names of what rules of a service send requests to, subsets and variants of them, and, with a slash
-// at its end, the service's own: all its versions are there, so that they are warm before a rule turns to them.
+// eachWanted gives the names of what rules of a service send requests to, subsets and variants of them.
 func eachWanted(s *mesh.Service, f func(name string)) {
-	f(s.Ref.String() + "/")
 	for _, r := range s.Rules {
 		for _, to := range r.To {
 			f(to.Subset)
@@ -190,14 +186,15 @@ func eachWanted(s *mesh.Service, f func(name string)) {
 
 // mayOwn gives the services that what is wanted by a name may be of.
 func mayOwn(name string) []policy.Ref {
-	parts := strings.Split(EndpointsOf(name), "/")
-	switch len(parts) {
-	case 1:
-		return []policy.Ref{{Name: parts[0]}}
-	case 2: // SERVICE/VERSION, or NAMESPACE/SERVICE
-		return []policy.Ref{{Name: parts[0]}, {Namespace: parts[0], Name: parts[1]}}
+	first, rest, more := strings.Cut(EndpointsOf(name), "/")
+	second, _, third := strings.Cut(rest, "/")
+	switch {
+	case !more:
+		return []policy.Ref{{Name: first}}
+	case !third: // SERVICE/VERSION, or NAMESPACE/SERVICE
+		return []policy.Ref{{Name: first}, {Namespace: first, Name: second}}
 	default:
-		return []policy.Ref{{Namespace: parts[0], Name: parts[1]}}
+		return []policy.Ref{{Namespace: first, Name: second}}
 	}
 }
 
@@ -214,15 +211,13 @@ func sameCounts(a, b *mesh.Service) bool {
 		})
 }
 
-// part gives what is in an audience's view because of a service: its clusters and endpoints where rules send requests to
-// it, and its virtual host behind each door. All of a service's endpoints as one are there only where a rule says so.
-func (t *translator) part(a *audience, ref policy.Ref) (all []*Resource) {
-	s := t.service(ref)
-	if s == nil {
-		return nil
-	}
+// part gives what is in an audience's view because of a service: its clusters and endpoints where listeners route to it, so
+// that all its versions are warm before a rule turns to them, or rules of others send requests to it, and its virtual host
+// behind each door. All of a service's endpoints as one are there only where a rule says so.
+func (t *translator) part(a *audience, s *mesh.Service) (all []*Resource) {
 	isWanted := func(sub *mesh.Subset) bool { return a.wants[sub.Name] > 0 }
-	if a.wants[s.Ref.String()+"/"] > 0 || slices.ContainsFunc(s.Subsets, isWanted) {
+	served := serviceOf(a.services, s.Ref) != nil
+	if served || slices.ContainsFunc(s.Subsets, isWanted) {
 		for _, sub := range s.Subsets {
 			if sub.Version == "" && !isWanted(sub) {
 				continue
@@ -238,7 +233,7 @@ func (t *translator) part(a *audience, ref policy.Ref) (all []*Resource) {
 			}
 		}
 	}
-	if serviceOf(a.services, ref) == nil {
+	if !served {
 		return all
 	}
 	for _, d := range a.doors {

@@ -49,23 +49,21 @@ var filters = []struct {
 }
 
 func (t *translator) httpFilters(d door) []*hcmv3.HttpFilter {
+	if t.chains[d.routes] != nil {
+		return t.chains[d.routes]
+	}
 	chain := make([]*hcmv3.HttpFilter, len(filters))
 	for i, f := range filters {
 		if f.config == nil {
 			chain[i] = t.localFilter(f.name, d)
 			continue
 		}
-		if t.chain == nil {
-			t.chain = make([]*hcmv3.HttpFilter, len(filters))
+		chain[i] = &hcmv3.HttpFilter{
+			Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
+			// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
+			IsOptional: f.name == bodyFilters,
 		}
-		if t.chain[i] == nil {
-			t.chain[i] = &hcmv3.HttpFilter{
-				Name: f.name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: f.config(t)}, Disabled: f.name != router,
-				// An Envoy that is too old to have it refuses the routes that use it, and not all its listeners.
-				IsOptional: f.name == bodyFilters,
-			}
-		}
-		chain[i] = t.chain[i]
 	}
+	t.chains[d.routes] = chain
 	return chain
 }

@@ -45,6 +45,9 @@ func (t *translator) changeHeaders(all []mesh.Changes, filters map[string]*anypb
 // mutations are those of one place: add, then set, then remove, so that a header can be renamed.
 func mutations(c policy.HeaderChanges) []*mutationrulesv3.HeaderMutation {
 	var all []*mutationrulesv3.HeaderMutation
+	if !c.Any() {
+		return nil
+	}
 	put := func(values map[string]string, action corev3.HeaderValueOption_HeaderAppendAction) {
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			all = append(all, &mutationrulesv3.HeaderMutation{

@@ -61,11 +61,28 @@ func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
 			t.through(quotaService, s.Ref.String(), perFilter)
 		}
 		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
-		for _, r := range s.Rules {
-			v.Routes = append(v.Routes, t.sampled(keyed(t.ruleRoutes(r), r.Key, d.tls != nil), r)...)
-		}
+		v.Routes = t.rowsOf(s, d.tls != nil)
 		return v
 	})
+}
+
+// rows are the routes of a service's virtual host. Those of services that proxies don't count by themselves are the same
+// behind all doors that are secure, and behind all others.
+type rows struct {
+	of     *mesh.Service
+	secure bool
+	routes []*routev3.Route
+}
+
+func (t *translator) rowsOf(s *mesh.Service, secure bool) []*routev3.Route {
+	if t.last.of == s && t.last.secure == secure && !counts(s) {
+		return t.last.routes
+	}
+	t.last = rows{of: s, secure: secure}
+	for _, r := range s.Rules {
+		t.last.routes = append(t.last.routes, t.sampled(keyed(t.ruleRoutes(r), r.Key, secure), r)...)
+	}
+	return t.last.routes
 }
 
 func sourcesOf(s *mesh.Service) []policy.Key {

@@ -11,6 +11,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/machinenativeops/weir/internal/parallel"
 	"github.com/machinenativeops/weir/internal/sorted"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
@@ -45,6 +46,7 @@ type Translator struct {
 	gateways map[policy.Ref]*audience
 	beside   *audience   // all proxies beside workloads
 	own      []*Resource // their listeners, by name
+	ownSum   uint64      // of the hashes of those
 }
 
 // NewTranslator gives a translator that has nothing made yet.
@@ -71,21 +73,26 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 	if t.anew {
 		t.changeSampled()
 	}
+	var all []*revision
 	next := make(map[policy.Ref]*audience, len(m.Gateways))
 	for _, g := range m.Gateways {
 		a := k.gateways[g.Ref]
 		if a == nil {
 			a = newAudience("gateway " + g.Ref.String())
 		}
-		t.update(a, doorsOf(g), g.Services)
+		all = append(all, t.revise(a, doorsOf(g), g.Services))
 		next[g.Ref] = a
 		delete(k.gateways, g.Ref)
 	}
 	for _, gone := range k.gateways {
-		t.update(gone, nil, nil)
+		all = append(all, t.revise(gone, nil, nil))
 	}
-	t.update(k.beside, []door{{routes: outbound, address: OutboundAddress, port: OutboundPort, serves: true, inside: true}}, m.Services)
-	k.own = t.listeners(k.own)
+	all = append(all, t.revise(k.beside, []door{{routes: outbound, address: OutboundAddress, port: OutboundPort, serves: true, inside: true}}, m.Services))
+	jobs := t.work(all)
+	for _, r := range all {
+		t.finish(r)
+	}
+	k.listen(jobs)
 	if t.err != nil {
 		*k = Translator{options: k.options} // which is between two models
 		return nil, t.err
@@ -115,10 +122,7 @@ func newSnapshot(k *Translator, m *mesh.Model) *Snapshot {
 	}
 	if len(k.own) > 0 {
 		s.beside, s.own = k.beside.view, k.own
-		sum += k.beside.sum
-		for _, r := range k.own {
-			sum += r.hash()
-		}
+		sum += k.beside.sum + k.ownSum
 	}
 	s.version = func() string { return strconv.FormatUint(sum, 16) }
 	s.takeOver(k.snapshot)
@@ -128,38 +132,53 @@ func newSnapshot(k *Translator, m *mesh.Model) *Snapshot {
 func compareServices(a, b *mesh.Service) int { return compareRefs(a.Ref, b.Ref) }
 
 func compareRefs(a, b policy.Ref) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	if a.Namespace != b.Namespace {
+		return cmp.Compare(a.Namespace, b.Namespace)
+	}
+	return cmp.Compare(a.Name, b.Name)
 }
-
-type resourceKey struct{ kind, name string }
 
 // translator makes each resource of one model once. The first error sticks.
 type translator struct {
 	model   *mesh.Model
 	options Options
-	changed map[policy.Ref]bool    // services that have changed, come or gone since the translation before
-	anew    bool                   // what all listeners share has
-	before  map[string][]*Resource // made before, by whose they are
-	made    map[resourceKey]*Resource
-	of      map[string][]*Resource // the same, by whose they are
-	whole   map[string]bool        // whose they are of whom all are made
-	chain   []*hcmv3.HttpFilter    // of every listener, after those that count; nil until the first
-	door    string                 // the route configuration of which routes are made
+	changed map[policy.Ref]bool            // services that have changed, come or gone since the translation before
+	anew    bool                           // what all listeners share has
+	before  map[string][]*Resource         // made before, by whose they are
+	of      map[string][]*Resource         // made, by whose they are
+	whole   map[string]bool                // whose they are of whom all are made
+	chains  map[string][]*hcmv3.HttpFilter // of listeners, by their route configurations
+	door    string                         // the route configuration of which routes are made
+	last    rows                           // made last
 	err     error
 }
 
 func newTranslator(m *mesh.Model, o Options) *translator {
 	return &translator{
-		model: m, options: o, changed: make(map[policy.Ref]bool),
-		made: make(map[resourceKey]*Resource), of: make(map[string][]*Resource), whole: make(map[string]bool),
+		model: m, options: o, changed: make(map[policy.Ref]bool), of: make(map[string][]*Resource), whole: make(map[string]bool),
+		chains: make(map[string][]*hcmv3.HttpFilter),
+	}
+}
+
+// fork gives a translator that makes what is others' than what this one makes, at the same time.
+func (t *translator) fork() *translator {
+	fork := newTranslator(t.model, t.options)
+	fork.before = t.before
+	return fork
+}
+
+// join takes what a fork has made.
+func (t *translator) join(fork *translator) {
+	maps.Copy(t.of, fork.of)
+	if t.err == nil {
+		t.err = fork.err
 	}
 }
 
 // resource gives the named resource, building it the first time. whose it is, a service's or an audience's by their names,
 // says for how long it is kept.
 func (t *translator) resource(kind, name, whose string, sources []policy.Key, build func() proto.Message) *Resource {
-	key := resourceKey{kind, name}
-	if r := t.made[key]; r != nil {
+	if r := find(t.of[whose], kind, name); r != nil {
 		return r
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(build())
@@ -173,7 +192,6 @@ func (t *translator) resource(kind, name, whose string, sources []policy.Key, bu
 	if old := find(t.before[whose], kind, name); old != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
 		r = old // whoever has it needs no other
 	}
-	t.made[key] = r
 	t.of[whose] = append(t.of[whose], r)
 	return r
 }
@@ -241,39 +259,101 @@ func doorsOf(g *mesh.Gateway) (doors []door) {
 	return doors
 }
 
-// listeners gives the listeners of proxies beside workloads, which route by host. All those proxies share everything but
-// the listener, which says whose requests it takes.
-func (t *translator) listeners(before []*Resource) []*Resource {
-	edits := make(map[string]*Resource, len(t.changed))
-	for ref := range t.changed {
-		edits[outbound+"/"+ref.String()] = nil
-	}
-	listener := func(s *mesh.Service) {
-		d := door{name: outbound + "/" + s.Ref.String(), routes: outbound, address: OutboundAddress, port: OutboundPort, owner: s.Ref}
-		edits[d.name] = t.listener(d, s.Ref.String())
-	}
-	for ref := range t.changed {
-		if s := t.service(ref); s != nil {
-			listener(s)
+// job is what is made of a service, by itself: its part of views, and the listener of a proxy beside it. All those proxies
+// share everything but the listener, which says whose requests it takes.
+type job struct {
+	ref      policy.Ref
+	parts    []part
+	own      bool
+	listener *Resource // nil: there is no such service
+}
+
+type part struct {
+	of  *revision
+	all []*Resource
+}
+
+// work makes what is made of services, on all cores, and notes what is others in views then.
+func (t *translator) work(revisions []*revision) []*job {
+	byRef := make(map[policy.Ref]*job)
+	of := func(ref policy.Ref) *job {
+		j := byRef[ref]
+		if j == nil {
+			j = &job{ref: ref}
+			byRef[ref] = j
 		}
+		return j
+	}
+	for _, r := range revisions {
+		for ref := range r.touched {
+			j := of(ref)
+			j.parts = append(j.parts, part{of: r})
+		}
+	}
+	for ref := range t.changed {
+		of(ref).own = true
 	}
 	if t.anew {
 		for _, s := range t.model.Services {
-			listener(s)
+			of(s.Ref).own = true
 		}
 	}
-	maps.DeleteFunc(edits, func(name string, r *Resource) bool {
-		at, ok := slices.BinarySearchFunc(before, name, compareName)
-		return ok && before[at] == r
+	jobs := slices.SortedFunc(maps.Values(byRef), func(a, b *job) int { return compareRefs(a.ref, b.ref) })
+	var mu sync.Mutex
+	parallel.Runs(len(jobs), 64, func(from, to int) {
+		fork := t.fork()
+		for _, j := range jobs[from:to] {
+			fork.do(j)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		t.join(fork)
 	})
-	return sorted.Edited(before, sorted.Edits(edits, cmp.Compare[string]), compareName)
+	for _, j := range jobs {
+		for _, p := range j.parts {
+			p.of.replace(j.ref, p.all)
+		}
+	}
+	return jobs
+}
+
+func (t *translator) do(j *job) {
+	s := serviceOf(t.model.Services, j.ref)
+	if s == nil {
+		return
+	}
+	for i := range j.parts {
+		j.parts[i].all = t.part(j.parts[i].of.audience, s)
+	}
+	if j.own {
+		d := door{name: besideListener(j.ref), routes: outbound, address: OutboundAddress, port: OutboundPort, owner: s.Ref}
+		j.listener = t.listener(d, s.Ref.String())
+	}
+}
+
+func besideListener(ref policy.Ref) string { return outbound + "/" + ref.String() }
+
+// listen takes the listeners of proxies beside workloads that are others now.
+func (k *Translator) listen(jobs []*job) {
+	var edits []sorted.Edit[string, *Resource]
+	for _, j := range jobs {
+		name := besideListener(j.ref)
+		var was *Resource
+		if at, ok := slices.BinarySearchFunc(k.own, name, compareName); ok {
+			was = k.own[at]
+		}
+		if !j.own || was == j.listener {
+			continue
+		}
+		edits = append(edits, sorted.Edit[string, *Resource]{Key: name, Value: j.listener, Gone: j.listener == nil})
+		k.ownSum += j.listener.hash() - was.hash()
+	}
+	k.own = sorted.Edited(k.own, sorted.Merged(edits, cmp.Compare[string]), compareName)
 }
 
 func compareName(r *Resource, name string) int { return cmp.Compare(r.Name, name) }
 
-// service gives a service of the model, or nil.
-func (t *translator) service(ref policy.Ref) *mesh.Service { return serviceOf(t.model.Services, ref) }
-
+// serviceOf gives a service, or nil.
 func serviceOf(all []*mesh.Service, ref policy.Ref) *mesh.Service {
 	at, ok := slices.BinarySearchFunc(all, ref, func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
 	if !ok {

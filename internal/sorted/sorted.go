@@ -62,6 +62,21 @@ func Edits[K comparable, V any](of map[K]*V, compare func(a, b K) int) []Edit[K,
 	return all
 }
 
+// Merged sorts edits by key, and leaves one of each key: what goes in one place may come in another, and is there then.
+func Merged[K, V any](edits []Edit[K, V], compare func(a, b K) int) []Edit[K, V] {
+	slices.SortStableFunc(edits, func(a, b Edit[K, V]) int {
+		switch order := compare(a.Key, b.Key); {
+		case order != 0 || a.Gone == b.Gone:
+			return order
+		case a.Gone:
+			return 1
+		default:
+			return -1
+		}
+	})
+	return slices.CompactFunc(edits, func(a, b Edit[K, V]) bool { return compare(a.Key, b.Key) == 0 })
+}
+
 // Edited gives a slice, sorted by key, with edits, sorted likewise and each of another key. It is the same slice where
 // there are none, and nil where nothing is left.
 func Edited[K, E any](all []E, edits []Edit[K, E], compare func(e E, key K) int) []E {

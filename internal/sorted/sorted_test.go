@@ -118,3 +118,14 @@ func TestSlices(t *testing.T) {
 		}
 	}
 }
+
+func TestMerged(t *testing.T) {
+	one, two := 1, 2
+	got := sorted.Merged([]sorted.Edit[string, *int]{
+		{Key: "c", Gone: true}, {Key: "b", Gone: true}, {Key: "b", Value: &two}, {Key: "a", Value: &one}, {Key: "c", Gone: true}, {Key: "a", Gone: true},
+	}, cmp.Compare[string])
+	want := []sorted.Edit[string, *int]{{Key: "a", Value: &one}, {Key: "b", Value: &two}, {Key: "c", Gone: true}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
