@@ -7,8 +7,8 @@
 // lie in several are counted slot by slot, and what was counted is given back where another slot refuses, so that others
 // may be refused in between but nobody passes for it. A prefix with a hash tag ({weir}:) puts all keys in one slot.
 //
-// A key that is asked about more than once is leased: a part of what is left of it is counted in Redis, and decided here, as
-// much as goes by how it is asked for is used in twenty seconds. Leased is what nobody else can be granted, and used only
+// A key that is asked about is leased: a part of what is left of it is counted in Redis, and decided here, as much as goes
+// by how it is asked for is used in twenty seconds, and of a new one a little, where that comes free by itself. Leased is what nobody else can be granted, and used only
 // where a limit that is asked about each time would let it pass too. So leases never let more pass; what other
 // replicas hold and don't use is what a limit may be short of meanwhile. A key that is known to be used up is refused without a
 // question.

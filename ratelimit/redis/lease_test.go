@@ -260,6 +260,48 @@ func TestSlowKeysAreLeased(t *testing.T) {
 	})
 }
 
+// Of a new key a few are leased at once, where that comes free by itself.
+func TestNewKeysAreLeased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLedger().replica(t, Options{Lease: 0.1})
+		time.Sleep(time.Second)
+		rates := []ratelimit.Rate{ratelimit.NewRate(100, 100, time.Second), ratelimit.NewRate(100, 100, day), ratelimit.NewFixedWindow(100, day)}
+		for i, want := range []uint64{1, 2, 2} {
+			before := s.metrics.asked.Load()
+			for range 2 {
+				require.True(t, allowed(t, s, hit("new", &rates[i])))
+			}
+			assert.Equal(t, want, s.metrics.asked.Load()-before, "limit %d", i)
+		}
+	})
+}
+
+// What is asked before a flush goes to Redis as one.
+func TestWhatComesTogetherGoesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		s := l.replica(t, Options{})
+		time.Sleep(1100 * time.Millisecond) // between two heartbeats
+		rate := ratelimit.NewRate(100, 100, time.Second)
+		var asked []*promise
+		for i := range 20 {
+			p := &promise{told: make(chan struct{})}
+			_, done, err := s.Ask(0, []ratelimit.Hit{hit(strconv.Itoa(i), &rate)}, p)
+			require.NoError(t, err)
+			require.False(t, done)
+			asked = append(asked, p)
+		}
+		time.Sleep(time.Millisecond)
+		assert.Zero(t, l.calls)
+		s.Flush()
+		for _, p := range asked {
+			<-p.told
+			assert.True(t, p.ok)
+		}
+		assert.Equal(t, 1, l.calls)
+	})
+}
+
 // Redis is asked a few times a second about a sliding window that is used up, not for each request that passes.
 func TestSlidingWindowsThatAreUsedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
