@@ -1,8 +1,6 @@
 package adaptivesampling
 
 import (
-	"encoding/binary"
-	"errors"
 	"hash/maphash"
 	"math"
 	"strings"
@@ -24,15 +22,18 @@ import (
 type batch struct {
 	number  uint64 // in the order in which batches came
 	arrived int64
-	spans   int
+	spans   int    // that were not dropped as they came
 	size    int64  // what it counts as held
-	data    string // its parts; "" when none of its spans is held
+	data    string // its parts, without the spans of those that were dropped as they came; "" when none is held
+	parts   []place
 
 	// What its spans share: entries of a dictionary, and what stands above them, as protobuf without spans.
 	dictionary string
 	head       string
 	origin     uint64              // says which head it is: that of batches with the same is the same
 	services   []*sampling.Service // of each scope in the head, in order
+
+	packing sync.WaitGroup // until then there is only what its spans share
 
 	held atomic.Int64 // parts that are not judged
 	owed atomic.Int64 // parts that are neither dropped nor taken by the next component
@@ -41,27 +42,33 @@ type batch struct {
 // part is all spans of one trace in a batch: of each which of the batch's scopes it belongs to, and then each as a [packer] has
 // it.
 type part struct {
-	batch    *batch
-	from, to uint32 // in the batch's data
+	batch *batch
+	nth   int32
+}
+
+// place is where a part is in its batch's data.
+type place struct {
+	from, to uint32
 	spans    int32
 	scope    int32 // one of theirs, if they are of one service; -1 if not
 }
 
-func (p part) data() string { return p.batch.data[p.from:p.to] }
+func (p part) place() *place { return &p.batch.parts[p.nth] }
 
-func (p part) size() int { return int(p.to - p.from) }
+func (p part) data() string { return p.batch.data[p.place().from:p.place().to] }
 
 const pieceSize = 1 << 18
 
-var errTooLarge = errors.New("a batch of spans is larger than 4 GB")
-
-// reader finds out of a batch what its traces are and what is known of them, and packs its spans. It is used again.
+// reader finds out of a batch what its traces are and what is known of them, and packs what is not dropped. It is used again.
 type reader struct {
 	holder *holder
 	rates  *sampling.Rates
 	rules  *rules
 	now    int64
 
+	batch  *batch
+	rest   ptrace.Traces      // of the batch, without its spans
+	scopes []ptrace.SpanSlice // in that
 	packer packer
 	data   strings.Builder // a piece of memory for many batches
 	groups []group
@@ -80,11 +87,15 @@ type group struct {
 	id          whole.ID
 	seen        whole.Seen
 	first, last int32 // of its runs
-	part        part
+	done        bool  // by those who had the batch before a restart
+	dropped     bool
 }
 
-// run is where in what is packed a span is.
-type run struct{ scope, start, end, after int32 }
+// run is a span of a group.
+type run struct {
+	span         ptrace.Span
+	scope, after int32
+}
 
 // memo is what is known of names that were met in a batch. Batches have few, so that most are found without asking those
 // who know all of them, under their locks. Each is where it says itself.
@@ -96,10 +107,9 @@ type name struct {
 	threshold sampling.Threshold
 	learnt    *sampling.Operation // nil where rates don't move
 	history   *whole.Operation
-	packed    int // where the dictionary has the text, or 0
 }
 
-func place[T ~string | ~[]byte](name T) uint {
+func memoPlace[T ~string | ~[]byte](name T) uint {
 	n := uint(len(name))
 	if n == 0 {
 		return 0
@@ -111,74 +121,104 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 
 func (r *reader) release() {
 	clear(r.groups)
-	r.groups, r.runs = r.groups[:0], r.runs[:0]
+	clear(r.runs)
+	clear(r.scopes)
+	r.groups, r.runs, r.scopes = r.groups[:0], r.runs[:0], r.scopes[:0]
 	clear(r.names[:])
 	r.judged.Reset()
-	r.rates, r.rules, r.service, r.holder = nil, nil, nil, nil
+	r.rates, r.rules, r.service, r.holder, r.batch, r.rest = nil, nil, nil, nil, nil, ptrace.Traces{}
 	readers.Put(r)
 }
 
-// read goes through a batch. Its spans are not to be used any more.
-func (r *reader) read(b *batch, td ptrace.Traces) error {
+// look goes through a batch. What is left of it is what its spans share.
+func (r *reader) look(b *batch, td ptrace.Traces) error {
+	r.batch, r.rest = b, td
 	clear(r.index)
 	r.packer.begin()
-	head := ptrace.NewTraces()
 	for _, rs := range td.ResourceSpans().All() {
 		var claimed string
 		r.ref, claimed = documents.Service(rs.Resource())
 		r.service = r.rates.Service(r.ref, claimed)
-		above := head.ResourceSpans().AppendEmpty()
-		rs.Resource().MoveTo(above.Resource())
-		above.SetSchemaUrl(rs.SchemaUrl())
 		for _, ss := range rs.ScopeSpans().All() {
-			scope := above.ScopeSpans().AppendEmpty()
-			ss.Scope().MoveTo(scope.Scope())
-			scope.SetSchemaUrl(ss.SchemaUrl())
-			for _, span := range ss.Spans().All() {
-				r.span(span, int32(len(b.services)))
+			spans := ptrace.NewSpanSlice()
+			ss.Spans().MoveAndAppendTo(spans)
+			for _, span := range spans.All() {
+				r.span(span, int32(len(r.scopes)))
 			}
-			b.spans += ss.Spans().Len()
+			r.scopes = append(r.scopes, ss.Spans())
 			b.services = append(b.services, r.service)
 		}
 	}
-	if len(r.packer.out) > math.MaxInt32 {
-		return errTooLarge
-	}
-	return r.finish(b, head)
-}
-
-// finish gives the batch what its spans share, and its spans trace by trace.
-func (r *reader) finish(b *batch, head ptrace.Traces) error {
-	message, err := new(ptrace.ProtoMarshaler).MarshalTraces(head)
+	message, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
 	if err != nil {
 		return err
 	}
-	from := r.room(len(r.packer.out) + binary.MaxVarintLen32*b.spans)
-	var scopes []byte
+	b.head, b.origin = r.packer.dictionary.head(message)
+	return nil
+}
+
+// give puts the spans of a part that is kept back where they were.
+func (r *reader) give(nth int32, k *keptPart, w *writer) {
+	first := k.first
+	for n := r.groups[nth].first; n >= 0; n = r.runs[n].after {
+		span := r.scopes[r.runs[n].scope].AppendEmpty()
+		r.runs[n].span.MoveTo(span)
+		w.write(span, &k.verdict, first)
+		first = false
+	}
+}
+
+// judge puts the batch's traces into the table, and packs them, but for those which that drops.
+func (r *reader) judge(b *batch, done map[doneWith]bool) {
+	b.packing.Add(1)
+	defer b.packing.Done()
 	for i := range r.groups {
 		g := &r.groups[i]
-		g.part = part{batch: b, from: uint32(r.data.Len() - from), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
-		scopes = scopes[:0]
+		if g.done = done[doneWith{g.id, b.number}]; !g.done {
+			r.holder.table.Add(&r.judged, &r.rules.Rules, g.id, &g.seen, part{b, int32(i)}, r.now)
+		}
+	}
+	for i := range r.judged.Traces {
+		t := &r.judged.Traces[i]
+		for _, p := range r.judged.Of(t) {
+			if p.batch == b {
+				r.groups[p.nth].dropped = !t.Verdict.Keep && !r.holder.cfg.DryRun
+			}
+		}
+	}
+	r.pack(b)
+	r.holder.live.enter(b)
+}
+
+// pack gives the batch its spans, trace by trace.
+func (r *reader) pack(b *batch) {
+	b.parts = make([]place, len(r.groups))
+	for i := range r.groups {
+		g := &r.groups[i]
+		part := place{from: uint32(len(r.packer.out)), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
 		for n := g.first; n >= 0; n = r.runs[n].after {
 			scope := r.runs[n].scope
-			if g.part.scope >= 0 && b.services[scope] != b.services[g.part.scope] {
-				g.part.scope = -1
+			if part.scope >= 0 && b.services[scope] != b.services[part.scope] {
+				part.scope = -1
 			}
-			scopes = binary.AppendUvarint(scopes, uint64(scope))
+			r.packer.uint(uint64(scope))
 		}
-		r.data.Write(scopes)
-		for n := g.first; n >= 0; n = r.runs[n].after {
-			r.data.Write(r.packer.out[r.runs[n].start:r.runs[n].end])
+		if !g.dropped && !g.done {
+			for n := g.first; n >= 0; n = r.runs[n].after {
+				r.packer.span(r.runs[n].span)
+			}
+			b.spans += g.seen.Spans
 		}
-		g.part.to = uint32(r.data.Len() - from)
+		part.to = uint32(len(r.packer.out))
+		b.parts[i] = part
 	}
+	from := r.room(len(r.packer.out))
+	r.data.Write(r.packer.out)
 	b.data = r.data.String()[from:]
-	b.head, b.origin = r.packer.dictionary.head(message)
 	b.dictionary = r.packer.dictionary.text.String()
 	b.size = int64(len(b.data) + len(b.head) + r.packer.dictionary.grown() + spanOverhead*b.spans)
 	b.held.Store(int64(len(r.groups)))
 	b.owed.Store(int64(len(r.groups)))
-	return nil
 }
 
 // room has so many bytes be free in the piece of memory, a new one if need be: the old is left to those who have it. It gives
@@ -191,7 +231,7 @@ func (r *reader) room(bytes int) int {
 	return r.data.Len()
 }
 
-// span notes what is known of a span, packs it, and adds it to its trace's group.
+// span notes what is known of a span, and adds it to its trace's group.
 func (r *reader) span(span ptrace.Span, scope int32) {
 	start, end := span.StartTimestamp(), span.EndTimestamp()
 	seen := whole.Seen{
@@ -205,11 +245,8 @@ func (r *reader) span(span ptrace.Span, scope int32) {
 			seen.Took = seen.Longest
 		}
 	}
-	n := r.name(span.Name())
-	r.rate(&seen, n, span)
-	from := int32(len(r.packer.out))
-	n.packed = r.packer.span(span, n.packed)
-	r.add(span.TraceID(), &seen, run{scope, from, int32(len(r.packer.out)), -1})
+	r.rate(&seen, r.name(span.Name()), span)
+	r.add(span.TraceID(), &seen, run{span, scope, -1})
 }
 
 // marks says whether an attribute marks a trace: it is one of those that do, and neither false nor empty.
@@ -258,7 +295,7 @@ func (r *reader) rate(seen *whole.Seen, n *name, span ptrace.Span) {
 }
 
 func (r *reader) name(text string) *name {
-	n := &r.names[place(text)]
+	n := &r.names[memoPlace(text)]
 	if n.service != r.service || n.text != text {
 		*n = name{service: r.service, text: text}
 		n.history = r.holder.operations.Of(r.ref, n.text, r.now)
@@ -273,13 +310,13 @@ func (r *reader) name(text string) *name {
 }
 
 // add adds a span to the group of its trace.
-func (r *reader) add(id whole.ID, seen *whole.Seen, packed run) {
+func (r *reader) add(id whole.ID, seen *whole.Seen, one run) {
 	if 2*len(r.groups) >= len(r.index) {
 		r.grow()
 	}
 	n := int32(len(r.runs))
-	r.runs = append(r.runs, packed)
-	at := r.place(&id)
+	r.runs = append(r.runs, one)
+	at := r.indexOf(&id)
 	if r.index[at] == 0 {
 		r.groups = append(r.groups, group{id: id, seen: *seen, first: n, last: n})
 		r.index[at] = int32(len(r.groups))
@@ -290,8 +327,8 @@ func (r *reader) add(id whole.ID, seen *whole.Seen, packed run) {
 	r.runs[g.last].after, g.last = n, n
 }
 
-// place is where a trace is in the index, or may be put.
-func (r *reader) place(id *whole.ID) uint64 {
+// indexOf is where a trace is in the index, or may be put.
+func (r *reader) indexOf(id *whole.ID) uint64 {
 	mask := uint64(len(r.index) - 1)
 	at := maphash.Bytes(seed, id[:]) & mask
 	for r.index[at] != 0 && r.groups[r.index[at]-1].id != *id {
@@ -303,7 +340,7 @@ func (r *reader) place(id *whole.ID) uint64 {
 func (r *reader) grow() {
 	r.index = make([]int32, max(2*len(r.index), 256))
 	for i := range r.groups {
-		r.index[r.place(&r.groups[i].id)] = int32(i + 1)
+		r.index[r.indexOf(&r.groups[i].id)] = int32(i + 1)
 	}
 }
 

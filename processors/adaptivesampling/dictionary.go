@@ -32,7 +32,7 @@ type dictionary struct {
 // sight is of an entry that was seen. What is seen a second time is put in.
 type sight struct{ tag, at uint16 } // at is 0 before that
 
-// key is where the key of attributes is, and how many of its values in a row were not there.
+// key is where the key of attributes, or the name of spans, is, and how many of its values in a row were not there.
 type key struct {
 	at   uint16
 	vain uint8

@@ -88,16 +88,19 @@ func (p *packer) attribute(name string, v pcommon.Value) {
 		}
 	}
 	p.out = append(p.out, 0)
-	if k.at != 0 {
-		p.uint(uint64(k.at))
-	} else {
-		p.out = append(p.out, 0)
-		p.string(name)
-	}
+	p.known(name, k)
 	p.value(v)
 }
 
-// key finds a key in the dictionary.
+// known packs a text that was looked for.
+func (p *packer) known(s string, k *key) {
+	p.uint(uint64(k.at))
+	if k.at == 0 {
+		p.string(s)
+	}
+}
+
+// key finds the key of an attribute, or the name of a span, in the dictionary.
 func (p *packer) key(name string) *key {
 	k := p.dictionary.keyOf(name)
 	if !p.dictionary.hasKey(k.at, name) {
@@ -150,9 +153,8 @@ func bit(is bool, b byte) byte {
 	return 0
 }
 
-// span packs a span but for its trace's id. Named is where the dictionary has its name, or 0 where that is not known, and is
-// given back.
-func (p *packer) span(s ptrace.Span, named int) int {
+// span packs a span but for its trace's id.
+func (p *packer) span(s ptrace.Span) {
 	id, parent, state, status := s.SpanID(), s.ParentSpanID(), s.TraceState().AsRaw(), s.Status()
 	dropped := s.DroppedAttributesCount()|s.DroppedEventsCount()|s.DroppedLinksCount() != 0
 	has := bit(!parent.IsEmpty(), hasParent) | bit(s.Kind() != 0, hasKind) | bit(state != "", hasState) | bit(s.Flags() != 0, hasFlags) |
@@ -162,11 +164,7 @@ func (p *packer) span(s ptrace.Span, named int) int {
 	if has&hasParent != 0 {
 		p.out = append(p.out, parent[:]...)
 	}
-	if named == 0 {
-		named = p.text(s.Name())
-	} else {
-		p.uint(uint64(named))
-	}
+	p.known(s.Name(), p.key(s.Name()))
 	start := s.StartTimestamp()
 	p.out = binary.LittleEndian.AppendUint64(p.out, uint64(start))
 	p.int(int64(s.EndTimestamp() - start))
@@ -195,7 +193,6 @@ func (p *packer) span(s ptrace.Span, named int) int {
 		p.uint(uint64(s.DroppedEventsCount()))
 		p.uint(uint64(s.DroppedLinksCount()))
 	}
-	return named
 }
 
 func (p *packer) events(all ptrace.SpanEventSlice, start pcommon.Timestamp) {

@@ -168,7 +168,7 @@ func (j *judge) keep(span ptrace.Span) bool {
 }
 
 func (j *judge) name(text string) *name {
-	n := &j.names[place(text)]
+	n := &j.names[memoPlace(text)]
 	if n.service != j.service || n.text != text {
 		*n = name{service: j.service, text: text}
 		if j.adaptive {

@@ -44,11 +44,15 @@ type parcel struct {
 	data  string // of its parts
 	spans int
 	parts []keptPart
+	fresh ptrace.Traces // the spans of parts that are fresh
 }
 
-// keptPart is a part of a trace that is kept. Its batch's data is its own no more: the parcel has it.
+// keptPart is a part of a trace that is kept. The parcel has its data.
 type keptPart struct {
-	part
+	batch   *batch
+	size    int // bytes
+	spans   int
+	fresh   bool // its spans need not be unpacked
 	id      whole.ID
 	verdict whole.Verdict
 	first   bool // of a trace without a root: its first span says why it was kept
@@ -58,14 +62,14 @@ type keptPart struct {
 // in order by what shares a head, and then as it came.
 type pick struct {
 	origin, number uint64
-	from           uint32
+	at             int32 // of the part in its batch
 	trace, nth     int32
 }
 
 func (p pick) part(judged *whole.Judged[part]) part { return judged.Of(&judged.Traces[p.trace])[p.nth] }
 
 func compare(a, b pick) int {
-	return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.number, b.number), cmp.Compare(a.from, b.from))
+	return cmp.Or(cmp.Compare(a.origin, b.origin), cmp.Compare(a.number, b.number), cmp.Compare(a.at, b.at))
 }
 
 // choice is what is kept of traces that are judged together. It is used again.
@@ -76,8 +80,9 @@ type choice struct {
 
 var choices = sync.Pool{New: func() any { return new(choice) }}
 
-// send sends on what is kept of traces that are judged, and is done with the rest.
-func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
+// send sends on what is kept of traces that are judged, and is done with the rest. Spans that own, which may be nil, has yet
+// go as they came.
+func (s *sender) send(ctx context.Context, judged *whole.Judged[part], own *reader) {
 	if len(judged.Traces) == 0 {
 		return
 	}
@@ -94,12 +99,13 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 			h.journal.note(t.ID, t.Verdict, 0)
 		}
 		for n, p := range judged.Of(t) {
+			p.batch.packing.Wait()
 			all += c.counts.part(p, t.Verdict.Keep)
 			if !t.Verdict.Keep && !h.cfg.DryRun {
 				h.drop(p)
 				continue
 			}
-			c.kept = append(c.kept, pick{p.batch.origin, p.batch.number, p.from, int32(i), int32(n)})
+			c.kept = append(c.kept, pick{p.batch.origin, p.batch.number, p.nth, int32(i), int32(n)})
 		}
 	}
 	h.metrics.record(ctx)
@@ -108,31 +114,37 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part]) {
 	slices.SortFunc(c.kept, compare)
 	for left := c.kept; len(left) > 0; {
 		var p *parcel
-		p, left = s.pack(judged, left)
+		p, left = s.pack(judged, left, own)
 		s.forward(ctx, p)
+		own = nil // it has given what is left of its batch
 	}
 	c.kept = c.kept[:0]
 	choices.Put(c)
 }
 
 // pack puts the first of what is kept in a parcel, by which it is held no more, and gives the rest.
-func (s *sender) pack(judged *whole.Judged[part], kept []pick) (*parcel, []pick) {
+func (s *sender) pack(judged *whole.Judged[part], kept []pick, own *reader) (*parcel, []pick) {
 	size, n := 0, 0
 	for ; n < len(kept) && size < maxParcel; n++ {
-		size += kept[n].part(judged).size()
+		size += len(kept[n].part(judged).data())
 	}
 	p := &parcel{parts: make([]keptPart, n)}
-	for i, k := range kept[:n] {
-		t := &judged.Traces[k.trace]
-		p.parts[i] = keptPart{k.part(judged), t.ID, t.Verdict, k.nth == 0 && !t.Seen.Rooted && !t.Late}
-	}
+	w := s.writer()
 	var data strings.Builder
 	data.Grow(size)
-	for i := range p.parts {
-		k := &p.parts[i]
-		p.spans += int(k.spans)
-		data.WriteString(k.data())
-		s.holder.release(k.batch)
+	for i, k := range kept[:n] {
+		t, of := &judged.Traces[k.trace], k.part(judged)
+		p.parts[i] = keptPart{
+			batch: of.batch, size: len(of.data()), spans: int(of.place().spans), fresh: own != nil && own.batch == of.batch,
+			id: t.ID, verdict: t.Verdict, first: k.nth == 0 && !t.Seen.Rooted && !t.Late,
+		}
+		if p.parts[i].fresh {
+			p.fresh = own.rest
+			own.give(of.nth, &p.parts[i], &w)
+		}
+		p.spans += p.parts[i].spans
+		data.WriteString(of.data())
+		s.holder.release(of.batch)
 	}
 	p.data = data.String()
 	return p, kept[n:]
@@ -156,6 +168,7 @@ func (s *sender) forward(ctx context.Context, p *parcel) {
 
 // queue has a parcel wait. The caller holds mu.
 func (s *sender) queue(p *parcel) {
+	p.stale()
 	if len(s.waiting) == 0 {
 		s.delay = retryFirst
 		s.again = time.Now().Add(s.delay)
@@ -163,6 +176,14 @@ func (s *sender) queue(p *parcel) {
 	s.waiting = append(s.waiting, p)
 	s.bytes.Add(int64(len(p.data)))
 	s.spans.Add(int64(p.spans))
+}
+
+// stale has all of a parcel be unpacked.
+func (p *parcel) stale() {
+	p.fresh = ptrace.Traces{}
+	for i := range p.parts {
+		p.parts[i].fresh = false
+	}
 }
 
 // retry sends what waits, until it is refused again. Without an instant it is time for that whatever was the last.
@@ -240,21 +261,42 @@ func (s *sender) finish(p *parcel) {
 // where there is none on the first, why it was kept.
 func (s *sender) unpack(p *parcel) (ptrace.Traces, error) {
 	td := ptrace.NewTraces()
-	w := writer{cfg: &s.holder.cfg, data: p.data, rule: s.holder.cfg.Why + ".rule", rate: s.holder.cfg.Why + ".rate"}
+	w := s.writer()
+	w.data = p.data
 	for parts := p.parts; len(parts) > 0; {
 		same := 1
-		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin {
+		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin && parts[same].fresh == parts[0].fresh {
 			same++
 		}
-		head, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces([]byte(parts[0].batch.head))
-		if err != nil {
-			return td, err
+		if parts[0].fresh {
+			w.skip(parts[:same])
+			removeEmpty(p.fresh)
+			p.fresh.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
+		} else {
+			head, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces([]byte(parts[0].batch.head))
+			if err != nil {
+				return td, err
+			}
+			w.under(head, parts[:same])
+			removeEmpty(head)
+			head.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
 		}
-		w.under(head, parts[:same])
-		head.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
 		parts = parts[same:]
 	}
 	return td, nil
+}
+
+// removeEmpty takes out scopes and resources without spans.
+func removeEmpty(td ptrace.Traces) {
+	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
+		rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool { return ss.Spans().Len() == 0 })
+		return rs.ScopeSpans().Len() == 0
+	})
+}
+
+func (s *sender) writer() writer {
+	why := s.holder.cfg.Why
+	return writer{cfg: &s.holder.cfg, rule: why + ".rule", rate: why + ".rate"}
 }
 
 // writer writes spans of parts where they belong.
@@ -268,7 +310,14 @@ type writer struct {
 	counts []int // spans of each scope
 }
 
-// under writes the spans of parts that share a head into that, and takes out of it what has none.
+// skip leaves out the next parts.
+func (w *writer) skip(parts []keptPart) {
+	for i := range parts {
+		w.data = w.data[parts[i].size:]
+	}
+}
+
+// under writes the spans of parts that share a head into that.
 func (w *writer) under(head ptrace.Traces, parts []keptPart) {
 	w.scopes, w.counts = w.scopes[:0], w.counts[:0]
 	for _, rs := range head.ResourceSpans().All() {
@@ -282,7 +331,7 @@ func (w *writer) under(head ptrace.Traces, parts []keptPart) {
 		for range parts[i].spans {
 			w.counts[u.uint()]++
 		}
-		left = left[parts[i].size():]
+		left = left[parts[i].size:]
 	}
 	for i, n := range w.counts {
 		w.scopes[i].EnsureCapacity(n)
@@ -290,16 +339,12 @@ func (w *writer) under(head ptrace.Traces, parts []keptPart) {
 	for i := range parts {
 		w.part(&parts[i])
 	}
-	head.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
-		rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool { return ss.Spans().Len() == 0 })
-		return rs.ScopeSpans().Len() == 0
-	})
 }
 
 // part writes the spans of the next part.
 func (w *writer) part(k *keptPart) {
-	scopes := unpacker{data: w.data[:k.size()]}
-	w.data = w.data[k.size():]
+	scopes := unpacker{data: w.data[:k.size]}
+	w.data = w.data[k.size:]
 	spans := scopes
 	for range k.spans {
 		spans.uint()

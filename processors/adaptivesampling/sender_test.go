@@ -96,10 +96,18 @@ func TestBackpressure(t *testing.T) {
 }
 
 // TestSpansStayWhatTheyAre sends spans with everything that they may have through, and holds that they come out as they
-// went in, where they belong, but for the tracestate.
+// went in, where they belong, but for the tracestate: whether they are held, or go as they came, or are refused then.
 func TestSpansStayWhatTheyAre(t *testing.T) {
-	sink := new(consumertest.TracesSink)
-	cfg := config(t, "kind: Sampling\nmetadata: {name: default}\nspec: {classes: {default: 100}, keep: {errors: true}, wait: 10m}\n")
+	for _, tt := range []struct {
+		name, keep string
+		err        error
+	}{{"held", "errors: true", nil}, {"as they came", "slowestPercent: 1", nil}, {"refused", "slowestPercent: 1", errors.New("full")}} {
+		t.Run(tt.name, func(t *testing.T) { spansStay(t, tt.keep, &moody{err: tt.err}) })
+	}
+}
+
+func spansStay(t *testing.T, keep string, sink *moody) {
+	cfg := config(t, "kind: Sampling\nmetadata: {name: default}\nspec: {classes: {default: 100}, keep: {"+keep+"}, wait: 10m}\n")
 	cfg.Whole.Why = ""
 	p, end := startWhole(t, cfg, sink)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -112,6 +120,7 @@ func TestSpansStayWhatTheyAre(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	sink.set(nil)
 	end()
 	got := map[pcommon.SpanID]string{}
 	for _, td := range sink.AllTraces() {

@@ -34,15 +34,16 @@ func (t *tally) add(class string, kept, dropped int64) {
 
 // part counts spans by class. It gives how many are kept.
 func (t *tally) part(p part, keep bool) (kept int64) {
+	spans, scope := int64(p.place().spans), p.place().scope
 	if keep {
-		kept = int64(p.spans)
+		kept = spans
 	}
-	if p.scope >= 0 { // the usual case
-		t.add(p.batch.services[p.scope].Class, kept, int64(p.spans)-kept)
+	if scope >= 0 { // the usual case
+		t.add(p.batch.services[scope].Class, kept, spans-kept)
 		return kept
 	}
 	u := unpacker{data: p.data()}
-	for range p.spans {
+	for range spans {
 		class := p.batch.services[u.uint()].Class
 		if keep {
 			t.add(class, 1, 0)

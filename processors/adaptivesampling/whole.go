@@ -117,7 +117,7 @@ func (h *holder) sweep(first, step int) {
 		case now := <-tick.C:
 			rules := h.inForce()
 			h.table.Sweep(&judged, &rules.Rules, first, step, now.UnixNano()-int64(rules.Wait), now.UnixNano(), false)
-			h.sender.send(context.Background(), &judged)
+			h.sender.send(context.Background(), &judged, nil)
 			judged.Reset()
 		}
 	}
@@ -150,7 +150,7 @@ func (h *holder) judgeAll(ctx context.Context) {
 	var judged whole.Judged[part]
 	now := time.Now().UnixNano()
 	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, 1<<63-1, now, false)
-	h.sender.send(ctx, &judged)
+	h.sender.send(ctx, &judged, nil)
 }
 
 // shutdown leaves what is held to the journal, or judges it and sends it on.
@@ -181,6 +181,10 @@ func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rat
 func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) error {
 	var stored []byte
 	fresh := b.number == 0
+	if fresh && h.full() {
+		h.metrics.refused.Add(ctx, int64(td.SpanCount()))
+		return errFull
+	}
 	if fresh && h.journal != nil {
 		var err error
 		if stored, err = new(ptrace.ProtoMarshaler).MarshalTraces(td); err != nil {
@@ -190,14 +194,10 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 	r := readers.Get().(*reader)
 	defer r.release()
 	r.holder, r.rates, r.rules, r.now = h, rates, rules, now
-	if err := r.read(b, td); err != nil {
+	if err := r.look(b, td); err != nil {
 		return err
 	}
 	if fresh {
-		if !h.room(ctx, b) {
-			h.metrics.refused.Add(ctx, int64(b.spans))
-			return errFull
-		}
 		b.number = h.live.next()
 		if stored != nil {
 			if err := h.journal.put(b.number, stored); err != nil {
@@ -205,46 +205,45 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 			}
 		}
 	}
-	h.live.enter(b)
+	r.judge(b, done)
 	if len(r.groups) == 0 {
 		h.drop(part{batch: b})
 	}
 	for i := range r.groups {
-		g := &r.groups[i]
-		if done[doneWith{g.id, b.number}] {
-			h.drop(g.part)
-		} else {
-			h.table.Add(&r.judged, &rules.Rules, g.id, &g.seen, g.part, now)
+		if r.groups[i].done {
+			h.drop(part{b, int32(i)})
 		}
 	}
-	h.sender.send(ctx, &r.judged)
+	h.sender.send(ctx, &r.judged, r)
+	if fresh {
+		h.shed(ctx)
+	}
 	return nil
 }
 
-// room judges the oldest traces before their time until there is room for a batch. There is none where too much that
-// is kept waits to be taken by the next component: then the sender is to keep its spans.
-func (h *holder) room(ctx context.Context, b *batch) bool {
-	over := func() bool {
-		return h.live.bytes.Load()+h.sender.bytes.Load()+b.size > int64(h.cfg.MaxBytes) || h.table.Held()+int64(b.spans) > int64(h.cfg.MaxSpans)
-	}
-	full := func() bool { return h.sender.bytes.Load() > int64(h.cfg.MaxBytes)/2 }
-	if !over() && !full() {
-		return true
+// full says whether too much that is kept waits to be taken by the next component: then senders are to keep their spans.
+func (h *holder) full() bool { return h.sender.bytes.Load() > int64(h.cfg.MaxBytes)/2 }
+
+// over says whether more is held than may be.
+func (h *holder) over() bool {
+	return h.live.bytes.Load()+h.sender.bytes.Load() > int64(h.cfg.MaxBytes) || h.table.Held() > int64(h.cfg.MaxSpans)
+}
+
+// shed judges the oldest traces before their time, until no more is held than may be.
+func (h *holder) shed(ctx context.Context) {
+	if !h.over() {
+		return
 	}
 	h.shedding.Lock()
 	defer h.shedding.Unlock()
 	var judged whole.Judged[part]
-	for parts := shedParts; !full(); parts /= 2 {
-		if !over() || parts == 0 { // it is more than there is room for at all
-			return true
-		}
+	for parts := shedParts; parts > 0 && h.over() && !h.full(); parts /= 2 {
 		now := time.Now().UnixNano()
 		began := h.live.oldest(int64(h.cfg.MaxBytes/parts), h.cfg.MaxSpans/parts)
 		h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, began, now, true)
-		h.sender.send(ctx, &judged)
+		h.sender.send(ctx, &judged, nil)
 		judged.Reset()
 	}
-	return false
 }
 
 // drop is done with a part that is not sent on.
