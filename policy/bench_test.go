@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/machinenativeops/weir/internal/catalog"
 	"github.com/machinenativeops/weir/policy"
 )
 
@@ -17,26 +18,7 @@ func fleet(n int) []policy.File {
 }
 
 func fleetFile(i, endpoint int) policy.File {
-	return policy.File{Name: fmt.Sprintf("policy/s%05d.yaml", i), Data: fmt.Appendf(nil, `kind: Service
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  versions: [{name: v1}, {name: v2}]
-  endpoints:
-    static:
-      - {address: 10.0.0.%[2]d, port: 9001, labels: {version: v1}}
-      - {address: 10.0.1.1, port: 9002, labels: {version: v2}}
----
-kind: Route
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  service: s%05[1]d
-  rules:
-    - name: beta
-      match: {headers: [{name: x-user-group, exact: beta}]}
-      to: [{version: v2}]
-    - name: default
-      to: [{version: v1, weight: 90}, {version: v2, weight: 10}]
-`, i, endpoint)}
+	return policy.File{Name: fmt.Sprintf("policy/s%05d.yaml", i), Data: []byte(catalog.Service(i, endpoint, 90))}
 }
 
 // BenchmarkLoadFleet: 10,000 services with a Route each, from their bytes. What is to move it: YAML, and work done twice.

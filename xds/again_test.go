@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/machinenativeops/weir/internal/catalog"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/xds"
@@ -74,26 +75,7 @@ func TestEditsGiveTheSame(t *testing.T) {
 
 // file is a service with its Route, for a fleet of many.
 func file(i, endpoint, weight int) policy.File {
-	return policy.File{Name: fmt.Sprintf("policy/s%05d.yaml", i), Data: fmt.Appendf(nil, `kind: Service
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  versions: [{name: v1}, {name: v2}]
-  endpoints:
-    static:
-      - {address: 10.0.0.%[2]d, port: 9001, labels: {version: v1}}
-      - {address: 10.0.1.1, port: 9002, labels: {version: v2}}
----
-kind: Route
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  service: s%05[1]d
-  rules:
-    - name: beta
-      match: {headers: [{name: x-user-group, exact: beta}]}
-      to: [{version: v2}]
-    - name: default
-      to: [{version: v1, weight: %[3]d}, {version: v2, weight: 10}]
-`, i, endpoint, weight)}
+	return policy.File{Name: fmt.Sprintf("policy/s%05d.yaml", i), Data: []byte(catalog.Service(i, endpoint, weight))}
 }
 
 func entry(port int) policy.File {

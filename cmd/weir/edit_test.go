@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/machinenativeops/weir/internal/catalog"
 	"github.com/machinenativeops/weir/policy/source"
 )
 
@@ -23,30 +24,11 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // fleetService is a service with its Route, and a limit for one in ten.
 func fleetService(i, endpoint, weight int) string {
-	limit := ""
+	service := catalog.Service(i, endpoint, weight)
 	if i%10 == 0 {
-		limit = "      rateLimit: {requests: 100, per: second}\n"
+		service += "      rateLimit: {requests: 100, per: second}\n"
 	}
-	return fmt.Sprintf(`kind: Service
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  versions: [{name: v1}, {name: v2}]
-  endpoints:
-    static:
-      - {address: 10.0.0.%[2]d, port: 9001, labels: {version: v1}}
-      - {address: 10.0.1.1, port: 9002, labels: {version: v2}}
----
-kind: Route
-metadata: {name: s%05[1]d, namespace: shop}
-spec:
-  service: s%05[1]d
-  rules:
-    - name: beta
-      match: {headers: [{name: x-user-group, exact: beta}]}
-      to: [{version: v2}]
-    - name: default
-      to: [{version: v1, weight: %[3]d}, {version: v2, weight: 10}]
-%[4]s`, i, endpoint, weight, limit)
+	return service
 }
 
 func fleetGateway(port int) string {
