@@ -24,6 +24,7 @@ import (
 type Redis struct {
 	*Process
 	Address string // HOST:PORT
+	Login   string // USER PASSWORD, of a test that asks
 	tls     bool
 	command Command
 }
@@ -90,18 +91,50 @@ func (r *Redis) Do(words ...string) error {
 }
 
 // Ask sends a command and gives the first line of the answer, whatever it says.
-func (r *Redis) Ask(words ...string) (string, error) {
+func (r *Redis) Ask(words ...string) (line string, err error) {
+	err = r.talk(words, func(answer *bufio.Reader) error {
+		line, err = answer.ReadString('\n')
+		line = strings.TrimSpace(line)
+		return err
+	})
+	return line, err
+}
+
+// bulk sends a command whose answer is a bulk string, and gives that.
+func (r *Redis) bulk(words ...string) (text string, err error) {
+	err = r.talk(words, func(answer *bufio.Reader) error {
+		var n int
+		if _, err := fmt.Fscanf(answer, "$%d\r\n", &n); err != nil {
+			return err
+		}
+		all := make([]byte, n)
+		_, err := io.ReadFull(answer, all)
+		text = string(all)
+		return err
+	})
+	return text, err
+}
+
+func (r *Redis) talk(words []string, read func(answer *bufio.Reader) error) error {
 	c, err := net.DialTimeout("tcp", r.Address, time.Second)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second)) // an error comes when it is used
-	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
-		return "", err
+	answer := bufio.NewReader(c)
+	if r.Login != "" {
+		if _, err := fmt.Fprintf(c, "AUTH %s\r\n", r.Login); err != nil {
+			return err
+		}
+		if line, err := answer.ReadString('\n'); err != nil || line != "+OK\r\n" {
+			return fmt.Errorf("log in: %s %w", line, err)
+		}
 	}
-	line, err := bufio.NewReader(c).ReadString('\n')
-	return strings.TrimSpace(line), err
+	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
+		return err
+	}
+	return read(answer)
 }
 
 // RunRedis is StartRedis for a test.
@@ -122,13 +155,13 @@ func RunRedis(tb TB, args ...string) *Redis {
 }
 
 // RedisSentinel runs a Sentinel for a test, which knows a server as "main" and lets its replica take over when it has
-// been silent for half a second.
-func RedisSentinel(tb TB, master *Redis) *Redis {
+// been silent for half a second; more are lines of its configuration.
+func RedisSentinel(tb TB, master *Redis, more ...string) *Redis {
 	tb.Helper()
 	dir := tb.TempDir()
 	file := filepath.Join(dir, "sentinel.conf")
 	host, port, _ := net.SplitHostPort(master.Address)
-	text := fmt.Sprintf("sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n", host, port)
+	text := fmt.Sprintf("sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n", host, port) + strings.Join(more, "\n") + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		tb.Fatalf("%v", err)
 	}
@@ -191,27 +224,6 @@ func RedisCluster(tb TB, n int) []*Redis {
 func (r *Redis) knowsAll() bool {
 	text, err := r.bulk("CLUSTER", "INFO")
 	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, "cluster_slots_assigned:16384")
-}
-
-// bulk sends a command whose answer is a bulk string, and gives that.
-func (r *Redis) bulk(words ...string) (string, error) {
-	c, err := net.DialTimeout("tcp", r.Address, time.Second)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(time.Second)) // as above
-	if _, err := fmt.Fprintf(c, "%s\r\n", strings.Join(words, " ")); err != nil {
-		return "", err
-	}
-	answer := bufio.NewReader(c)
-	var n int
-	if _, err := fmt.Fscanf(answer, "$%d\r\n", &n); err != nil {
-		return "", err
-	}
-	text := make([]byte, n)
-	_, err = io.ReadFull(answer, text)
-	return string(text), err
 }
 
 // Offset is how much has been written, or with a replica how much of that it has.

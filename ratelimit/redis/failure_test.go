@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,6 +164,50 @@ func TestWaysToRedis(t *testing.T) {
 		o := patient(sentinel.Address)
 		o.Master = "main"
 		exact(t, start(t, o))
+	})
+	t.Run("Sentinel with passwords", func(t *testing.T) {
+		own := []string{"--user weir on >wonder ~* &* +@all", "--user default off", "--masteruser weir", "--masterauth wonder"}
+		master := servers.RunRedis(t, own...)
+		replica := servers.RunRedis(t, append(own, "--replicaof "+hostPort(master.Address))...)
+		sentinel := servers.RedisSentinel(t, master, "sentinel auth-user main weir", "sentinel auth-pass main wonder",
+			"user guard on >secret ~* &* +@all", "user default off")
+		master.Login, replica.Login, sentinel.Login = "weir wonder", "weir wonder", "guard secret"
+		eventually(t, "the sentinel knows the replica", func() bool {
+			c, err := sentinel.Ask("SENTINEL REPLICAS main")
+			return err == nil && c == "*1"
+		})
+		o := patient("")
+		o.URLs, o.Master, o.SentinelUser = []string{"redis://weir@" + sentinel.Address}, "main", "guard"
+		var known atomic.Bool // both are another's at first
+		word := func(text string) func() (string, error) {
+			return func() (string, error) {
+				if known.Load() {
+					return text, nil
+				}
+				return "another's", nil
+			}
+		}
+		o.Password, o.SentinelPassword = word("wonder"), word("secret")
+		s := launch(t, o)
+		eventually(t, "it is told why it may not ask", func() bool {
+			r := s.remote()
+			return !r.Up && strings.Contains(r.Error, "WRONGPASS")
+		})
+		assert.NotContains(t, s.remote().Error, "another's")
+		known.Store(true)
+		eventually(t, "it is asked", func() bool { return !s.down() })
+		exact(t, s)
+		last := hit("last", &rate)
+		last.Strict = true
+		for range 3 {
+			assert.True(t, allowed(t, s, last))
+		}
+		replicated(t, master, replica)
+		require.NoError(t, master.Kill())
+		eventually(t, "the replica is asked, by the same passwords", func() bool {
+			ok, err := take(t, s, last)
+			return err == nil && !ok
+		})
 	})
 	t.Run("Cluster", func(t *testing.T) {
 		nodes := servers.RedisCluster(t, 3)

@@ -19,8 +19,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start runs a store until the test ends.
+// start runs a store until the test ends, and waits until it asks Redis.
 func start(t testing.TB, o Options) *Store {
+	t.Helper()
+	s := launch(t, o)
+	ready, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	require.NoError(t, s.Ready(ready), "%+v", s.remote())
+	return s
+}
+
+// launch runs a store until the test ends.
+func launch(t testing.TB, o Options) *Store {
 	t.Helper()
 	level := slog.LevelError + 1
 	if os.Getenv("WEIR_TEST_LOG") != "" {
@@ -38,9 +48,6 @@ func start(t testing.TB, o Options) *Store {
 		cancel()
 		<-done
 	})
-	ready, stop := context.WithTimeout(ctx, 30*time.Second)
-	defer stop()
-	require.NoError(t, s.Ready(ready), "%+v", s.remote())
 	return s
 }
 
