@@ -290,37 +290,6 @@ func TestWhateverRedisHolds(t *testing.T) {
 	assert.True(t, allowed(t, s, h))
 }
 
-// FuzzReply: whatever Redis answers, nothing panics, and no more pass than the limit.
-func FuzzReply(f *testing.F) {
-	good := appendArrival(nil, ratelimit.Arrival{NS: 1_795_000_000_000_000_000})[:12]
-	good = appendStand(good, stand{ratelimit.Arrival{NS: 1_795_000_000_500_000_000, Frac: 7}, hold{1_795_000_007, 200_000_000}})
-	f.Add(good, uint64(1), uint64(5), uint8(0))
-	f.Add(make([]byte, 40), uint64(1<<63), uint64(1<<20), uint8(6))
-	f.Fuzz(func(t *testing.T, reply []byte, n, wish uint64, which uint8) {
-		rates := leaseRates()
-		rate := &rates[int(which)%len(rates)]
-		now, at, err := readReply(reply, 1)
-		if err != nil {
-			return
-		}
-		q := question{parts: []part{{key: "k", index: 1, wish: min(wish, rate.Limit()), ahead: time.Millisecond, holds: which > 99, Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}}}}
-		q.decide(now, at)
-		p := &q.parts[0]
-		require.LessOrEqual(t, p.Decision.Remaining, rate.Limit())
-		l := lease{rate: rate}
-		l.hear(now, p.from, p.to, p.held)
-		for range 4 {
-			next, d, v := l.judge(now, ratelimit.Take, 1)
-			require.LessOrEqual(t, d.Remaining, rate.Limit())
-			if v == passes {
-				require.False(t, l.end.Before(next))
-				l.at = next
-			}
-			now += int64(time.Millisecond)
-		}
-	})
-}
-
 // BenchmarkTake asks a real Redis: keys that come once, keys of which some are asked about far more often than others,
 // and one of the first among seven of those. It should move with the round trips, and the scripts' time for each key.
 func BenchmarkTake(b *testing.B) {
