@@ -97,6 +97,11 @@ func (l *lane) submit(q *question) error {
 func (l *lane) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.begin()
+}
+
+// begin is flush. mu is held.
+func (l *lane) begin() {
 	if !l.flying && (len(l.queue) > 0 || l.due) {
 		l.flying = true
 		l.wake <- struct{}{}
@@ -241,6 +246,7 @@ func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.begin() // of what nobody has flushed yet
 	for l.flying {
 		l.landed.Wait()
 	}

@@ -302,6 +302,25 @@ func TestWhatComesTogetherGoesTogether(t *testing.T) {
 	})
 }
 
+// What was asked and not flushed yet is answered when a store ends.
+func TestEndsWithWhatIsNotFlushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rate := ratelimit.NewRate(100, 100, time.Second)
+		p := &promise{told: make(chan struct{})}
+		var s *Store
+		t.Cleanup(func() { // after it has ended
+			<-p.told
+			assert.True(t, p.ok)
+			s.Flush()
+		})
+		s = newLedger().replica(t, Options{})
+		time.Sleep(1100 * time.Millisecond)
+		_, done, err := s.Ask(0, []ratelimit.Hit{hit("k", &rate)}, p)
+		require.NoError(t, err)
+		require.False(t, done)
+	})
+}
+
 // Redis is asked a few times a second about a sliding window that is used up, not for each request that passes.
 func TestSlidingWindowsThatAreUsedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
