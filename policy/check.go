@@ -272,8 +272,10 @@ func (s *ServiceSpec) checkProtection(c *checker) {
 		path string
 		n    *int
 	}{
-		{"spec.circuitBreaker.maxConnections", b.MaxConnections}, {"spec.circuitBreaker.maxPending", b.MaxPending},
-		{"spec.circuitBreaker.maxRequests", b.MaxRequests}, {"spec.circuitBreaker.maxRetries", b.MaxRetries},
+		{"spec.circuitBreaker.maxConnections", b.MaxConnections},
+		{"spec.circuitBreaker.maxPending", b.MaxPending},
+		{"spec.circuitBreaker.maxRequests", b.MaxRequests},
+		{"spec.circuitBreaker.maxRetries", b.MaxRetries},
 	} {
 		if at.n != nil {
 			c.between(at.path, *at.n, 0, 1<<30)

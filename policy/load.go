@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/machinenativeops/weir/internal/parallel"
 	"github.com/machinenativeops/weir/internal/sorted"
 )
 
@@ -177,8 +178,15 @@ func (l *loader) missing(touched map[Key]*group, come []*document) {
 			amiss[d] = true
 		}
 	}
-	for d, is := range concerned {
-		if is && slices.ContainsFunc(d.needs, func(r reference) bool { return !r.resolvedBy(l.read(r.key())) }) {
+	all := slices.Collect(maps.Keys(concerned))
+	lacks := make([]bool, len(all))
+	parallel.Runs(len(all), 1000, func(from, to int) {
+		for i := from; i < to; i++ {
+			lacks[i] = concerned[all[i]] && slices.ContainsFunc(all[i].needs, func(r reference) bool { return !r.resolvedBy(l.read(r.key())) })
+		}
+	})
+	for i, d := range all {
+		if lacks[i] {
 			amiss[d] = true
 		}
 	}

@@ -324,30 +324,22 @@ func (d *document) decodeSpec(c *checker, n *yaml.Node) {
 // hashNode hashes what a node says, not how it is laid out, and that apart. Hashes of load tests are kept over restarts:
 // they must not change.
 func hashNode(n *yaml.Node) (says, layout uint64) {
-	h := nodeHash{says: xxhash.New(), layout: xxhash.New()}
-	h.add(n)
-	return h.says.Sum64(), h.layout.Sum64()
+	said, laidOut := appendNode(make([]byte, 0, 1<<10), make([]byte, 0, 1<<7), n)
+	return xxhash.Sum64(said), xxhash.Sum64(laidOut)
 }
 
-type nodeHash struct {
-	says, layout *xxhash.Digest
-	buffer       []byte
-}
-
-func (h *nodeHash) add(n *yaml.Node) {
-	b := append(strconv.AppendUint(h.buffer[:0], uint64(n.Kind), 10), ' ')
-	b = append(append(b, n.Tag...), ' ')
-	b = append(strconv.AppendInt(b, int64(len(n.Value)), 10), ' ')
-	b = append(strconv.AppendInt(b, int64(len(n.Content)), 10), ' ')
-	b = append(b, n.Value...)
-	_, _ = h.says.Write(b) // a hash takes everything
-	b = binary.AppendUvarint(binary.AppendUvarint(b[:0], uint64(n.Line)), uint64(n.Column))
-	_, _ = h.layout.Write(b)
-	h.buffer = b
+func appendNode(said, laidOut []byte, n *yaml.Node) (_, _ []byte) {
+	said = append(strconv.AppendUint(said, uint64(n.Kind), 10), ' ')
+	said = append(append(said, n.Tag...), ' ')
+	said = append(strconv.AppendInt(said, int64(len(n.Value)), 10), ' ')
+	said = append(strconv.AppendInt(said, int64(len(n.Content)), 10), ' ')
+	said = append(said, n.Value...)
+	laidOut = binary.AppendUvarint(binary.AppendUvarint(laidOut, uint64(n.Line)), uint64(n.Column))
 	for _, c := range n.Content {
-		h.add(c)
+		said, laidOut = appendNode(said, laidOut, c)
 	}
 	if n.Kind == yaml.AliasNode {
-		h.add(n.Alias)
+		said, laidOut = appendNode(said, laidOut, n.Alias)
 	}
+	return said, laidOut
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/machinenativeops/weir/internal/parallel"
 	"github.com/machinenativeops/weir/internal/sorted"
 )
 
@@ -73,9 +74,17 @@ func (r *readings) next(files []File) (next *readings, touched map[Key]*group, c
 			put(&next.troubled, p)
 		}
 	}
-	next.named, next.sameName, touched = regroup(r.named, r.sameName, compareKeys, leaves, comes, (*document).names)
-	next.claimed, next.sameClaim, _ = regroup(r.claimed, r.sameClaim, cmp.Compare[string], leaves, comes, (*document).claimIDs)
-	next.needed, _, _ = regroup(r.needed, nil, compareKeys, leaves, comes, (*document).neededKeys)
+	parallel.Do(
+		func() {
+			next.named, next.sameName, touched = regroup(r.named, r.sameName, compareKeys, leaves, comes, (*document).names)
+		},
+		func() {
+			next.claimed, next.sameClaim, _ = regroup(r.claimed, r.sameClaim, cmp.Compare[string], leaves, comes, (*document).claimIDs)
+		},
+		func() {
+			next.needed, _, _ = regroup(r.needed, nil, compareKeys, leaves, comes, (*document).neededKeys)
+		},
+	)
 	return next, touched, come
 }
 

@@ -31,29 +31,30 @@ func newAudience(name string) *audience {
 	return &audience{name: name, wants: make(map[string]int), parts: make(map[policy.Ref][]*Resource)}
 }
 
-// revision is an audience on the way to other doors and services.
+// revision is what becomes of an audience that has other doors and services.
 type revision struct {
 	*audience
-	touched map[policy.Ref]bool // services of which its view may have another part
-	reframe bool
-	edits   map[string][]sorted.Edit[string, *Resource] // of the view, by type
-	gone    []*Resource
+	doors    []door
+	services []*mesh.Service
+	touched  map[policy.Ref]bool // services of which its view may have another part
+	reframe  bool
+	edits    map[string][]sorted.Edit[string, *Resource] // of the view, by type
+	gone     []*Resource
 }
 
-// revise notes what is to be made for an audience that has these doors and services now.
-func (t *translator) revise(a *audience, doors []door, services []*mesh.Service) *revision {
-	r := &revision{audience: a, edits: make(map[string][]sorted.Edit[string, *Resource])}
+// revise notes what is to be made for an audience. That of others may be noted at the same time.
+func (t *translator) revise(r *revision) {
+	a := r.audience
 	limited, serving, recount := a.limited > 0, len(a.services) > 0, false
-	r.touched, recount = a.note(services)
-	if !slices.EqualFunc(a.doors, doors, sameRoutes) {
-		for _, s := range services {
+	r.touched, recount = a.note(r.services)
+	if !slices.EqualFunc(a.doors, r.doors, sameRoutes) {
+		for _, s := range r.services {
 			r.touched[s.Ref] = true
 		}
 	}
 	maps.Copy(r.touched, t.changed)
-	r.reframe = t.anew || recount || limited != (a.limited > 0) || serving != (len(services) > 0) || !reflect.DeepEqual(a.doors, doors)
-	a.doors = doors
-	return r
+	r.reframe = t.anew || recount || limited != (a.limited > 0) || serving != (len(r.services) > 0) || !reflect.DeepEqual(a.doors, r.doors)
+	a.doors, r.edits = r.doors, make(map[string][]sorted.Edit[string, *Resource])
 }
 
 // replace replaces the part of the view that is there because of a service.

@@ -80,14 +80,16 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 		if a == nil {
 			a = newAudience("gateway " + g.Ref.String())
 		}
-		all = append(all, t.revise(a, doorsOf(g), g.Services))
+		all = append(all, &revision{audience: a, doors: doorsOf(g), services: g.Services})
 		next[g.Ref] = a
 		delete(k.gateways, g.Ref)
 	}
 	for _, gone := range k.gateways {
-		all = append(all, t.revise(gone, nil, nil))
+		all = append(all, &revision{audience: gone})
 	}
-	all = append(all, t.revise(k.beside, []door{{routes: outbound, address: OutboundAddress, port: OutboundPort, serves: true, inside: true}}, m.Services))
+	outside := []door{{routes: outbound, address: OutboundAddress, port: OutboundPort, serves: true, inside: true}}
+	all = append(all, &revision{audience: k.beside, doors: outside, services: m.Services})
+	parallel.Each(len(all), func(i int) { t.revise(all[i]) })
 	jobs := t.work(all)
 	for _, r := range all {
 		t.finish(r)

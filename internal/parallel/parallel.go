@@ -27,3 +27,6 @@ func Runs(n, most int, f func(from, to int)) {
 	size := min(1+n/(8*runtime.GOMAXPROCS(0)), most)
 	Each((n+size-1)/size, func(i int) { f(i*size, min((i+1)*size, n)) })
 }
+
+// Do calls all, and returns when all calls have.
+func Do(all ...func()) { Each(len(all), func(i int) { all[i]() }) }
