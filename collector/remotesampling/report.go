@@ -36,7 +36,10 @@ type reporter struct {
 	failing bool
 }
 
-const maxAnswer = 4 << 20 // bytes
+const (
+	maxAnswer = 4 << 20         // bytes
+	maxLeave  = 5 * time.Second // so long a collector that ends may wait for Weir
+)
 
 // reportURL is this collector's own: it has a new name each time that it starts, since it knows nothing then.
 func reportURL(endpoint string) string {
@@ -73,7 +76,7 @@ func (r *reporter) leave(ctx context.Context) {
 	if r.last.Budget == nil || r.failing {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxLeave)
 	defer cancel()
 	r.last.Budget = nil
 	if _, err := r.tell(ctx, r.last); err != nil {
