@@ -417,6 +417,8 @@ func TestNodesAreTurnedAway(t *testing.T) {
 			"no instance":   {Id: "gateway~edge"},
 			"contradiction": {Id: "gateway~edge~1", Metadata: inner},
 			"half a name":   {Id: "gateway~edge~1", Metadata: meta(map[string]any{"name": "inner"})},
+			"a long id":     {Id: "gateway~edge~" + strings.Repeat("1", 1<<10)},
+			"a long zone":   {Id: "gateway~edge~1", Locality: &corev3.Locality{Zone: strings.Repeat("z", 1<<10+1)}},
 		} {
 			stream, err := w.ads().DeltaAggregatedResources(w.t.Context())
 			if err != nil {
