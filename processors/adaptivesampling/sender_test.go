@@ -34,10 +34,11 @@ func (m *moody) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	return m.TracesSink.ConsumeTraces(ctx, td)
 }
 
-func (m *moody) set(err error) {
+// soothe has it take what comes from now on.
+func (m *moody) soothe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.err = err
+	m.err = nil
 }
 
 func TestRefusedIsSentAgain(t *testing.T) {
@@ -46,7 +47,7 @@ func TestRefusedIsSentAgain(t *testing.T) {
 	for i := range uint64(5) {
 		spanOf(t, p, string(rune('a'+i)), traceID(i), true, fail)
 	}
-	next.set(nil)
+	next.soothe()
 	eventually(t, func() bool { return next.SpanCount() == 5 })
 	if got := came(&next.TracesSink); why(got["a"]) != "ot=th:0 error 1" {
 		t.Errorf("it comes as %q", why(got["a"]))
@@ -57,7 +58,7 @@ func TestRefusedForGoodIsLost(t *testing.T) {
 	next := &moody{err: consumererror.NewPermanent(errors.New("malformed"))}
 	p, end := startWhole(t, config(t, rates+held), next)
 	spanOf(t, p, "root", traceID(0), true, fail)
-	next.set(nil)
+	next.soothe()
 	spanOf(t, p, "late", traceID(0), false, nil)
 	end()
 	if got := came(&next.TracesSink); len(got) != 1 || got["late"] == (ptrace.Span{}) {
@@ -91,7 +92,7 @@ func TestBackpressure(t *testing.T) {
 			t.Fatal("there is no end of it")
 		}
 	}
-	next.set(nil)
+	next.soothe()
 	eventually(t, func() bool { return next.SpanCount() == taken })
 }
 
@@ -120,7 +121,7 @@ func spansStay(t *testing.T, keep string, sink *moody) {
 			t.Fatal(err)
 		}
 	}
-	sink.set(nil)
+	sink.soothe()
 	end()
 	got := map[pcommon.SpanID]string{}
 	for _, td := range sink.AllTraces() {
