@@ -55,7 +55,7 @@ type lane struct {
 	flying bool        // what is queued goes by itself; else wake has fly begin again
 	flight *flight     // that is under way and not given up
 	watch  *time.Timer // runs out when a flight may have to be given up
-	armed  bool        // it runs
+	armed  int64       // when, by the store's clock; 0: it does not run
 	landed sync.Cond   // nothing flies any more
 	closed bool        // no questions are taken any more
 	fails  int
@@ -178,10 +178,10 @@ func (l *lane) takeOff(f *flight) {
 // watchOver has a flight given up in time. The timer is left to run when one has landed: as a rule the next has begun
 // before it ends. mu is held.
 func (l *lane) watchOver(f *flight) {
-	if l.armed {
+	if l.armed != 0 && l.armed <= f.until {
 		return
 	}
-	l.armed = true
+	l.armed = f.until
 	left := time.Duration(f.until - l.s.clock())
 	if l.watch == nil {
 		l.watch = time.AfterFunc(left, l.overdue)
@@ -193,7 +193,7 @@ func (l *lane) watchOver(f *flight) {
 // overdue gives up what has not landed in time. What has gathered behind it is not asked.
 func (l *lane) overdue() {
 	l.mu.Lock()
-	l.armed = false
+	l.armed = 0
 	f := l.flight
 	if f == nil || l.s.clock() < f.until {
 		if f != nil {
