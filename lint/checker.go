@@ -60,7 +60,7 @@ func (c *Checker) all(whole bool) (all []Warning) {
 	return all
 }
 
-func compareDocuments[S any](a, b *policy.Document[S]) int { return compareRefs(a.Ref(), b.Ref()) }
+func compareDocuments[S any](a, b *policy.Document[S]) int { return a.Ref().Compare(b.Ref()) }
 
 // note notes what there is now. stale are the services that have to be judged anew, and names says that some have come or
 // gone.
@@ -95,7 +95,7 @@ func (c *Checker) note(set *policy.Set, model *mesh.Model) (stale map[string]boo
 			}
 		})
 	}
-	sorted.Changes(c.services, model.Services, func(a, b *mesh.Service) int { return compareRefs(a.Ref, b.Ref) }, func(was, is *mesh.Service) {
+	sorted.Changes(c.services, model.Services, func(a, b *mesh.Service) int { return a.Ref.Compare(b.Ref) }, func(was, is *mesh.Service) {
 		name := cmp.Or(was, is).Ref.String()
 		stale[name] = true
 		names = names || was == nil || is == nil

@@ -5,7 +5,6 @@
 package lint
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,15 +69,11 @@ type linter struct {
 
 // service gives a service by NAMESPACE/NAME, or nil.
 func (l *linter) service(name string) *mesh.Service {
-	at, ok := slices.BinarySearchFunc(l.services, policy.ParseRef(name, ""), func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	at, ok := slices.BinarySearchFunc(l.services, policy.ParseRef(name, ""), func(s *mesh.Service, ref policy.Ref) int { return s.Ref.Compare(ref) })
 	if !ok {
 		return nil
 	}
 	return l.services[at]
-}
-
-func compareRefs(a, b policy.Ref) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // page is the document that warnings are about.

@@ -50,12 +50,12 @@ func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 	stale := r.note(set)
 	maps.Copy(stale, r.timed)
 	services, limits := r.remake(stale, &builder{set: set, now: now, stopped: r.Stopped, routes: r.routes, limits: r.limits})
-	edits := sorted.Edits(services, compareRefs)
+	edits := sorted.Edits(services, policy.Ref.Compare)
 	r.model = &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
 		Thinned:  set.Mesh.Spec.Tracing != nil && set.Sampling.Spec.Adaptive != nil && set.Sampling.Spec.ThinnedAtSource(),
-		Services: sorted.Edited(r.model.Services, edits, func(s *Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) }),
+		Services: sorted.Edited(r.model.Services, edits, func(s *Service, ref policy.Ref) int { return s.Ref.Compare(ref) }),
 		Limits:   sorted.Edited(r.model.Limits, sorted.Edits(limits, cmp.Compare[string]), func(l *Limit, id string) int { return cmp.Compare(l.ID, id) }),
 	}
 	if r.model.Tracing != nil && set.Sampling.Spec.Keep != nil {
@@ -66,14 +66,7 @@ func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 	return r.model
 }
 
-func compareRefs(a, b policy.Ref) int {
-	if a.Namespace != b.Namespace {
-		return cmp.Compare(a.Namespace, b.Namespace)
-	}
-	return cmp.Compare(a.Name, b.Name)
-}
-
-func compareDocuments[S any](a, b *policy.Document[S]) int { return compareRefs(a.Ref(), b.Ref()) }
+func compareDocuments[S any](a, b *policy.Document[S]) int { return a.Ref().Compare(b.Ref()) }
 
 // note notes which documents there are now, and gives the services that depend on those that have changed.
 func (r *Resolver) note(set *policy.Set) (stale map[policy.Ref]bool) {
@@ -98,7 +91,7 @@ func (r *Resolver) note(set *policy.Set) (stale map[policy.Ref]bool) {
 			}
 			edit := sorted.Edit[policy.Ref, *policy.Document[policy.RateLimitSpec]]{Key: d.Ref(), Value: d, Gone: d == was}
 			all := sorted.Edited(r.limits[d.Spec.Service], []sorted.Edit[policy.Ref, *policy.Document[policy.RateLimitSpec]]{edit},
-				func(d *policy.Document[policy.RateLimitSpec], ref policy.Ref) int { return compareRefs(d.Ref(), ref) })
+				func(d *policy.Document[policy.RateLimitSpec], ref policy.Ref) int { return d.Ref().Compare(ref) })
 			if r.limits[d.Spec.Service] = all; all == nil {
 				delete(r.limits, d.Spec.Service)
 			}
@@ -242,7 +235,7 @@ func (r *Resolver) servedBy(d *policy.Document[policy.GatewaySpec], before *Gate
 		return services
 	}
 	edits = slices.DeleteFunc(slices.Clone(edits), func(e sorted.Edit[policy.Ref, *Service]) bool { return !serves(e.Key) })
-	return sorted.Edited(before.Services, edits, func(s *Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	return sorted.Edited(before.Services, edits, func(s *Service, ref policy.Ref) int { return s.Ref.Compare(ref) })
 }
 
 // NextEnd gives when the first of the load tests of the last set that run at now is over, as the function of that name

@@ -97,7 +97,7 @@ func Load(files []File, last *Set) (*Set, []Problem) {
 	l.settle()
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column),
-			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message), compareKeys(a.Document, b.Document))
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message), a.Document.Compare(b.Document))
 	})
 	return l.set(last, touched), l.problems
 }
@@ -480,7 +480,7 @@ func (s *Set) table() *table {
 		fill(t, "Sampling", []*Document[SamplingSpec]{s.Sampling}, func(d *SamplingSpec) spec { return d })
 		fill(t, "Retention", []*Document[RetentionSpec]{s.Retention}, func(d *RetentionSpec) spec { return d })
 	}
-	return sorted.NewMap[Key, *document](compareKeys).Edited(sorted.Edits(t, compareKeys))
+	return sorted.NewMap[Key, *document](Key.Compare).Edited(sorted.Edits(t, Key.Compare))
 }
 
 func fill[S any](t map[Key]*document, kind string, documents []*Document[S], asSpec func(*S) spec) {
@@ -498,7 +498,7 @@ func fill[S any](t map[Key]*document, kind string, documents []*Document[S], asS
 // more.
 func (l *loader) set(last *Set, touched map[Key]*group) *Set {
 	if last == nil || last.inForce == nil {
-		last = &Set{inForce: sorted.NewMap[Key, *document](compareKeys)}
+		last = &Set{inForce: sorted.NewMap[Key, *document](Key.Compare)}
 	}
 	changed := make(map[Key]*document)
 	look := func(key Key) {
@@ -517,7 +517,7 @@ func (l *loader) set(last *Set, touched map[Key]*group) *Set {
 			look(key)
 		}
 	}
-	edits := sorted.Edits(changed, compareKeys)
+	edits := sorted.Edits(changed, Key.Compare)
 	return &Set{
 		inForce: last.inForce.Edited(edits), instead: l.instead, readings: l.readings,
 		Mesh:       oneOf(last.Mesh, "Mesh", edits),
@@ -543,7 +543,7 @@ func allOf[S any](last []*Document[S], kind string, edits []sorted.Edit[Key, *do
 		}
 		of = append(of, one)
 	}
-	return sorted.Edited(last, of, func(d *Document[S], r Ref) int { return compareRefs(d.Ref(), r) })
+	return sorted.Edited(last, of, func(d *Document[S], r Ref) int { return d.Ref().Compare(r) })
 }
 
 // oneOf gives the only document of a kind, or one of all defaults.

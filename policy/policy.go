@@ -7,7 +7,10 @@
 // returns.
 package policy
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // APIVersion is the only apiVersion there is. It may be left out of a document.
 const APIVersion = "weir.dev/v1"
@@ -30,8 +33,24 @@ func (k Key) String() string {
 // Ref is the key without its kind.
 func (k Key) Ref() Ref { return Ref{Namespace: k.Namespace, Name: k.Name} }
 
+// Compare puts keys in order: by kind, then as [Ref.Compare] does.
+func (k Key) Compare(other Key) int {
+	if k.Kind != other.Kind {
+		return cmp.Compare(k.Kind, other.Kind)
+	}
+	return k.Ref().Compare(other.Ref())
+}
+
 // Ref names a document of a kind known from the context.
 type Ref struct{ Namespace, Name string }
+
+// Compare puts names in order: by namespace, then by name.
+func (r Ref) Compare(other Ref) int {
+	if r.Namespace != other.Namespace {
+		return cmp.Compare(r.Namespace, other.Namespace)
+	}
+	return cmp.Compare(r.Name, other.Name)
+}
 
 // String gives NAMESPACE/NAME, or NAME without a namespace.
 func (r Ref) String() string {
@@ -102,7 +121,7 @@ type Set struct {
 
 // Service gives the named service, or nil.
 func (s *Set) Service(ref Ref) *Document[ServiceSpec] {
-	i, ok := slices.BinarySearchFunc(s.Services, ref, func(d *Document[ServiceSpec], r Ref) int { return compareRefs(d.Ref(), r) })
+	i, ok := slices.BinarySearchFunc(s.Services, ref, func(d *Document[ServiceSpec], r Ref) int { return d.Ref().Compare(r) })
 	if !ok {
 		return nil
 	}

@@ -31,17 +31,10 @@ type readings struct {
 // group is documents that have something in common, in no order.
 type group []*document
 
-func compareKeys(a, b Key) int {
-	if a.Kind != b.Kind {
-		return cmp.Compare(a.Kind, b.Kind)
-	}
-	return compareRefs(a.Ref(), b.Ref())
-}
-
 func newReadings() *readings {
 	return &readings{
-		byFile: sorted.NewMap[string, *parsed](cmp.Compare[string]), named: sorted.NewMap[Key, *group](compareKeys),
-		claimed: sorted.NewMap[string, *group](cmp.Compare[string]), needed: sorted.NewMap[Key, *group](compareKeys),
+		byFile: sorted.NewMap[string, *parsed](cmp.Compare[string]), named: sorted.NewMap[Key, *group](Key.Compare),
+		claimed: sorted.NewMap[string, *group](cmp.Compare[string]), needed: sorted.NewMap[Key, *group](Key.Compare),
 	}
 }
 
@@ -76,13 +69,13 @@ func (r *readings) next(files []File) (next *readings, touched map[Key]*group, c
 	}
 	parallel.Do(
 		func() {
-			next.named, next.sameName, touched = regroup(r.named, r.sameName, compareKeys, leaves, comes, (*document).names)
+			next.named, next.sameName, touched = regroup(r.named, r.sameName, Key.Compare, leaves, comes, (*document).names)
 		},
 		func() {
 			next.claimed, next.sameClaim, _ = regroup(r.claimed, r.sameClaim, cmp.Compare[string], leaves, comes, (*document).claimIDs)
 		},
 		func() {
-			next.needed, _, _ = regroup(r.needed, nil, compareKeys, leaves, comes, (*document).neededKeys)
+			next.needed, _, _ = regroup(r.needed, nil, Key.Compare, leaves, comes, (*document).neededKeys)
 		},
 	)
 	return next, touched, come

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"errors"
 	"math"
 	"strconv"
@@ -139,11 +138,4 @@ func ParseRef(s, namespace string) Ref {
 		return Ref{Namespace: before, Name: after}
 	}
 	return Ref{Namespace: namespace, Name: s}
-}
-
-func compareRefs(a, b Ref) int {
-	if a.Namespace != b.Namespace {
-		return cmp.Compare(a.Namespace, b.Namespace)
-	}
-	return cmp.Compare(a.Name, b.Name)
 }

@@ -284,7 +284,7 @@ func (r *Rates) each(visit func(*Operation) bool) {
 	r.mu.RUnlock()
 	// The order decides on nothing but the last bits of sums; it is the same every time.
 	slices.SortFunc(services, func(a, b *Service) int {
-		return cmp.Or(cmp.Compare(a.ref.Namespace, b.ref.Namespace), cmp.Compare(a.ref.Name, b.ref.Name), cmp.Compare(a.Class, b.Class))
+		return cmp.Or(a.ref.Compare(b.ref), cmp.Compare(a.Class, b.Class))
 	})
 	for _, s := range services {
 		s.mu.Lock()

@@ -165,7 +165,7 @@ func (a *audience) note(services []*mesh.Service) (touched map[policy.Ref]bool, 
 		}
 	}
 	a.services = services
-	a.counting = sorted.Edited(a.counting, sorted.Edits(counting, compareRefs), func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	a.counting = sorted.Edited(a.counting, sorted.Edits(counting, policy.Ref.Compare), func(s *mesh.Service, ref policy.Ref) int { return s.Ref.Compare(ref) })
 	return touched, recount
 }
 

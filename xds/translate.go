@@ -131,14 +131,7 @@ func newSnapshot(k *Translator, m *mesh.Model) *Snapshot {
 	return s
 }
 
-func compareServices(a, b *mesh.Service) int { return compareRefs(a.Ref, b.Ref) }
-
-func compareRefs(a, b policy.Ref) int {
-	if a.Namespace != b.Namespace {
-		return cmp.Compare(a.Namespace, b.Namespace)
-	}
-	return cmp.Compare(a.Name, b.Name)
-}
+func compareServices(a, b *mesh.Service) int { return a.Ref.Compare(b.Ref) }
 
 // translator makes each resource of one model once. The first error sticks.
 type translator struct {
@@ -225,9 +218,7 @@ func (t *translator) keep(made map[string][]*Resource) {
 // sortedKeys leaves out what no document says, such as a Mesh of defaults only.
 func sortedKeys(keys []policy.Key) []policy.Key {
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k policy.Key) bool { return k.Name == "" })
-	slices.SortFunc(keys, func(a, b policy.Key) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(keys, policy.Key.Compare)
 	return slices.Compact(keys)
 }
 
@@ -300,7 +291,7 @@ func (t *translator) work(revisions []*revision) []*job {
 			of(s.Ref).own = true
 		}
 	}
-	jobs := slices.SortedFunc(maps.Values(byRef), func(a, b *job) int { return compareRefs(a.ref, b.ref) })
+	jobs := slices.SortedFunc(maps.Values(byRef), func(a, b *job) int { return a.ref.Compare(b.ref) })
 	var mu sync.Mutex
 	parallel.Runs(len(jobs), 64, func(from, to int) {
 		fork := t.fork()
@@ -357,7 +348,7 @@ func compareName(r *Resource, name string) int { return cmp.Compare(r.Name, name
 
 // serviceOf gives a service, or nil.
 func serviceOf(all []*mesh.Service, ref policy.Ref) *mesh.Service {
-	at, ok := slices.BinarySearchFunc(all, ref, func(s *mesh.Service, ref policy.Ref) int { return compareRefs(s.Ref, ref) })
+	at, ok := slices.BinarySearchFunc(all, ref, func(s *mesh.Service, ref policy.Ref) int { return s.Ref.Compare(ref) })
 	if !ok {
 		return nil
 	}
