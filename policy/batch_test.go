@@ -85,7 +85,7 @@ func together(t *testing.T, written []string) {
 		if root == nil {
 			continue
 		}
-		if want := alone.text.node(); !reflect.DeepEqual(plain(root), plain(want)) {
+		if want := alone.text.byYAML(); !reflect.DeepEqual(plain(root), plain(want)) {
 			t.Fatalf("%q: %q is %+v, by itself %+v", written, all[i].text.text, plain(root), plain(want))
 		}
 	}

@@ -58,7 +58,7 @@ func parseFiles(files []File, before []*parsed) []*parsed {
 	return all
 }
 
-// batch is how many documents one YAML decoder reads at most. To make one takes longer than to read a document.
+// batch is how many documents a reader, or one YAML decoder, reads at most. To make one takes longer than to read a document.
 const batch = 64
 
 // split parts a file into its documents, and takes over those of which before has the same.
@@ -99,23 +99,37 @@ func (p *parsed) join() {
 	p.pieces = parseText(p.name, string(p.data), texts)
 }
 
-// parsePieces parses documents, as one text what has the same meaning there.
+// parsePieces parses documents. Of those that the reader doesn't read, the YAML library reads as one text what has the same
+// meaning there.
 func parsePieces(all []*piece) {
+	var r reader
 	var alike []*piece
 	for _, p := range all {
-		if p.text.anywhere() {
+		if root, ok := r.read(p.text); ok {
+			p.has(root)
+		} else if p.text.anywhere() {
 			alike = append(alike, p)
 		} else {
 			p.parse()
 		}
 	}
+	if len(alike) == 0 {
+		return
+	}
 	nodes := readAll(alike)
 	for i, p := range alike {
 		if nodes == nil {
 			p.parse()
-		} else if root := content(&nodes[i]); root != nil {
-			p.take(decode(p.file, root, texts{p.text}))
+		} else {
+			p.has(content(&nodes[i]))
 		}
+	}
+}
+
+// has makes the piece of what its text has; nil: nothing.
+func (p *piece) has(root *yaml.Node) {
+	if root != nil {
+		p.take(decode(p.file, root, texts{p.text}))
 	}
 }
 

@@ -67,6 +67,14 @@ func (p *places) note(n *yaml.Node, path string) {
 
 // node reads the text; nil: it can't be read by itself.
 func (t text) node() *yaml.Node {
+	if root, ok := new(reader).read(t); ok {
+		return root
+	}
+	return t.byYAML()
+}
+
+// byYAML is what the YAML library makes of the text.
+func (t text) byYAML() *yaml.Node {
 	var n yaml.Node
 	if yaml.NewDecoder(strings.NewReader(t.text)).Decode(&n) != nil {
 		return nil
