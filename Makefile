@@ -18,6 +18,7 @@ test: tools lint race bench-smoke stale ## everything: what CI runs
 
 race: build ## every test with the race detector, the end-to-end tests among them
 	go test -race -timeout 25m ./...
+	go test ./internal/nowait ./internal/h2 # which reach sockets by another way where nothing is watched
 
 lint: tools
 	go vet ./...

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/machinenativeops/weir/internal/nowait"
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/policy/source"
 	"github.com/machinenativeops/weir/ratelimit"
@@ -196,7 +197,7 @@ func listenOn(ctx context.Context, flag, address string, settings *tls.Config, i
 		return nil, failed(fmt.Errorf("%s: %w", flag, err))
 	}
 	if settings != nil {
-		l = tls.NewListener(l, settings)
+		l = tls.NewListener(nowait.Listener(l), settings)
 	}
 	return l, nil
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"github.com/machinenativeops/weir/internal/nowait"
 )
 
 // socket reads and writes a connection without holding a buffer while it waits for something to read, and without
@@ -38,18 +40,12 @@ func newSocket(nc net.Conn, buffer func() []byte, idle func()) *socket {
 }
 
 func (s *socket) readNow(fd uintptr) bool {
-	b := s.buffer()
-	for {
-		s.read, s.readErr = syscall.Read(int(fd), b)
-		switch {
-		case errors.Is(s.readErr, syscall.EINTR):
-			continue
-		case errors.Is(s.readErr, syscall.EAGAIN):
-			s.idle()
-			return false
-		}
-		return true
+	s.read, s.readErr = nowait.Read(int(fd), s.buffer())
+	if errors.Is(s.readErr, syscall.EAGAIN) {
+		s.idle()
+		return false
 	}
+	return true
 }
 
 // Read waits until there is something in the buffer.
@@ -67,7 +63,7 @@ func (s *socket) Read() (int, error) {
 }
 
 func (s *socket) pollNow(fd uintptr) bool {
-	s.read, s.readErr = syscall.Read(int(fd), s.buffer())
+	s.read, s.readErr = nowait.Read(int(fd), s.buffer())
 	return true
 }
 
@@ -76,20 +72,15 @@ func (s *socket) Poll() int {
 	if s.raw.Read(s.tryPoll) != nil {
 		return 0
 	}
-	return max(s.read, 0)
+	return s.read
 }
 
 func (s *socket) writeNow(fd uintptr) bool {
-	for {
-		s.wrote, s.writeErr = syscall.Write(int(fd), s.out)
-		switch {
-		case errors.Is(s.writeErr, syscall.EINTR):
-			continue
-		case errors.Is(s.writeErr, syscall.EAGAIN):
-			s.wrote, s.writeErr = 0, nil
-		}
-		return true
+	s.wrote, s.writeErr = nowait.Write(int(fd), s.out)
+	if errors.Is(s.writeErr, syscall.EAGAIN) {
+		s.wrote, s.writeErr = 0, nil
 	}
+	return true
 }
 
 // Write writes as much as there is room for, and gives how much.
@@ -100,5 +91,5 @@ func (s *socket) Write(b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return max(s.wrote, 0), s.writeErr
+	return s.wrote, s.writeErr
 }

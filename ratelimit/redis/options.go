@@ -2,6 +2,7 @@ package redis
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/machinenativeops/weir/internal/nowait"
 	"github.com/machinenativeops/weir/ratelimit"
 )
 
@@ -128,7 +130,7 @@ func (o *Options) client() (c rueidis.ClientOption, err error) {
 	c.SelectDB, c.ForceSingleClient = first.database, o.Master == "" && !o.Cluster
 	c.DisableCache, c.DisableRetry, c.ClientName = true, true, "weir"
 	c.ConnWriteTimeout = max(time.Second, 2*o.Timeout) // so long a connection may be silent
-	c.Dialer = net.Dialer{Timeout: time.Second}
+	c.Dialer, c.DialCtxFn = net.Dialer{Timeout: time.Second}, dial
 	c.PipelineMultiplex = -1 // one connection: what is gathered goes together
 	c.ReadBufferEachConn, c.WriteBufferEachConn = 1<<16, 1<<16
 	if first.tls {
@@ -145,6 +147,30 @@ func (o *Options) client() (c rueidis.ClientOption, err error) {
 		c.Sentinel.Password, err = word(o.SentinelPassword)
 	}
 	return c, err
+}
+
+// dial connects, with TLS where there are settings of it.
+func dial(ctx context.Context, address string, d *net.Dialer, settings *tls.Config) (net.Conn, error) {
+	nc, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	nc = nowait.Conn(nc)
+	if settings == nil {
+		return nc, nil
+	}
+	if settings.ServerName == "" {
+		settings = settings.Clone()
+		settings.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	c := tls.Client(nc, settings)
+	if err := c.HandshakeContext(ctx); err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 func word(password func() (string, error)) (string, error) {

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package nowait
+
+import "net"
+
+// Conn gives the connection as it is.
+func Conn(nc net.Conn) net.Conn { return nc }
