@@ -35,6 +35,7 @@ stale: components ## generated files are as their generators make them
 
 fuzz:
 	go test -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME) ./policy
+	go test -run '^$$' -fuzz FuzzRequest -fuzztime $(FUZZTIME) ./xds/serve
 	go test -run '^$$' -fuzz FuzzReply -fuzztime $(FUZZTIME) ./ratelimit/redis
 	go test -run '^$$' -fuzz FuzzImport -fuzzminimizetime 10x -fuzztime $(FUZZTIME) ./importer
 

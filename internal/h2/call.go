@@ -72,27 +72,68 @@ func (k *Call) RemoteAddr() net.Addr { return k.s.c.nc.RemoteAddr() }
 // TLS is what the client has shown, or nil.
 func (k *Call) TLS() *tls.ConnectionState { return k.s.c.state }
 
-// Send sends a message made of pieces, which may be shared and are not changed after. What the client has no room for
-// is kept until it has: whoever sends must bound that. It goes out with the next [Call.Flush], or by itself if it is sent
-// while a message is received.
-func (k *Call) Send(pieces ...[]byte) {
-	n := 0
+// Send sends a message made of its head, which is not kept, and of pieces, which may be shared and are not changed after.
+// What the client has no room for is kept until it has: whoever sends must bound that. It goes out with the next
+// [Call.Flush], or by itself if it is sent while a message is received.
+func (k *Call) Send(head []byte, pieces ...[]byte) {
+	n := len(head)
 	for _, p := range pieces {
 		n += len(p)
 	}
 	c := k.s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k.over || k.closing {
-		return
+	switch {
+	case k.over || k.closing:
+	case k.goesNow(n + prefixSize):
+		k.appendNow(n, head, pieces)
+	default:
+		k.keep(n, head, pieces)
 	}
+}
+
+// goesNow says whether so many bytes can be written at once, and nothing is before them.
+func (k *Call) goesNow(n int) bool {
+	c := k.s.c
+	return k.queued == 0 && len(c.pouring) == 0 && !c.writing && c.err == nil &&
+		n <= min(k.s.sendable(n), maxFrame) && len(c.out)+n <= pourSize
+}
+
+// appendNow appends a message of n bytes to what is written next. It is what happens to nearly all short ones, and
+// makes nothing that is left to the collector.
+func (k *Call) appendNow(n int, head []byte, pieces [][]byte) {
+	c := k.s.c
+	k.beginData(n + prefixSize)
+	c.out = append(binary.BigEndian.AppendUint32(append(c.out, 0), uint32(n)), head...)
+	for _, p := range pieces {
+		c.out = append(c.out, p...)
+	}
+}
+
+// keep puts a message of n bytes behind all that is to be sent.
+func (k *Call) keep(n int, head []byte, pieces [][]byte) {
 	if k.queue == nil {
 		k.queue = make([][]byte, 0, 1+len(pieces))
 	}
-	k.queue = append(k.queue, binary.BigEndian.AppendUint32(make([]byte, 1, prefixSize), uint32(n)))
-	k.queue = append(k.queue, pieces...)
+	first := binary.BigEndian.AppendUint32(make([]byte, 1, prefixSize+len(head)), uint32(n))
+	k.queue = append(append(k.queue, append(first, head...)), pieces...)
 	k.queued += n + prefixSize
 	k.pourLater()
+}
+
+// beginData begins a frame of n bytes of messages.
+func (k *Call) beginData(n int) {
+	s, c := k.s, k.s.c
+	if c.out == nil {
+		c.out = large.take()[:0]
+	}
+	if !k.headed {
+		k.headed = true
+		c.out = c.appendHeaders(c.out, s.id)
+	}
+	c.sendWindow -= n
+	s.sendWindow -= n
+	c.out = appendHead(c.out, n, frameData, 0, s.id)
 }
 
 // Flush has everything written for which there is room.
@@ -364,9 +405,6 @@ func (k *Call) pourLater() {
 func (c *conn) pour() {
 	for len(c.pouring) > 0 && len(c.out) < pourSize {
 		k := c.pouring[0]
-		if c.out == nil {
-			c.out = large.take()[:0]
-		}
 		if c.pouring = c.pouring[1:]; k.pour() {
 			c.pouring = append(c.pouring, k)
 		} else {
@@ -389,14 +427,8 @@ func (k *Call) pour() bool {
 	if n == 0 {
 		return false
 	}
-	if !k.headed {
-		k.headed = true
-		c.out = c.appendHeaders(c.out, s.id)
-	}
-	c.sendWindow -= n
-	s.sendWindow -= n
+	k.beginData(n)
 	k.queued -= n
-	c.out = appendHead(c.out, n, frameData, 0, s.id)
 	for n > 0 {
 		m := min(n, len(k.queue[0]))
 		c.out = append(c.out, k.queue[0][:m]...)

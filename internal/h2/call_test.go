@@ -78,7 +78,7 @@ func (t *talk) Receive(message []byte) error {
 	}
 	if rest, ok := bytes.CutPrefix(message, []byte("send ")); ok {
 		n, _ := strconv.Atoi(string(rest))
-		t.call.Send(long[:n])
+		t.call.Send(nil, long[:n])
 		return nil
 	}
 	switch string(message) {
@@ -111,7 +111,7 @@ func (ts *talks) publish(message []byte) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	for t := range ts.all {
-		t.call.Send(message)
+		t.call.Send(nil, message)
 		t.call.Flush()
 	}
 }

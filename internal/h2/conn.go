@@ -590,13 +590,15 @@ func (c *conn) windowUpdate(f *frame) error {
 	}
 	n := int(binary.BigEndian.Uint32(f.payload) & maxWindow)
 	if f.stream == 0 {
-		if c.sendWindow += n; n == 0 || c.sendWindow > maxWindow {
-			if n == 0 {
-				return protocolError
-			}
+		blocked := c.sendWindow <= 0 // else nobody waits for it
+		switch c.sendWindow += n; {
+		case n == 0:
+			return protocolError
+		case c.sendWindow > maxWindow:
 			return flowControlError
+		case blocked:
+			c.unblock()
 		}
-		c.unblock()
 		return nil
 	}
 	if f.stream > c.last {

@@ -2,11 +2,13 @@ package serve_test
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"reflect"
+	"slices"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	statusv1 "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/xds"
@@ -25,52 +27,104 @@ func bigRequest(n int) *discoverysvcv3.DeltaDiscoveryRequest {
 	return r
 }
 
-// TestUnmarshalRequest: requests are decoded as protobuf's own decoder does it, whatever comes.
-func TestUnmarshalRequest(t *testing.T) {
-	text, err := proto.Marshal(bigRequest(40))
+func marshal(t testing.TB, m proto.Message) []byte {
+	b, err := proto.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	random, refused := rand.New(rand.NewPCG(1, 2)), 0
-	for i := range 20_000 {
-		b := append([]byte(nil), text...)
-		for range i % 4 { // none: as it is
-			b[random.IntN(len(b))] = byte(random.Uint32())
+	return b
+}
+
+// protobufs decodes a request with protobuf's own decoder.
+func protobufs(message []byte, sotw bool) (want serve.Request, err error) {
+	refusal := func(s *statusv1.Status) string {
+		if s != nil && s.GetMessage() == "" {
+			return "no reason given"
 		}
-		if i%7 == 6 {
-			b = b[:random.IntN(len(b))]
-		}
-		want, got := new(discoverysvcv3.DeltaDiscoveryRequest), new(discoverysvcv3.DeltaDiscoveryRequest)
-		wantErr, gotErr := proto.Unmarshal(b, want), serve.UnmarshalLong(b, got)
-		if (wantErr == nil) != (gotErr == nil) {
-			t.Fatalf("%x: %v, want %v", b, gotErr, wantErr)
-		}
-		if wantErr != nil {
-			refused++
-			continue
-		}
-		want.ProtoReflect().SetUnknown(nil)
-		got.ProtoReflect().SetUnknown(nil)
-		if !proto.Equal(want, got) {
-			t.Fatalf("%x:\n%v, want\n%v", b, got, want)
+		return s.GetMessage()
+	}
+	if sotw {
+		r := new(discoverysvcv3.DiscoveryRequest)
+		err = proto.Unmarshal(message, r)
+		want = serve.Request{Node: r.Node, URL: r.TypeUrl, Nonce: r.ResponseNonce, Version: r.VersionInfo, Subscribe: r.ResourceNames, Refusal: refusal(r.ErrorDetail)}
+	} else {
+		r := new(discoverysvcv3.DeltaDiscoveryRequest)
+		err = proto.Unmarshal(message, r)
+		want = serve.Request{
+			Node: r.Node, URL: r.TypeUrl, Nonce: r.ResponseNonce, Subscribe: r.ResourceNamesSubscribe,
+			Unsubscribe: r.ResourceNamesUnsubscribe, Initial: r.InitialResourceVersions, Refusal: refusal(r.ErrorDetail),
 		}
 	}
-	t.Logf("%d were refused by both", refused)
+	want.Served = slices.Contains(xds.Types, want.URL)
+	return want, err
+}
+
+// FuzzRequest: requests are decoded as protobuf's own decoder does it, whatever comes.
+func FuzzRequest(f *testing.F) {
+	for _, m := range []proto.Message{
+		bigRequest(3),
+		&discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: xds.VirtualHostType, ResponseNonce: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+		&discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: "none", ErrorDetail: &statusv1.Status{}},
+		&discoverysvcv3.DiscoveryRequest{
+			TypeUrl: xds.RouteType, ResponseNonce: "7", VersionInfo: "1", ResourceNames: []string{"a", "b"},
+			Node: &corev3.Node{Id: "gateway~edge~1"}, ErrorDetail: detail("no"),
+		},
+	} {
+		f.Add(marshal(f, m), false)
+		f.Add(marshal(f, m), true)
+	}
+	twice := append(marshal(f, bigRequest(2)), marshal(f, bigRequest(3))...) // of one and of a map the last, of messages both
+	f.Add(twice, false)
+	f.Add(append(twice, 0x12, 1, 0xff), false)         // no UTF-8
+	f.Add(append(twice, 0x2a, 3, 0xa, 1, 0xff), false) // within an entry
+	f.Add(append(twice, 0x10, 7), false)               // a number in the place of a text
+	f.Add(append(twice, 0x2a, 4, 0x08, 7, 0x12, 0), false)
+	f.Add(append(twice, 0x9b, 0x06, 0x9c, 0x06), false) // a group
+	f.Add(append(twice, 0x29, 0, 0, 0, 0, 0, 0, 0, 0), false)
+	f.Add(twice[:len(twice)-1], false)
+	f.Fuzz(func(t *testing.T, message []byte, sotw bool) {
+		want, wantErr := protobufs(message, sotw)
+		got, err := serve.ParseRequest(message, sotw)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("%v, want %v", err, wantErr)
+		}
+		if err != nil {
+			return
+		}
+		for _, n := range []*corev3.Node{want.Node, got.Node} {
+			if n != nil {
+				n.ProtoReflect().SetUnknown(nil)
+			}
+		}
+		if !proto.Equal(got.Node, want.Node) {
+			t.Fatalf("node %v, want %v", got.Node, want.Node)
+		}
+		got.Node, want.Node = nil, nil
+		if len(want.Initial) == 0 { // protobuf's decoder makes a map also for what is none
+			want.Initial = nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, want\n%+v", got, want)
+		}
+	})
+}
+
+// TestAnAnswerTakesNothing: that a proxy has accepted something is decoded where it lies.
+func TestAnAnswerTakesNothing(t *testing.T) {
+	message := marshal(t, &discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: xds.VirtualHostType, ResponseNonce: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"})
+	if n := testing.AllocsPerRun(100, func() { serve.ParseAnswer(message) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // BenchmarkUnmarshalRequest: of a proxy that comes back with 1,000 resources. What is to move it: allocations.
 func BenchmarkUnmarshalRequest(b *testing.B) {
-	text, err := proto.Marshal(bigRequest(1000))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for name, unmarshal := range map[string]func([]byte, *discoverysvcv3.DeltaDiscoveryRequest) error{
-		"weir": serve.UnmarshalLong, "protobuf": func(b []byte, r *discoverysvcv3.DeltaDiscoveryRequest) error { return proto.Unmarshal(b, r) },
-	} {
+	text := marshal(b, bigRequest(1000))
+	for name, parse := range map[string]func([]byte, bool) (serve.Request, error){"weir": serve.ParseRequest, "protobuf": protobufs} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := unmarshal(text, new(discoverysvcv3.DeltaDiscoveryRequest)); err != nil {
+				if _, err := parse(text, false); err != nil {
 					b.Fatal(err)
 				}
 			}

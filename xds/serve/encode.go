@@ -2,6 +2,7 @@ package serve
 
 import (
 	"slices"
+	"strconv"
 	"sync"
 
 	discoverysvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/machinenativeops/weir/internal/h2"
 	"github.com/machinenativeops/weir/xds"
 )
 
@@ -34,39 +36,87 @@ type onceBuffer struct {
 }
 
 // join gives the resources of items as one piece, made by the first that asks.
-func (o *onceBuffer) join(items []*item, head func(*wireResource) []byte) []byte {
+func (o *onceBuffer) join(items []*item, w *wire) []byte {
 	o.once.Do(func() {
 		n := 0
 		for _, i := range items {
-			n += len(head(i.wire)) + len(i.wire.body)
+			n += len(w.before(i)) + len(i.wire.body)
 		}
 		o.all = make([]byte, 0, n)
 		for _, i := range items {
-			o.all = append(append(o.all, head(i.wire)...), i.wire.body...)
+			o.all = append(append(o.all, w.before(i)...), i.wire.body...)
 		}
 	})
 	return o.all
 }
 
-func deltaHead(w *wireResource) []byte { return w.delta }
-func sotwHead(w *wireResource) []byte  { return w.sotw }
-
 // fewest is how many items make a run worth its memory, which is theirs once more.
 const fewest = 8
 
-// pieces gives a response that begins so with its resources.
-func (r *response) pieces(begin []byte, head func(*wireResource) []byte, of func(*run) *onceBuffer) [][]byte {
+// sameItems says whether two lists are of the same items, at once where they are one.
+func sameItems(a, b []*item) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// send sends a response. What it makes is on the stack, as long as the response is of a few resources or a run.
+func (w *wire) send(call *h2.Call, r *response) {
+	var shortHead [256]byte
+	var few [2 * fewest][]byte
+	head := w.appendHead(shortHead[:0], r)
 	for _, one := range r.runs {
-		if len(one.items) >= fewest && slices.Equal(one.items, r.changed) {
-			return [][]byte{begin, of(one).join(one.items, head)}
+		if len(one.items) >= fewest && sameItems(one.items, r.changed) {
+			call.Send(head, w.of(one).join(one.items, w))
+			return
 		}
 	}
-	pieces := append(make([][]byte, 0, 1+2*len(r.changed)), begin)
+	pieces := few[:0]
 	for _, i := range r.changed {
-		pieces = append(pieces, head(i.wire), i.wire.body)
+		pieces = append(pieces, w.before(i), i.wire.body)
 	}
-	return pieces
+	call.Send(head, pieces...)
 }
+
+// before is what comes before a resource's body.
+func (w *wire) before(i *item) []byte {
+	if w.sotw {
+		return i.wire.sotw
+	}
+	return i.wire.delta
+}
+
+func (w *wire) of(r *run) *onceBuffer {
+	if w.sotw {
+		return &r.sotw
+	}
+	return &r.delta
+}
+
+// appendHead appends all of a response but its resources.
+func (w *wire) appendHead(b []byte, r *response) []byte {
+	var version [16]byte
+	b = appendBytes(b, responseVersion, strconv.AppendUint(version[:0], r.whole, 16))
+	b = appendBytes(b, responseType, r.kind.String())
+	b = appendBytes(b, responseNonce, r.nonce)
+	if w.sotw { // it can't say that something is gone
+		return b
+	}
+	for _, name := range r.removed {
+		b = appendBytes(b, removedResources, name)
+	}
+	return b
+}
+
+func appendBytes[T string | []byte](b []byte, number protowire.Number, value T) []byte {
+	return append(appendHead(b, number, len(value)), value...)
+}
+
+// The fields of responses. Those of which there is one are the same in both protocols, which a test holds.
+var (
+	responseVersion  = field(&discoverysvcv3.DeltaDiscoveryResponse{}, "system_version_info")
+	responseType     = field(&discoverysvcv3.DeltaDiscoveryResponse{}, "type_url")
+	responseNonce    = field(&discoverysvcv3.DeltaDiscoveryResponse{}, "nonce")
+	removedResources = field(&discoverysvcv3.DeltaDiscoveryResponse{}, "removed_resources")
+)
 
 // The fields that a resource is in, each the last of its message that is written.
 var (

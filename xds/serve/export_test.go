@@ -3,6 +3,8 @@ package serve
 import (
 	"maps"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"github.com/machinenativeops/weir/mesh"
 )
 
@@ -21,7 +23,8 @@ func (s *Server) Effective(p mesh.Proxy, whole bool) (served map[string]map[stri
 	if s.views[a] == nil {
 		s.compileLocked(a, nil)
 	}
-	for kind, shelf := range s.views[a].shelves {
+	for k, shelf := range s.views[a].shelves {
+		kind := kind(k).String()
 		served[kind], held[kind] = make(map[string]string), make(map[string]bool)
 		for _, i := range shelf.list {
 			served[kind][i.name] = i.version
@@ -37,7 +40,8 @@ func (s *Server) Effective(p mesh.Proxy, whole bool) (served map[string]map[stri
 func (s *Server) Remembered(p mesh.Proxy, kind, name string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := s.latest[audience{Proxy: p}.lineage(kind, name)]; i != nil; i = i.before {
+	k, _ := kindOf(kind)
+	for i := s.latest[audience{Proxy: p}.lineage(k, name)]; i != nil; i = i.before {
 		n++
 	}
 	return n
@@ -53,5 +57,30 @@ func (s *Server) Kept() (proxies, resources int) {
 // TakesVirtualHosts says whether a node's Envoy has them over ADS.
 var TakesVirtualHosts = takesVirtualHosts
 
-// UnmarshalLong decodes a delta request.
-var UnmarshalLong = unmarshalLong
+// Request is one of either protocol, decoded.
+type Request struct {
+	Node                         *corev3.Node
+	URL, Nonce, Refusal, Version string
+	Served                       bool
+	Subscribe, Unsubscribe       []string
+	Initial                      map[string]string
+}
+
+// ParseRequest decodes one.
+func ParseRequest(message []byte, sotw bool) (Request, error) {
+	var r request
+	fields := &deltaFields
+	if sotw {
+		fields = &sotwFields
+	}
+	err := r.parse(message, fields)
+	return Request{r.node, string(r.url), string(r.nonce), r.refusal, string(r.version), r.served, r.subscribe, r.unsubscribe, r.initial}, err
+}
+
+// ParseAnswer decodes one in the delta protocol, and keeps nothing of it.
+func ParseAnswer(message []byte) {
+	var r request
+	if err := new(wire).parse(message, &r); err != nil {
+		panic(err)
+	}
+}

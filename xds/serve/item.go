@@ -13,10 +13,11 @@ import (
 
 // item is one version of a resource as it goes out: encoded once, shared by all who are sent it.
 type item struct {
-	kind, name, version string
-	hash                uint64        // of name and version
-	wire                *wireResource // nil: what stands for a version that a proxy has
-	accepted            atomic.Bool   // some proxy has taken it
+	kind          kind
+	name, version string
+	hash          uint64        // of name and version
+	wire          *wireResource // nil: what stands for a version that a proxy has
+	accepted      atomic.Bool   // some proxy has taken it
 
 	// Guarded by Server.mu:
 	sources []policy.Key
@@ -35,16 +36,16 @@ func (i *item) take() {
 var absent = &item{}
 
 // unsure stands for a version that is not known: whatever there is has to be sent.
-func unsure(kind, name string) *item { return &item{kind: kind, name: name} }
+func unsure(k kind, name string) *item { return &item{kind: k, name: name} }
 
 // claimed stands for a version that a proxy says it has and that is not served.
-func claimed(kind, name, version string) *item {
-	return &item{kind: kind, name: name, version: strings.Clone(version), hash: hashOf(name, version)}
+func claimed(k kind, name, version string) *item {
+	return &item{kind: k, name: name, version: strings.Clone(version), hash: hashOf(name, version)}
 }
 
-func newItem(r *xds.Resource) *item {
+func newItem(k kind, r *xds.Resource) *item {
 	return &item{
-		kind: r.Type, name: r.Name, version: r.Version, hash: hashOf(r.Name, r.Version), sources: r.Sources,
+		kind: k, name: r.Name, version: r.Version, hash: hashOf(r.Name, r.Version), sources: r.Sources,
 		wire: encodeResource(r),
 	}
 }
@@ -67,9 +68,10 @@ func (i *item) servingLocked() *item {
 
 // lineage is a resource over all of its versions. What gateways took says nothing of what sidecars take.
 type lineage struct {
-	role       mesh.Role
-	kind, name string
-	whole      bool // a route configuration with its virtual hosts inside: another resource of the same name
+	role  mesh.Role
+	kind  kind
+	name  string
+	whole bool // a route configuration with its virtual hosts inside: another resource of the same name
 }
 
 // audience is whom a view is for: all of a mesh's proxies that are equal and can take the same.
@@ -86,15 +88,15 @@ func audienceOf(p mesh.Proxy, whole bool) audience {
 	return audience{Proxy: p, whole: whole}
 }
 
-func (a audience) lineage(kind, name string) lineage {
-	return lineage{a.Role, kind, name, a.whole && kind == xds.RouteType}
+func (a audience) lineage(k kind, name string) lineage {
+	return lineage{a.Role, k, name, a.whole && k == routeKind}
 }
 
-// succeedLocked gives the item of a resource, which comes after latest (nil: there is none): latest itself or the one
+// succeedLocked gives the item of a resource of a type, which comes after latest (nil: there is none): latest itself or the one
 // before it where the version is the same, so that what is known of that stays known.
-func succeedLocked(latest *item, r *xds.Resource) *item {
+func succeedLocked(latest *item, k kind, r *xds.Resource) *item {
 	if latest == nil {
-		return newItem(r)
+		return newItem(k, r)
 	}
 	if latest.version == r.Version {
 		latest.sources = r.Sources
@@ -108,7 +110,7 @@ func succeedLocked(latest *item, r *xds.Resource) *item {
 		good.sources = r.Sources
 		return good
 	}
-	next := newItem(r)
+	next := newItem(k, r)
 	next.before = good
 	if good != nil && good.before != nil {
 		good.before.before = nil

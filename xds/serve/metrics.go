@@ -1,37 +1,48 @@
 package serve
 
-import (
-	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
-	streams                           *prometheus.GaugeVec
-	refused                           prometheus.Gauge
-	responses, resources, acks, nacks *prometheus.CounterVec
-	ackSeconds                        prometheus.Histogram
+	streams    *prometheus.GaugeVec
+	refused    prometheus.Gauge
+	counters   [4]*prometheus.CounterVec
+	of         [kinds]counters // parts of those
+	ackSeconds prometheus.Histogram
 }
+
+// counters are of one type.
+type counters struct{ responses, resources, acks, nacks prometheus.Counter }
 
 func newMetrics() *metrics {
 	byType := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
 	}
-	return &metrics{
-		streams:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_xds_streams", Help: "Connected discovery streams, by protocol."}, []string{"protocol"}),
-		refused:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_xds_refused_resources", Help: "Resources withdrawn because a proxy refused them."}),
-		responses: byType("weir_xds_responses_total", "Responses sent."),
-		resources: byType("weir_xds_resources_sent_total", "Resources sent."),
-		acks:      byType("weir_xds_acks_total", "Responses accepted by proxies."),
-		nacks:     byType("weir_xds_nacks_total", "Responses refused by proxies."),
+	m := &metrics{
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weir_xds_streams", Help: "Connected discovery streams, by protocol."}, []string{"protocol"}),
+		refused: prometheus.NewGauge(prometheus.GaugeOpts{Name: "weir_xds_refused_resources", Help: "Resources withdrawn because a proxy refused them."}),
+		counters: [...]*prometheus.CounterVec{
+			byType("weir_xds_responses_total", "Responses sent."),
+			byType("weir_xds_resources_sent_total", "Resources sent."),
+			byType("weir_xds_acks_total", "Responses accepted by proxies."),
+			byType("weir_xds_nacks_total", "Responses refused by proxies."),
+		},
 		ackSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "weir_xds_ack_seconds", Help: "Time from sending a response to its answer.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}),
 	}
+	for k := range m.of {
+		of := func(n int) prometheus.Counter { return m.counters[n].WithLabelValues(kind(k).short()) }
+		m.of[k] = counters{of(0), of(1), of(2), of(3)}
+	}
+	return m
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.streams, m.refused, m.responses, m.resources, m.acks, m.nacks, m.ackSeconds}
+	all := []prometheus.Collector{m.streams, m.refused, m.ackSeconds}
+	for _, c := range m.counters {
+		all = append(all, c)
+	}
+	return all
 }
 
 // Describe implements prometheus.Collector.
@@ -61,6 +72,3 @@ func (s *Server) countStreams() {
 	}
 	s.metrics.refused.Set(float64(len(s.refused)))
 }
-
-// short is the last word of a type URL.
-func short(kind string) string { return kind[strings.LastIndexByte(kind, '.')+1:] }

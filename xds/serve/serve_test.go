@@ -470,7 +470,13 @@ func TestMetrics(t *testing.T) {
 		err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP weir_xds_nacks_total Responses refused by proxies.
 # TYPE weir_xds_nacks_total counter
+weir_xds_nacks_total{type="Cluster"} 0
+weir_xds_nacks_total{type="ClusterLoadAssignment"} 0
+weir_xds_nacks_total{type="Listener"} 0
 weir_xds_nacks_total{type="RouteConfiguration"} 1
+weir_xds_nacks_total{type="Secret"} 0
+weir_xds_nacks_total{type="TypedExtensionConfig"} 0
+weir_xds_nacks_total{type="VirtualHost"} 0
 # HELP weir_xds_refused_resources Resources withdrawn because a proxy refused them.
 # TYPE weir_xds_refused_resources gauge
 weir_xds_refused_resources 1

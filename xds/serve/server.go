@@ -65,9 +65,9 @@ func (s calls) Begin(path string, call *h2.Call) h2.Receiver {
 	var st *stream
 	switch path {
 	case discoverysvcv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName:
-		st = newStream(s.Server, delta, deltaWire{}, call)
+		st = newStream(s.Server, delta, call)
 	case discoverysvcv3.AggregatedDiscoveryService_StreamAggregatedResources_FullMethodName:
-		st = newStream(s.Server, sotw, &sotwWire{names: make(map[string]map[string]bool)}, call)
+		st = newStream(s.Server, sotw, call)
 	default:
 		return nil
 	}
@@ -111,7 +111,7 @@ func (s *Server) Apply(snapshot *xds.Snapshot) {
 	s.forgetGoneLocked()
 	s.applied = time.Now()
 	s.forgetMendedLocked()
-	s.wakeLocked(before)
+	s.wakeLocked()
 }
 
 // compileLocked makes an audience's view, of those that the mesh has.
@@ -122,7 +122,7 @@ func (s *Server) compileLocked(a audience, prev *view) {
 		if err != nil { // what was marshalled is read back
 			s.log.Error("no whole route configuration", "proxy", a.String(), "error", err)
 		}
-		of, ok = func(kind string) []*xds.Resource { return raw[kind] }, there && err == nil
+		of, ok = func(url string) []*xds.Resource { return raw[url] }, there && err == nil
 	}
 	if ok {
 		s.views[a] = s.compiler.viewLocked(a, of, prev)
@@ -151,9 +151,9 @@ func (s *Server) keepGoneLocked(before map[audience]*view) {
 func (s *Server) forgetLocked(a audience, v *view) {
 	delete(s.seen, a)
 	delete(s.views, a)
-	for kind, shelf := range v.shelves {
+	for k, shelf := range v.shelves {
 		for _, i := range shelf.wanted {
-			s.compiler.gone = append(s.compiler.gone, a.lineage(kind, i.name))
+			s.compiler.gone = append(s.compiler.gone, a.lineage(kind(k), i.name))
 		}
 	}
 }
@@ -215,21 +215,19 @@ func (s *Server) forgetMendedLocked() {
 }
 
 // wakeLocked tells the streams whose view is another one than before.
-func (s *Server) wakeLocked(before map[audience]*view) {
+func (s *Server) wakeLocked() {
 	var woken []*stream
 	for st := range s.streams {
-		if p := st.proxy.Load(); p != nil && s.views[*p] != before[*p] {
+		p := st.proxy.Load()
+		if p == nil {
+			continue
+		}
+		if v := s.views[*p]; v != st.view.Load() {
+			st.view.Store(v)
 			woken = append(woken, st)
 		}
 	}
 	s.pushers.push(woken...)
-}
-
-// viewOf gives what a proxy is served, or nil where nothing is known of it.
-func (s *Server) viewOf(p audience) *view {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.views[p]
 }
 
 // refuse withdraws items that a proxy refused.
@@ -241,7 +239,7 @@ func (s *Server) refuse(node string, items []*item, message string) {
 		if i.refusal != nil {
 			continue
 		}
-		refusal := &Refusal{Type: i.kind, Name: i.name, Version: i.version, Node: node, Message: message, Time: time.Now()}
+		refusal := &Refusal{Type: i.kind.String(), Name: i.name, Version: i.version, Node: node, Message: message, Time: time.Now()}
 		for _, same := range s.twinsLocked(i) {
 			same.refusal = refusal
 			guilty[same] = true
@@ -250,7 +248,6 @@ func (s *Server) refuse(node string, items []*item, message string) {
 	if len(guilty) == 0 {
 		return
 	}
-	before := s.views
 	s.replaceLocked(guilty)
 	for _, i := range items {
 		if !guilty[i] {
@@ -263,10 +260,10 @@ func (s *Server) refuse(node string, items []*item, message string) {
 		if instead := i.servingLocked(); instead != nil {
 			serving = instead.version
 		}
-		s.log.Error("resource refused by a proxy", "type", i.kind, "name", i.name, "version", i.version,
+		s.log.Error("resource refused by a proxy", "type", i.kind.String(), "name", i.name, "version", i.version,
 			"node", node, "message", message, "documents", i.sources, "serving", serving)
 	}
-	s.wakeLocked(before)
+	s.wakeLocked()
 }
 
 // twinsLocked gives an item and those of other roles that are the same version of the same resource.
@@ -290,13 +287,13 @@ func (s *Server) replaceLocked(guilty map[*item]bool) {
 	made := make(map[*shelf]*shelf)
 	views := make(map[audience]*view, len(s.views))
 	for p, v := range s.views {
-		next := &view{shelves: make(map[string]*shelf, len(v.shelves)), gone: v.gone}
+		next := &view{gone: v.gone}
 		same := true
-		for kind, old := range v.shelves {
+		for k, old := range v.shelves {
 			if made[old] == nil {
 				made[old] = s.mendLocked(old, guilty)
 			}
-			next.shelves[kind] = made[old]
+			next.shelves[k] = made[old]
 			same = same && made[old] == old
 		}
 		if views[p] = next; same {
@@ -351,6 +348,7 @@ func (s *Server) welcome(st *stream, a audience) {
 	if s.current != nil && s.views[a] == nil {
 		s.compileLocked(a, nil)
 	}
+	st.view.Store(s.views[a])
 }
 
 func (s *Server) remove(st *stream) {

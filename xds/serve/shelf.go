@@ -13,13 +13,13 @@ import (
 
 // view is what a proxy is served, by type. Immutable.
 type view struct {
-	shelves map[string]*shelf // each of xds.Types
-	gone    bool              // the snapshot does not have the proxy any more; it keeps what it had
+	shelves [kinds]*shelf
+	gone    bool // the snapshot does not have the proxy any more; it keeps what it had
 }
 
 // shelf is one type's part of views: shared by all whose resources are the same. Immutable, but for raw.
 type shelf struct {
-	kind      string
+	kind      kind
 	id        uint64           // unique; 0 is of the empty one
 	raw       []*xds.Resource  // what it was made of; guarded by Server.mu
 	wanted    []*item          // what the snapshot has, refused or not, sorted by name
@@ -33,16 +33,18 @@ type shelf struct {
 
 	before  uint64   // id of the shelf that it replaces; 0: none
 	changed []string // the names in which it differs from that, sorted
-	runs    []*run   // all of it, and what it has of changed
+	now     []*item  // what it has of those
+	was     []*item  // what that had of them, if both have all of them; else nil
+	spaces  []string // of virtual hosts, the route configurations to which now belongs
+	runs    []*run   // all of it, and now
 }
 
 var shelfIDs atomic.Uint64
 
 // empties have nothing, one of each type. They stand for what a proxy is served of which the snapshot knows nothing.
-var empties = func() map[string]*shelf {
-	all := make(map[string]*shelf, len(xds.Types))
-	for _, kind := range xds.Types {
-		all[kind] = &shelf{kind: kind}
+var empties = func() (all [kinds]*shelf) {
+	for k := range all {
+		all[k] = &shelf{kind: kind(k)}
 	}
 	return all
 }()
@@ -82,16 +84,15 @@ func (s *shelf) place() map[string]int32 {
 
 // nextShelfLocked gives what comes after prev (which may be nil) where something becomes of some names: the item that is
 // wanted, also if only its being refused is news, or nil. It gives prev itself where nothing differs.
-func nextShelfLocked(kind string, prev *shelf, news map[string]*item) *shelf {
+func nextShelfLocked(k kind, prev *shelf, news map[string]*item) *shelf {
 	base := prev
 	if base == nil {
-		base = empties[kind]
+		base = empties[k]
 	}
-	s := &shelf{kind: kind, id: shelfIDs.Add(1), sum: base.sum, before: base.id, withdrawn: maps.Clone(base.withdrawn), held: maps.Clone(base.held)}
+	s := &shelf{kind: k, id: shelfIDs.Add(1), sum: base.sum, before: base.id, withdrawn: maps.Clone(base.withdrawn), held: maps.Clone(base.held)}
 	edits := sorted.Edits(news, cmp.Compare[string])
 	served := make([]sorted.Edit[string, *item], 0, len(edits))
-	var sent []*item
-	same, sameNames := prev != nil, prev != nil
+	same, sameNames, swaps := prev != nil, prev != nil, true
 	for _, edit := range edits {
 		name, i := edit.Key, edit.Value
 		was, now := itemIn(base.list, name), i.servingLocked()
@@ -114,8 +115,10 @@ func nextShelfLocked(kind string, prev *shelf, news map[string]*item) *shelf {
 		}
 		if now != nil {
 			s.sum += now.hash
-			sent = append(sent, now)
+			s.now = append(s.now, now)
 		}
+		s.was = append(s.was, was)
+		swaps = swaps && was != nil && now != nil
 		served = append(served, sorted.Edit[string, *item]{Key: name, Value: now, Gone: now == nil})
 	}
 	if same && len(s.changed) == 0 {
@@ -129,10 +132,24 @@ func nextShelfLocked(kind string, prev *shelf, news map[string]*item) *shelf {
 		s.places.Store(base.places.Load())
 	}
 	if prev == nil {
-		s.changed, sent = nil, nil
+		s.changed, s.now = nil, nil
 	}
-	s.runs = []*run{{items: s.list}, {items: sent}}
+	if prev == nil || !swaps {
+		s.was = nil
+	}
+	if k == virtualHostKind {
+		s.spaces = spacesOf(s.now)
+	}
+	s.runs = []*run{{items: s.list}, {items: s.now}}
 	return s
+}
+
+func spacesOf(items []*item) (spaces []string) {
+	for _, i := range items {
+		spaces = append(spaces, xds.Namespace(i.name))
+	}
+	slices.Sort(spaces)
+	return slices.Compact(spaces)
 }
 
 // differences gives the names that are not the same on both, sorted.
@@ -179,35 +196,31 @@ type compiler struct {
 
 type shelfKey struct {
 	role  mesh.Role
-	kind  string
+	kind  kind
 	whole bool
 	first **xds.Resource // of the slice; nil where it is empty
 	n     int
 }
 
-func (c *compiler) viewLocked(to audience, of func(kind string) []*xds.Resource, prev *view) *view {
+func (c *compiler) viewLocked(to audience, of func(url string) []*xds.Resource, prev *view) *view {
 	same := prev != nil && !prev.gone
-	shelves := make([]*shelf, len(xds.Types))
-	for n, kind := range xds.Types {
+	v := new(view)
+	for k, url := range typeURLs {
 		var before *shelf
 		if prev != nil {
-			before = prev.shelves[kind]
+			before = prev.shelves[k]
 		}
-		shelves[n] = c.shelfLocked(to, kind, of(kind), before)
-		same = same && shelves[n] == before
+		v.shelves[k] = c.shelfLocked(to, kind(k), of(url), before)
+		same = same && v.shelves[k] == before
 	}
 	if same {
 		return prev
 	}
-	v := &view{shelves: make(map[string]*shelf, len(shelves))}
-	for n, kind := range xds.Types {
-		v.shelves[kind] = shelves[n]
-	}
 	return v
 }
 
-func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resource, prev *shelf) *shelf {
-	key := shelfKey{role: to.Role, kind: kind, whole: to.lineage(kind, "").whole, n: len(resources)}
+func (c *compiler) shelfLocked(to audience, k kind, resources []*xds.Resource, prev *shelf) *shelf {
+	key := shelfKey{role: to.Role, kind: k, whole: to.lineage(k, "").whole, n: len(resources)}
 	if len(resources) > 0 {
 		key.first = &resources[0]
 	}
@@ -224,15 +237,15 @@ func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resour
 		switch {
 		case is == nil:
 			news[was.Name] = nil
-			c.gone = append(c.gone, to.lineage(kind, was.Name))
+			c.gone = append(c.gone, to.lineage(k, was.Name))
 		case !ok:
-			news[is.Name] = c.itemLocked(to.lineage(kind, is.Name), is)
+			news[is.Name] = c.itemLocked(to.lineage(k, is.Name), is)
 		}
 	})
 	if ok {
 		return s
 	}
-	s = nextShelfLocked(kind, prev, news)
+	s = nextShelfLocked(k, prev, news)
 	s.raw = resources
 	c.made[key] = s
 	return s
@@ -241,7 +254,7 @@ func (c *compiler) shelfLocked(to audience, kind string, resources []*xds.Resour
 // itemLocked gives the item of a resource. What a proxy of another role has refused of the same, nobody is sent.
 func (c *compiler) itemLocked(line lineage, r *xds.Resource) *item {
 	before := c.latest[line]
-	i := succeedLocked(before, r)
+	i := succeedLocked(before, line.kind, r)
 	if c.latest[line] = i; i == before || i.refusal != nil || line.role == mesh.RoleGRPC {
 		return i
 	}

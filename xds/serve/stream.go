@@ -26,39 +26,40 @@ const patience = 5 * time.Second
 type stream struct {
 	server   *Server
 	call     *h2.Call
-	wire     wire
-	protocol string
 	queued   atomic.Bool              // it is among those that are to be pushed to
 	proxy    atomic.Pointer[audience] // nil until it has said who it is
+	view     atomic.Pointer[view]     // what it is served; nil while nothing is known of it. The server stores it
+	protocol string
+	wire     wire // of the goroutine that reads, but for what never changes
 
 	mu     sync.Mutex  // guards everything below
 	over   bool        // the proxy is gone or was turned away
 	timer  *time.Timer // when patience ends; nil: nothing waits
+	held   time.Time   // since when removals of clusters or endpoints are held back; zero: none is
+	subs   [kinds]subscription
 	about  Proxy
-	subs   map[string]*subscription
-	held   time.Time          // since when removals of clusters or endpoints are held back; zero: none is
 	unread map[string]Refusal // of secrets whose files the proxy could not read, by name
 }
 
-func newStream(s *Server, protocol string, w wire, call *h2.Call) *stream {
+func newStream(s *Server, protocol string, call *h2.Call) *stream {
 	st := &stream{
-		server: s, call: call, wire: w, protocol: protocol, subs: make(map[string]*subscription, len(xds.Types)),
+		server: s, call: call, protocol: protocol, wire: wire{sotw: protocol == sotw},
 		about: Proxy{Protocol: protocol, Connected: time.Now(), Address: call.RemoteAddr().String()},
 	}
-	for _, kind := range xds.Types {
-		st.subs[kind] = newSubscription(kind)
+	for k := range st.subs {
+		st.subs[k] = newSubscription(kind(k))
 	}
 	return st
 }
 
 // Receive implements [h2.Receiver].
 func (st *stream) Receive(message []byte) error {
-	r, err := st.wire.parse(message)
-	if err != nil {
+	var r request
+	if err := st.wire.parse(message, &r); err != nil {
 		st.Done()
 		return status.Error(codes.Internal, "the request can't be read: "+err.Error())
 	}
-	if err := st.answer(r); err != nil {
+	if err := st.answer(&r); err != nil {
 		st.Done()
 		return err
 	}
@@ -124,14 +125,14 @@ func (st *stream) takeLocked(r *request) error {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 	}
-	sub, ok := st.subs[r.kind]
-	if !ok {
-		st.server.log.Debug("a proxy asks for a type that is not served", "node", st.about.Node, "type", r.kind)
+	if !r.served {
+		st.server.log.Debug("a proxy asks for a type that is not served", "node", st.about.Node, "type", string(r.url))
 		return nil
 	}
+	sub := &st.subs[r.kind]
 	st.answerLocked(sub, r)
 	shelf := sub.base
-	if v := st.viewLocked(); v != nil {
+	if v := st.view.Load(); v != nil {
 		shelf = v.shelves[r.kind]
 	}
 	sub.take(r, shelf)
@@ -146,11 +147,11 @@ func (st *stream) identifyLocked(n *corev3.Node) error {
 	}
 	st.about.Node, st.about.Role, st.about.Name = n.GetId(), proxy.Role, proxy.Ref.String()
 	st.about.Zone, st.about.Cluster, st.about.Envoy = n.GetLocality().GetZone(), cluster(n), envoyVersion(n)
-	to := audienceOf(proxy, st.protocol == sotw || !takesVirtualHosts(n))
+	to := audienceOf(proxy, st.wire.sotw || !takesVirtualHosts(n))
 	st.server.welcome(st, to)
 	log := st.server.log.With("node", st.about.Node, "address", st.about.Address, "protocol", st.protocol)
 	log.Info("a proxy connected")
-	if st.server.viewOf(to) == nil {
+	if st.view.Load() == nil {
 		log.Warn("no document has this proxy: it is served nothing until one does")
 	}
 	return nil
@@ -178,23 +179,25 @@ func envoyVersion(n *corev3.Node) string {
 // answerLocked takes an ACK or NACK of the response in flight; one of an older response says nothing any more.
 func (st *stream) answerLocked(sub *subscription, r *request) {
 	f := sub.flight
-	if f == nil || r.nonce != f.nonce {
+	if f == nil || string(r.nonce) != f.nonce {
 		return
 	}
 	sub.flight = nil
-	m := st.server.metrics
-	m.ackSeconds.Observe(time.Since(f.at).Seconds())
+	m := &st.server.metrics.of[r.kind]
+	st.server.metrics.ackSeconds.Observe(time.Since(f.at).Seconds())
 	if r.refusal == "" {
-		m.acks.WithLabelValues(short(r.kind)).Inc()
+		m.acks.Inc()
 		sub.accepted(f)
-		st.readLocked(f)
+		if r.kind == secretKind {
+			st.readLocked(f)
+		}
 		return
 	}
-	m.nacks.WithLabelValues(short(r.kind)).Inc()
+	m.nacks.Inc()
 	message := strings.TrimSpace(r.refusal) // Envoy ends a list of them with a new line
 	st.about.LastNACK = message
 	sub.nack = &NACK{Message: message, Time: time.Now()}
-	if r.kind == xds.SecretType {
+	if r.kind == secretKind {
 		st.unreadLocked(f, message)
 		return
 	}
@@ -204,37 +207,23 @@ func (st *stream) answerLocked(sub *subscription, r *request) {
 
 // pushLocked sends what is due, make before break: what listeners and routes refer to before them, and taken away after.
 func (st *stream) pushLocked(now time.Time) {
-	v := st.viewLocked()
+	v := st.view.Load()
 	if v == nil {
 		return
 	}
-	mayRemove := st.doneLocked(v, xds.ListenerType) && st.doneLocked(v, xds.RouteType) && st.doneLocked(v, xds.VirtualHostType) ||
-		!st.held.IsZero() && now.Sub(st.held) >= patience
 	held := false
-	for _, kind := range xds.Types {
-		user := kind == xds.ListenerType || kind == xds.RouteType || kind == xds.VirtualHostType
-		if user && st.clustersLocked(now) > 0 {
-			continue
+	for k, s := range v.shelves {
+		if sub := &st.subs[k]; sub.asked && (sub.base != s || !sub.inOrder() || sub.greet) {
+			held = st.sendLocked(v, kind(k), now) || held
 		}
-		held = st.sendLocked(v.shelves[kind], user || mayRemove, now) || held
 	}
 	st.holdLocked(held, now)
 	st.rouseLocked(st.waitLocked(now))
 }
 
-func (st *stream) viewLocked() *view {
-	p := st.proxy.Load()
-	if p == nil {
-		return nil
-	}
-	v := st.server.viewOf(*p)
-	st.about.Known, st.about.Gone = v != nil, v != nil && v.gone
-	return v
-}
-
 // clustersLocked gives how long the answer to clusters may still be waited for; 0 or less: no longer.
 func (st *stream) clustersLocked(now time.Time) time.Duration {
-	if f := st.subs[xds.ClusterType].flight; f != nil {
+	if f := st.subs[clusterKind].flight; f != nil {
 		return patience - now.Sub(f.at)
 	}
 	return 0
@@ -259,10 +248,17 @@ func (st *stream) waitLocked(now time.Time) time.Duration {
 	return wait
 }
 
+// mayRemoveLocked says whether clusters and endpoints may be taken away: nothing uses them any more, or that is waited for
+// no longer.
+func (st *stream) mayRemoveLocked(v *view, now time.Time) bool {
+	return st.doneLocked(v, listenerKind) && st.doneLocked(v, routeKind) && st.doneLocked(v, virtualHostKind) ||
+		!st.held.IsZero() && now.Sub(st.held) >= patience
+}
+
 // doneLocked says whether the proxy is known to have all of a type and no more. It is not while it has not asked: on a
 // new stream it says type by type what it has.
-func (st *stream) doneLocked(v *view, kind string) bool {
-	sub, s := st.subs[kind], v.shelves[kind]
+func (st *stream) doneLocked(v *view, k kind) bool {
+	sub, s := &st.subs[k], v.shelves[k]
 	if !sub.asked {
 		return len(s.list) == 0
 	}
@@ -271,17 +267,25 @@ func (st *stream) doneLocked(v *view, kind string) bool {
 }
 
 // sendLocked sends what is due of a type. held says whether removals remain that may not be sent yet.
-func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool) {
-	kind, sub := s.kind, st.subs[s.kind]
+func (st *stream) sendLocked(v *view, k kind, now time.Time) (held bool) {
+	sub, s := &st.subs[k], v.shelves[k]
+	switch {
+	case k.usesClusters() && st.clustersLocked(now) > 0:
+		sub.rebase(s)
+		return false
+	case st.mayFollowLocked(s):
+		st.writeLocked(s, sub.follow(s), now)
+		return false
+	}
 	changed, removed := sub.difference(s)
-	held = len(removed) > 0 && !mayRemove
-	if !sub.asked || sub.flight != nil {
+	held = len(removed) > 0 && !k.usesClusters() && !st.mayRemoveLocked(v, now)
+	if sub.flight != nil {
 		return held
 	}
 	if held {
 		removed = sub.unknown(removed)
 	}
-	if !st.wire.full(kind) {
+	if !st.wire.full(k) {
 		changed = sub.isolate(changed)
 		if st.protocol == sotw {
 			// A response can't say that something named is gone.
@@ -289,51 +293,74 @@ func (st *stream) sendLocked(s *shelf, mayRemove bool, now time.Time) (held bool
 			removed = nil
 		}
 	}
-	if kind == xds.SecretType {
+	switch k {
+	case secretKind:
 		changed = changed[:min(1, len(changed))] // a refusal doesn't say which it is about
-	}
-	if kind == xds.VirtualHostType {
-		early := func(i *item) bool { return !st.subs[xds.RouteType].holds(xds.Namespace(i.name)) }
+	case virtualHostKind:
+		early := func(i *item) bool { return !st.subs[routeKind].holds(xds.Namespace(i.name)) }
 		if slices.ContainsFunc(changed, early) {
 			changed = slices.DeleteFunc(slices.Clone(changed), early)
 		}
 	}
-	if len(changed) == 0 && len(removed) == 0 && !sub.greet {
-		return held
+	if len(changed) > 0 || len(removed) > 0 || sub.greet {
+		st.writeLocked(s, &flight{items: changed, gone: removed}, now)
 	}
-	if kind == xds.RouteType {
-		// Envoy drops virtual hosts that come before the route configuration to which they belong.
-		for _, r := range changed {
-			if !sub.holds(r.name) {
-				st.subs[xds.VirtualHostType].renewAll(r.name)
-			}
-		}
-	}
-	if kind == xds.ClusterType {
-		// Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
-		endpoints := st.subs[xds.EndpointType]
-		if !endpoints.asked && len(changed) == len(s.list) {
-			endpoints.doubtAll = true
-		} else {
-			for _, c := range changed {
-				endpoints.renew(xds.EndpointsOf(c.name))
-			}
-		}
-	}
-	st.writeLocked(s, changed, removed, now)
 	return held
 }
 
-func (st *stream) writeLocked(s *shelf, changed []*item, removed []string, now time.Time) {
-	sub, out, again := st.subs[s.kind], changed, false
-	if st.wire.full(s.kind) {
-		out, again = sub.everything(s, removed)
+// mayFollowLocked says whether what is new on a shelf, and nothing else, is to be sent, and all of it at once.
+func (st *stream) mayFollowLocked(s *shelf) bool {
+	sub := &st.subs[s.kind]
+	if sub.flight != nil || !sub.follows(s) {
+		return false
 	}
-	sub.sent(rand.Text(), now, changed, removed, again)
-	r := &response{kind: s.kind, nonce: sub.flight.nonce, removed: removed, whole: sub.version(), changed: out, runs: s.runs}
-	st.server.metrics.responses.WithLabelValues(short(s.kind)).Inc()
-	st.server.metrics.resources.WithLabelValues(short(s.kind)).Add(float64(len(out)))
-	st.call.Send(st.wire.encode(r)...)
+	switch s.kind {
+	case secretKind:
+		return len(s.now) == 1
+	case virtualHostKind:
+		return !slices.ContainsFunc(s.spaces, func(name string) bool { return !st.subs[routeKind].holds(name) })
+	}
+	return true
+}
+
+func (st *stream) writeLocked(s *shelf, f *flight, now time.Time) {
+	sub, out := &st.subs[s.kind], f.items
+	if st.wire.full(s.kind) {
+		out, f.again = sub.everything(s, f.gone)
+	}
+	switch s.kind {
+	case routeKind:
+		st.renewVirtualHostsLocked(f.items)
+	case clusterKind:
+		st.renewEndpointsLocked(f.items, len(s.list))
+	}
+	f.nonce, f.at = rand.Text(), now
+	sub.sent(f)
+	m := &st.server.metrics.of[s.kind]
+	m.responses.Inc()
+	m.resources.Add(float64(len(out)))
+	st.wire.send(st.call, &response{kind: s.kind, nonce: f.nonce, removed: f.gone, whole: sub.version(), changed: out, runs: s.runs})
+}
+
+// renewVirtualHostsLocked: Envoy drops virtual hosts that come before the route configuration to which they belong.
+func (st *stream) renewVirtualHostsLocked(changed []*item) {
+	for _, r := range changed {
+		if !st.subs[routeKind].holds(r.name) {
+			st.subs[virtualHostKind].renewAll(r.name)
+		}
+	}
+}
+
+// renewEndpointsLocked: Envoy warms a changed cluster until its endpoints come, and does not ask for those again.
+func (st *stream) renewEndpointsLocked(changed []*item, all int) {
+	endpoints := &st.subs[endpointKind]
+	if !endpoints.asked && len(changed) == all {
+		endpoints.doubtAll = true
+		return
+	}
+	for _, c := range changed {
+		endpoints.renew(xds.EndpointsOf(c.name))
+	}
 }
 
 // status describes the stream; ok is false before it has said who it is.
@@ -341,11 +368,13 @@ func (st *stream) status() (p Proxy, ok bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	p = st.about
+	v := st.view.Load()
+	p.Known, p.Gone = v != nil, v != nil && v.gone
 	p.Types = make(map[string]TypeSync)
 	p.Synced = p.Known
-	for kind, sub := range st.subs {
-		if sub.asked {
-			p.Types[short(kind)] = sub.status()
+	for k := range st.subs {
+		if sub := &st.subs[k]; sub.asked {
+			p.Types[kind(k).short()] = sub.status()
 			p.Synced = p.Synced && sub.flight == nil && len(sub.due) == 0
 		}
 	}

@@ -16,30 +16,31 @@ import (
 // What it names and has is kept as the difference to a shelf, its base: a proxy that is in order with it, as nearly all
 // are nearly always, takes no memory for a thousand names.
 type subscription struct {
-	kind string
-
+	// What is looked at each time that something may have changed stands first, together: thousands are looked at in turn.
+	kind     kind
 	asked    bool // the proxy has asked for this type
 	named    bool // it has ever named anything: having named nothing means everything until then
 	wildcard bool
-	every    bool            // it names what the base has, but for:
-	but      map[string]bool // names on the base that it does not name
-	extra    map[string]bool // names that it names beside
-
-	base *shelf
+	every    bool // it names what the base has, but for:
 	// filled: what the proxy has, or is being sent, of the names that it covers is what the base has; else it has nothing.
-	filled bool
+	filled   bool
+	greet    bool // the proxy waits for a response even if there is nothing to send
+	doubtAll bool // see doubted
+
+	base   *shelf
+	flight *flight          // the response that is not answered yet, or nil
 	diff   map[string]*item // but for these; nil: it has nothing; absent: it was told that there is no such thing
 	// Invariant: once filled, a name for which something is to be done is due.
-	due   map[string]bool
+	due map[string]bool
+	but map[string]bool // names on the base that it does not name
+
+	extra map[string]bool // names that it names beside
 	claim string          // the version of everything that the proxy says it has; "" once that is dealt with
-	greet bool            // the proxy waits for a response even if there is nothing to send
 	alone map[string]bool // to be sent one at a time: which of them is to blame for a refusal is not known
 	// What the proxy will say that it has of these (or all) names and namespaces is not to be believed. Only until it asks.
-	doubted  map[string]bool
-	doubtAll bool
+	doubted map[string]bool
 
-	flight *flight // the response that is not answered yet, or nil
-	nack   *NACK   // the last
+	nack *NACK // the last
 }
 
 // flight is a response that is not answered yet.
@@ -54,8 +55,8 @@ type flight struct {
 	whole *shelf   // all of whose items these are; nil: of none
 }
 
-func newSubscription(kind string) *subscription {
-	return &subscription{kind: kind, base: empties[kind]}
+func newSubscription(k kind) subscription {
+	return subscription{kind: k, base: empties[k]}
 }
 
 func put[V any](m *map[string]V, name string, v V) {
@@ -155,8 +156,7 @@ func (sub *subscription) all(yield func(string, *item) bool) {
 }
 
 // version is of all that the proxy has.
-func (sub *subscription) version() string {
-	var sum uint64
+func (sub *subscription) version() (sum uint64) {
 	if sub.filled {
 		sum = sub.coveredSum()
 	}
@@ -168,7 +168,7 @@ func (sub *subscription) version() string {
 			sum -= instead.hash
 		}
 	}
-	return strconv.FormatUint(sum, 16)
+	return sum
 }
 
 // coveredSum is of the hashes of what the base has of what is covered.
@@ -199,7 +199,7 @@ func (sub *subscription) take(r *request, s *shelf) {
 	sub.asked = true
 	sub.rebase(s)
 	// Envoy asks for virtual hosts without naming any, and gives each to the route configuration that it belongs to.
-	canWild := r.kind == xds.ClusterType || r.kind == xds.ListenerType || r.kind == xds.VirtualHostType
+	canWild := r.kind == clusterKind || r.kind == listenerKind || r.kind == virtualHostKind
 	if len(r.subscribe) > 0 && !sub.named {
 		sub.named = true
 		sub.setWildcard(false)
@@ -308,7 +308,7 @@ func (sub *subscription) unsubscribe(name string) {
 // resume believes a proxy what it has from an earlier stream.
 func (sub *subscription) resume(r *request) {
 	sub.greet = sub.wildcard && len(r.initial) == 0
-	sub.claim = r.version
+	sub.claim = string(r.version)
 	if sub.doubtAll {
 		sub.claim = ""
 		return
@@ -374,6 +374,22 @@ func (sub *subscription) recall() {
 	sub.doubted = nil
 }
 
+// inOrder says whether nothing is to be done: the proxy has what the base has of what it covers, or what is held in its place.
+func (sub *subscription) inOrder() bool { return sub.filled && len(sub.due) == 0 && sub.claim == "" }
+
+// follows says whether all that is to be done for a shelf is to send what is new on it: the proxy has all that the base
+// has and no more, and there is another version of some of it. That is so nearly always, and takes no map.
+func (sub *subscription) follows(s *shelf) bool {
+	return s.was != nil && s.before == sub.base.id && sub.inOrder() && sub.coversAll() &&
+		len(sub.diff) == 0 && len(sub.alone) == 0
+}
+
+// follow makes the shelf the base, and gives what is new on it to be sent.
+func (sub *subscription) follow(s *shelf) *flight {
+	sub.base = s
+	return &flight{items: s.now, had: s.was}
+}
+
 // rebase tells what the proxy names and has by another shelf, and makes due what is not the same there.
 func (sub *subscription) rebase(s *shelf) {
 	old := sub.base
@@ -416,7 +432,7 @@ func (sub *subscription) rebase(s *shelf) {
 // difference gives what the proxy lacks, and the names of what it has and should not have or waits for in vain; both
 // sorted, and not to be changed. What it finds in order is not due any more.
 func (sub *subscription) difference(s *shelf) (changed []*item, removed []string) {
-	if !sub.asked {
+	if !sub.asked || sub.base == s && sub.inOrder() {
 		return nil, nil
 	}
 	sub.rebase(s)
@@ -496,9 +512,12 @@ func (sub *subscription) renewAll(namespace string) {
 
 // everything gives what the proxy then has, as every response of some types must: what is to be removed later too, and
 // refused ones in the place of what a proxy has of them, which it keeps when it refuses them again. again says whether
-// there are such.
+// there are such. It is not to be changed.
 func (sub *subscription) everything(s *shelf, removed []string) (all []*item, again bool) {
-	all = slices.Clone(sub.covered())
+	if all = sub.covered(); len(sub.diff) == 0 {
+		return all, false
+	}
+	all = slices.Clone(all)
 	for name, had := range sub.diff {
 		switch held := s.held[name]; {
 		case had == nil || had == absent || s.item(name) != nil || !sub.covers(name):
@@ -525,22 +544,23 @@ func (sub *subscription) isolate(changed []*item) []*item {
 }
 
 // sent notes a response.
-func (sub *subscription) sent(nonce string, at time.Time, changed []*item, removed []string, again bool) {
-	f := &flight{nonce: nonce, at: at, items: changed, gone: removed, again: again, was: make([]*item, len(removed))}
-	for n, name := range removed {
-		f.was[n] = sub.has(name)
+func (sub *subscription) sent(f *flight) {
+	for _, name := range f.gone {
+		f.was = append(f.was, sub.has(name))
 	}
-	if sub.filled {
-		f.had = make([]*item, len(changed))
-		for n, i := range changed {
+	switch {
+	case f.had != nil: // it follows the base
+	case sub.filled:
+		f.had = make([]*item, len(f.items))
+		for n, i := range f.items {
 			f.had[n] = sub.has(i.name)
 			sub.set(i.name, i)
 			delete(sub.due, i.name)
 		}
-	} else if sub.fill(changed) {
+	case sub.fill(f.items):
 		f.whole = sub.base
 	}
-	sub.removed(removed)
+	sub.removed(f.gone)
 	sub.flight, sub.greet = f, false
 }
 
