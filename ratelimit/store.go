@@ -100,7 +100,7 @@ type Remote struct {
 	Fallback string    `json:"fallback"`        // what is done while it can't be asked
 	Leases   uint64    `json:"leases"`          // keys of which a part is decided here
 
-	Calls   uint64 `json:"calls"`   // of scripts
+	Calls   uint64 `json:"calls"`   // scripts, and new keys
 	Asked   uint64 `json:"asked"`   // questions that went there
 	Local   uint64 `json:"local"`   // that a lease or a known refusal answered
 	Alone   uint64 `json:"alone"`   // that were answered by this replica's share of the limits

@@ -105,11 +105,14 @@ func scriptName(text string) string {
 
 var decideName = scriptName(decideScript)
 
-// callRedis runs scripts, all at once, and gives each its reply or error. What Redis does not know it is told; nothing else is
-// tried twice. It may take until a silent connection is given up: who calls does not wait for so long.
-func (s *Store) callRedis(scripts []script) {
+// callRedis writes fresh keys and runs scripts, all at once, and gives each its reply or error. What Redis does not know it is
+// told; nothing else is tried twice. It may take until a silent connection is given up: who calls does not wait for so long.
+func (s *Store) callRedis(fresh []fresh, scripts []script) {
 	c, err := s.client.get()
 	if err != nil {
+		for i := range fresh {
+			fresh[i].err = err
+		}
 		for i := range scripts {
 			scripts[i].err = err
 		}
@@ -117,21 +120,46 @@ func (s *Store) callRedis(scripts []script) {
 	}
 	now, longer := "", "0"
 	if s.o.virtual {
-		now, longer = s.virtualNow(scripts), "3600000"
+		now, longer = s.virtualNow(), "3600000"
 	}
 	ctx := context.Background() // with another, rueidis has two goroutines more between a script and the connection
-	calls := make([]rueidis.Completed, len(scripts))
+	calls := make([]rueidis.Completed, 0, len(fresh)+len(scripts))
+	for i := range fresh {
+		k := &fresh[i]
+		life := k.life()
+		if s.o.virtual {
+			life += 3600000
+		}
+		calls = append(calls, c.B().Set().Key(k.q.key()).Value(rueidis.BinaryString(appendStand(nil, k.stand))).Nx().PxMilliseconds(life).Build())
+	}
 	for i := range scripts {
 		x := &scripts[i]
-		calls[i] = c.B().Evalsha().Sha1(decideName).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build()
+		calls = append(calls, c.B().Evalsha().Sha1(decideName).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build())
 	}
-	for i, r := range doAll(ctx, c, calls) {
+	results := doAll(ctx, c, calls)
+	for i := range fresh {
+		fresh[i].there, fresh[i].err = written(results[i])
+	}
+	for i, r := range results[len(fresh):] {
 		x := &scripts[i]
 		if e, ok := rueidis.IsRedisErr(r.Error()); ok && e.IsNoScript() {
 			r = c.Do(ctx, c.B().Eval().Script(decideScript).Numkeys(int64(len(x.names))).Key(x.names...).Arg(now, rueidis.BinaryString(x.body), longer).Build())
 		}
 		x.reply, x.err = r.AsBytes()
 	}
+}
+
+// written says whether a key was there already.
+func written(r rueidis.RedisResult) (there bool, err error) {
+	switch said, err := r.ToString(); {
+	case rueidis.IsRedisNil(err):
+		return true, nil
+	case err != nil:
+		return false, err
+	case said != "OK":
+		return false, errReply
+	}
+	return false, nil
 }
 
 func doAll(ctx context.Context, c rueidis.Client, calls []rueidis.Completed) []rueidis.RedisResult {
@@ -160,9 +188,7 @@ func (s *Store) beatRedis(l *lane) error {
 	if len(found) != 3 {
 		return errReply
 	}
-	if !s.o.virtual {
-		s.time.heard(found[0]*second+found[1]*1000, sent, s.clock())
-	}
+	l.heard(found[0]*second+found[1]*1000, sent)
 	s.replicas.Store(max(found[2], 1))
 	return nil
 }
@@ -192,13 +218,16 @@ func slot(key string) uint16 {
 	return crc % slots
 }
 
-// virtualNow is the latest time that any of the questions has, as decide.lua reads it.
-func (s *Store) virtualNow(scripts []script) string {
-	for i := range scripts {
-		for _, q := range scripts[i].questions {
-			s.time.ahead.Store(max(s.time.ahead.Load(), q.now))
-		}
+// virtualTime is the latest time that any question had.
+func (s *Store) virtualTime(batch []*question) int64 {
+	for _, q := range batch {
+		s.time.ahead.Store(max(s.time.ahead.Load(), q.now))
 	}
+	return s.time.ahead.Load()
+}
+
+// virtualNow is the same of all batches, as decide.lua reads it.
+func (s *Store) virtualNow() string {
 	now := s.time.ahead.Load()
 	b := binary.BigEndian.AppendUint64(nil, math.Float64bits(float64(now/second)))
 	return string(binary.BigEndian.AppendUint32(b, uint32(now%second)))

@@ -11,7 +11,6 @@
 local up, pk, floor, byte, call = struct.unpack, struct.pack, math.floor, string.byte, redis.call
 local KEYS, G, OWED = KEYS, 1000000000, 2147483648
 local FAR = 4611686018 -- seconds: no debt goes further
-local HOLD = 20 -- seconds
 
 local ns, nn
 if #ARGV[1] > 0 then
@@ -90,7 +89,7 @@ while p <= size and byte(a, p) >= 128 do
         local all = r + ts * G + tn
         if tf > 0 then all = all + 1 end
         if holds > 0 and all * 2 <= ws * G + wn then
-          if u == 0 then u = ns + HOLD end
+          if u == 0 then u = ns + holds end
           r = all
         end
         break
@@ -186,7 +185,7 @@ local function lease(q, s, n, f, u, r, fs, fn, ff, w, den)
       s, n, f = es, en, ef
       local all = r + ts * G + tn + (tf > 0 and 1 or 0)
       if holds > 0 and all * 2 <= w then
-        if u == 0 then u = ns + HOLD end
+        if u == 0 then u = ns + holds end
         r = all
       end
       break

@@ -3,7 +3,7 @@
 //
 // What is decided is decided by a script (decide.lua) in the arithmetic of [ratelimit.Rate], by Redis's own clock, so
 // that the clocks of replicas don't matter; all hits of a question in one script, all or none. While scripts are under
-// way, what comes is gathered for the next one. In a Cluster a script reaches one slot: the hits of a question whose keys
+// way, what comes is gathered for the next one. A key of which there may be nothing is written instead, unless it is there. In a Cluster a script reaches one slot: the hits of a question whose keys
 // lie in several are counted slot by slot, and what was counted is given back where another slot refuses, so that others
 // may be refused in between but nobody passes for it. A prefix with a hash tag ({weir}:) puts all keys in one slot.
 //

@@ -36,18 +36,21 @@ type script struct {
 	err   error
 }
 
-// flight is what is under way to Redis: scripts that decide questions, or without any a heartbeat.
+// flight is what is under way to Redis: keys that are written and scripts that decide questions, or without any a heartbeat.
 type flight struct {
 	batch       []*question
-	scripts     []script
-	sent, until int64 // by the store's clock: it is given up then
+	fresh       []fresh  // questions of it that are decided here, if their keys are not there
+	scripts     []script // of the others
+	again       int      // questions that are to fly again
+	sent, until int64    // by the store's clock: it is given up then
 }
 
 // lane is the way to a part of Redis that fails as one: to all of it, or of a Cluster to a range of slots. While its
 // scripts are under way, what comes is gathered for the next.
 type lane struct {
 	s     *Store
-	probe string // the key of its heartbeats
+	probe string      // the key of its heartbeats
+	time  *serverTime // of its part of Redis
 
 	mu     sync.Mutex // guards everything declared below
 	queue  []*question
@@ -57,7 +60,8 @@ type lane struct {
 	watch  *time.Timer // runs out when a flight may have to be given up
 	armed  int64       // when, by the store's clock; 0: it does not run
 	landed sync.Cond   // nothing flies any more
-	closed bool        // no questions are taken any more
+	luck   luck
+	closed bool // no questions are taken any more
 	fails  int
 	since  time.Time
 	err    error
@@ -75,6 +79,9 @@ var (
 func newLane(s *Store, probe string) *lane {
 	l := &lane{s: s, probe: probe, since: s.started, err: errNotYet, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	l.landed.L = &l.mu
+	if l.time = &s.time; s.o.Cluster {
+		l.time = new(serverTime) // each server has a clock of its own
+	}
 	l.open.Store(true)
 	return l
 }
@@ -125,11 +132,12 @@ func (l *lane) fly() {
 
 // send has a batch decided, or without any sends a heartbeat, and says whether that was not given up.
 func (l *lane) send(batch []*question) bool {
-	f := &flight{batch: batch, scripts: pack(batch, l.s.slotOf)}
+	f := &flight{batch: batch}
+	l.load(f)
 	l.takeOff(f)
 	var err error
 	if len(batch) > 0 {
-		l.s.call(f.scripts)
+		l.s.call(f.fresh, f.scripts)
 	} else {
 		err = l.s.beat(l)
 	}
@@ -138,6 +146,43 @@ func (l *lane) send(batch []*question) bool {
 	}
 	l.settle(f, err)
 	return true
+}
+
+// load makes what is sent of a batch.
+func (l *lane) load(f *flight) {
+	now := l.now(f.batch)
+	var others []*question
+	for _, q := range f.batch {
+		if q.fresh && now != 0 {
+			f.fresh = append(f.fresh, q.decideFresh(now))
+		} else {
+			others = append(others, q)
+		}
+	}
+	f.scripts = pack(others, l.s.slotOf)
+}
+
+// now is when a batch that is sent now is decided, by Redis's clock; 0: only Redis knows.
+func (l *lane) now(batch []*question) int64 {
+	switch {
+	case l.s.o.virtual:
+		return l.s.virtualTime(batch)
+	case l.time.sure():
+		return l.time.now(l.s.clock())
+	}
+	return 0
+}
+
+// heard takes note that Redis's clock showed at after what was sent.
+func (l *lane) heard(at, sent int64) {
+	if l.s.o.virtual {
+		return
+	}
+	received := l.s.clock()
+	l.s.time.heard(at, sent, received)
+	if l.time != &l.s.time {
+		l.time.heard(at, sent, received)
+	}
 }
 
 // take gives what is to be sent next, if there is something; nothing is a heartbeat.
@@ -157,6 +202,9 @@ func (l *lane) take() (batch []*question, more bool) {
 	batch = l.queue[:n:n]
 	if l.queue = l.queue[n:]; len(l.queue) == 0 {
 		l.queue = nil
+	}
+	for _, q := range batch {
+		q.fresh = q.fresh && l.luck.good()
 	}
 	return batch, true
 }
@@ -211,7 +259,7 @@ func (l *lane) overdue() {
 	l.s.flights.Go(l.fly)
 }
 
-// land says whether a flight has landed in time.
+// land says whether a flight has landed in time. What was taken for fresh and is not, flies again.
 func (l *lane) land(f *flight) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -219,6 +267,20 @@ func (l *lane) land(f *flight) bool {
 		return false
 	}
 	l.flight = nil
+	var again []*question
+	for i := range f.fresh {
+		k := &f.fresh[i]
+		if k.err == nil {
+			l.luck.note(k.there)
+		}
+		if k.there {
+			k.q.doubt()
+			again = append(again, k.q)
+		}
+	}
+	if f.again = len(again); f.again > 0 {
+		l.queue = append(again, l.queue...)
+	}
 	return true
 }
 
@@ -231,14 +293,61 @@ func (l *lane) settle(f *flight, err error) {
 	if err != nil {
 		l.s.finishAll(f.batch, err)
 	} else {
-		for i := range f.scripts {
-			if e := l.s.settle(&f.scripts[i], f.sent); e != nil {
-				err = e
-			}
+		err = l.settleAll(f)
+	}
+	l.s.metrics.sent(len(f.fresh)+len(f.scripts), len(f.batch)-f.again, l.s.clock()-f.sent)
+	l.tell(err)
+}
+
+// settleAll gives one of the errors that there were.
+func (l *lane) settleAll(f *flight) (err error) {
+	var told flushers
+	for i := range f.fresh {
+		k := &f.fresh[i]
+		if k.there {
+			continue
+		}
+		if e := l.settleFresh(k, &told); e != nil {
+			err = e
 		}
 	}
-	l.s.metrics.sent(len(f.scripts), len(f.batch), l.s.clock()-f.sent)
-	l.tell(err)
+	for i := range f.scripts {
+		if e := l.settleScript(&f.scripts[i], f.sent, &told); e != nil {
+			err = e
+		}
+	}
+	told.flush()
+	return err
+}
+
+// settleFresh tells of a key that was to be written.
+func (l *lane) settleFresh(k *fresh, f *flushers) error {
+	if k.err == nil {
+		l.s.hear(k.q, k.at)
+	}
+	l.s.finish(k.q, k.err, f)
+	return k.err
+}
+
+// settleScript takes the answer of a script for its questions, and gives the error if it has none.
+func (l *lane) settleScript(x *script, sent int64, f *flushers) error {
+	err := x.err
+	var now int64
+	var at []stand
+	if err == nil {
+		now, at, err = readReply(x.reply, len(x.names))
+	}
+	if err == nil {
+		l.heard(now, sent)
+		for _, q := range x.questions {
+			q.decide(now, at)
+			l.s.hear(q, now)
+		}
+	}
+	for _, q := range x.questions {
+		l.s.finish(q, err, f)
+	}
+	return err
 }
 
 // close waits until what is queued is answered, and takes nothing more.

@@ -28,7 +28,8 @@ type lease struct {
 	heard   int64  // when Redis told of it last, by its clock; 0: never
 	grant   uint64 // counts what Redis has granted
 	held    hold
-	moved   bool // at and end are no longer where they are in Redis
+	moved   bool  // at and end are no longer where they are in Redis
+	gone    int64 // when Redis has nothing of it any more by what it has told, by its clock; 0: it has told nothing
 
 	uses  uint64 // that passed since the last question
 	asked int64  // when that was, by the store's clock; 0: never
@@ -41,8 +42,10 @@ const (
 	trust = int64(5 * time.Second)
 	// span is how long a lease should last that is not held: a key is asked about five times a second.
 	span = int64(200 * time.Millisecond)
-	// holdFor is how long one is held at most, in seconds, as decide.lua has it.
+	// holdFor is how long one is held at most, in seconds.
 	holdFor = 20
+	// holdFirst is how long the first one of a key is: most keys do not come again, and are not to fill Redis.
+	holdFirst = 5
 )
 
 // of says whether it is one of the rate.
@@ -101,18 +104,25 @@ func (l *lease) live(now int64) bool {
 const firstWish = 3
 
 // want is how much more to lease, in a question at now of the store's clock, if no more than a share of the limit may be
-// held: of a key that is asked about for the first time a few, where they can be held and so come free by themselves, and
-// then as much as is used in the time that a lease may last.
-func (l *lease) want(now int64, share float64) uint64 {
+// held, and for how long: of a key that is asked about for the first time a few, where they can be held and so come free by
+// themselves, and then as much as is used in the time that a lease may last.
+func (l *lease) want(now int64, share float64) (wish uint64, holds int64) {
 	most := uint64(share * float64(min(l.rate.Limit(), 1<<40)))
-	wish := uint64(firstWish)
+	wish = firstWish
 	if l.asked != 0 {
 		wish = uint64(float64(min(l.uses, maxWish)+1) * float64(l.lasts()) / float64(max(now-l.asked, 1)))
-	} else if !l.holds(wish) {
+	} else if !l.short(wish, holdFor) {
 		wish = 0
 	}
+	wish = min(wish, most, maxWish)
+	switch {
+	case l.asked == 0 && l.short(wish, holdFirst):
+		holds = holdFirst
+	case l.short(wish, holdFor): // what lasts long by itself is not held
+		holds = holdFor
+	}
 	l.uses, l.asked = 0, now
-	return min(wish, most, maxWish)
+	return wish, holds
 }
 
 // lasts is how long a lease should.
@@ -123,9 +133,9 @@ func (l *lease) lasts() int64 {
 	return min(max(int64(l.rate.Per())/5, span), holdFor*second)
 }
 
-// holds says whether so many are held: those which last long by themselves are not.
-func (l *lease) holds(n uint64) bool {
-	return l.rate.Algorithm() == ratelimit.GCRA && l.rate.Cost(n).NS < holdFor*second
+// short says whether so many can be held, and would be over within so many seconds if they were not.
+func (l *lease) short(n uint64, seconds int64) bool {
+	return l.rate.Algorithm() == ratelimit.GCRA && l.rate.Cost(n).NS < seconds*second
 }
 
 // ahead is how far beyond what passes now is leased: no more than is held.
@@ -141,6 +151,7 @@ func (l *lease) ahead(share float64) time.Duration {
 // where it stands. It gives what is left of what was leased before.
 func (l *lease) hear(now int64, from, to ratelimit.Arrival, held hold) (left lease) {
 	granted := from != to
+	l.gone = max(l.gone, to.NS+second, (held.until+1)*second)
 	if l.live(now) {
 		if !granted {
 			return left

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -25,7 +26,7 @@ type ledger struct {
 	at   map[string]stand
 	cuts map[*Store]bool // replicas that do not reach it
 
-	calls int
+	calls, writes int
 }
 
 var errCut = errors.New("cut off")
@@ -43,22 +44,40 @@ func (l *ledger) travel(s *Store) error {
 	return nil
 }
 
-func (l *ledger) call(s *Store) func([]script) {
-	return func(scripts []script) {
+func (l *ledger) call(s *Store) func([]fresh, []script) {
+	return func(fresh []fresh, scripts []script) {
 		err := l.travel(s)
-		for i := range scripts {
-			if err != nil {
-				scripts[i].err = err
-				continue
+		if err == nil {
+			for i := range fresh {
+				fresh[i].there = l.write(&fresh[i])
 			}
-			scripts[i].reply = l.run(&scripts[i])
+			for i := range scripts {
+				scripts[i].reply = l.run(&scripts[i])
+			}
+			err = l.travel(s)
 		}
-		if err := l.travel(s); err != nil { // it was decided, and nobody hears of it
+		if err != nil { // if it was decided, nobody hears of it
+			for i := range fresh {
+				fresh[i].there, fresh[i].err = false, err
+			}
 			for i := range scripts {
 				scripts[i].err = err
 			}
 		}
 	}
+}
+
+// write makes a key, unless it is there.
+func (l *ledger) write(k *fresh) (there bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes++
+	now := time.Now().UnixNano()
+	if l.at[k.q.key()].when(now).at.NS > now {
+		return true
+	}
+	l.at[k.q.key()] = readStand(appendStand(nil, k.stand))
+	return false
 }
 
 func (l *ledger) run(x *script) []byte {
@@ -92,7 +111,7 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 	require.NoError(t, err)
 	s.call = l.call(s)
 	s.connect = func() error { return nil }
-	s.beat = func(*lane) error {
+	s.beat = func(lane *lane) error {
 		sent := s.clock()
 		if err := l.travel(s); err != nil {
 			return err
@@ -101,7 +120,7 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 		if err := l.travel(s); err != nil {
 			return err
 		}
-		s.time.heard(at, sent, s.clock())
+		lane.heard(at, sent)
 		s.replicas.Store(4)
 		return nil
 	}
@@ -168,7 +187,7 @@ func leaseRates() []ratelimit.Rate {
 // long as they all ask, they are not short of more than what may be leased.
 func TestLeasesNeverLetMorePass(t *testing.T) {
 	for i, rate := range leaseRates() {
-		for _, how := range []string{"evenly", "in partitions", "in bursts"} {
+		for _, how := range []string{"evenly", "in partitions", "in bursts", "new keys", "new keys in partitions"} {
 			t.Run(rate.Algorithm().String()+" "+strconv.FormatUint(rate.Limit(), 10)+" per "+rate.Per().String()+" "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { leasesHold(t, rate, uint64(i), how) })
 			})
@@ -195,6 +214,9 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 			random := rand.New(rand.NewPCG(seed, uint64(w)))
 			for time.Since(start) < run {
 				key, n := "k"+strconv.Itoa(random.IntN(2)), uint64(1)
+				if strings.HasPrefix(how, "new keys") { // that all ask about at the same time, and come back to when they are gone, or not yet
+					key = "k" + strconv.FormatInt(int64(time.Since(start)/(30*time.Millisecond))%50, 10)
+				}
 				if random.IntN(10) == 0 {
 					n = 1 + random.Uint64N(3)
 				}
@@ -203,11 +225,18 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 				if ok && err == nil {
 					e.pass(&rate, key, n)
 				}
-				time.Sleep(time.Duration(random.Int64N(int64(4 * time.Millisecond))))
+				pause := 4 * time.Millisecond
+				if strings.HasPrefix(how, "new keys") {
+					pause /= 8
+					s.lanes[0].mu.Lock()
+					s.lanes[0].luck = luck{} // which is bad here
+					s.lanes[0].mu.Unlock()
+				}
+				time.Sleep(time.Duration(random.Int64N(int64(pause))))
 				if how == "in bursts" && random.IntN(60) == 0 {
 					time.Sleep(time.Duration(random.Int64N(int64(3 * time.Second))))
 				}
-				if how == "in partitions" && random.IntN(200) == 0 {
+				if strings.HasSuffix(how, "in partitions") && random.IntN(200) == 0 {
 					l.mu.Lock()
 					l.cuts[replicas[random.IntN(4)]] = random.IntN(2) == 0
 					l.mu.Unlock()
@@ -218,7 +247,7 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 	wg.Wait()
 	assert.Zero(t, e.over, "of %d that passed", e.passed)
 	might := 2 * possible(&rate, start, run)
-	t.Logf("%d passed of %.0f, %d calls", e.passed, might, l.calls)
+	t.Logf("%d passed of %.0f, %d calls, %d fresh keys", e.passed, might, l.calls, l.writes)
 	if how == "evenly" && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
 		assert.Greater(t, float64(e.passed), might*0.85)
 	}

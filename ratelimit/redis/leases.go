@@ -205,15 +205,16 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 		}
 		l.held = hold{}
 		if !l.of(h.Rate) {
-			*l = lease{key: l.key, rate: h.Rate, grant: l.grant, pending: l.pending}
+			*l = lease{key: l.key, rate: h.Rate, grant: l.grant, gone: l.gone, pending: l.pending}
 		}
 		if h.Kind == ratelimit.Take && h.N > 0 && l.pending == nil {
-			if p.wish = l.want(clock, s.o.Lease); p.wish > 0 {
-				p.ahead, p.holds = l.ahead(s.o.Lease), l.holds(p.wish)
+			if p.wish, p.holds = l.want(clock, s.o.Lease); p.wish > 0 {
+				p.ahead = l.ahead(s.o.Lease)
 				p.pends = new(pending)
 				l.pending = p.pends
 			}
 		}
+		p.fresh = l.gone <= now
 	}
 	shard.mu.Unlock()
 	s.giveBack(left)

@@ -35,7 +35,7 @@ func (m *metrics) sent(scripts, questions int, took int64) {
 }
 
 var (
-	callsDesc   = prometheus.NewDesc("weir_ratelimit_redis_calls_total", "Scripts that Redis ran.", nil, nil)
+	callsDesc   = prometheus.NewDesc("weir_ratelimit_redis_calls_total", "Scripts that Redis ran, and keys that it was to write.", nil, nil)
 	answersDesc = prometheus.NewDesc("weir_ratelimit_redis_answers_total",
 		"Questions by what answered them: redis, local (a lease, or a key that is known to be used up), alone (this replica's share, while Redis can't be asked), or none (onError decides).", []string{"by"}, nil)
 	failsDesc    = prometheus.NewDesc("weir_ratelimit_redis_errors_total", "Calls of Redis that failed.", nil, nil)

@@ -17,6 +17,8 @@ type question struct {
 	now   int64    // of a test in virtual time
 	since int64    // when it was asked, by the store's clock
 	of    *inquiry // nil: nobody waits for it
+
+	fresh bool // it is about one key, of which Redis may have nothing
 }
 
 // part is a hit of a question. Its Key is not set.
@@ -29,11 +31,12 @@ type part struct {
 
 	wish  uint64        // how many more to lease
 	ahead time.Duration // and how far beyond what passes now
-	holds bool          // they are to be held
+	holds int64         // so many seconds they are to be held; 0: not
 	freed hold          // is held no more
 	held  hold          // of what is leased
 	pends *pending      // nil where nobody waits for a lease
 	grant uint64        // of a lease by which the decision was made, which moved it from before to after; 0: none
+	fresh bool          // Redis may have nothing of the key
 
 	from, to ratelimit.Arrival // what is leased; equal if nothing is, and then it is where the key stands
 	before   ratelimit.Arrival // where it stood
@@ -186,11 +189,11 @@ func (p *part) hold(now int64, k uint64, all *hold) {
 	if cost.Frac > 0 {
 		cost.NS++
 	}
-	if !p.holds || 2*(all.ns+cost.NS) > p.Rate.Full().NS {
+	if p.holds == 0 || 2*(all.ns+cost.NS) > p.Rate.Full().NS {
 		return
 	}
 	if all.until == 0 {
-		all.until = now/second + holdFor
+		all.until = now/second + p.holds
 	}
 	all.ns += cost.NS
 	p.held = hold{all.until, cost.NS}
@@ -338,11 +341,7 @@ func appendPart(b []byte, p *part, last, plain bool) []byte {
 // appendLease appends what a lease of a GCRA is beside.
 func appendLease(b []byte, p *part) []byte {
 	b = appendArrival(b, p.Rate.Cost(1))
-	holds := byte(0)
-	if p.holds {
-		holds = 1
-	}
-	return appendNumber(binary.BigEndian.AppendUint32(append(b, holds), uint32(p.freed.until)), p.freed.ns)
+	return appendNumber(binary.BigEndian.AppendUint32(append(b, byte(p.holds)), uint32(p.freed.until)), p.freed.ns)
 }
 
 // maxWish is the most that is leased at once: so many intervals are exact in a double.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,17 +23,18 @@ import (
 	"github.com/machinenativeops/weir/ratelimit"
 )
 
-// front is in front of a real Redis, and may answer scripts in its place, so that it answers as it rarely does.
+// front is in front of a real Redis, and may answer some commands in its place, so that it answers as it rarely does.
 type front struct {
 	address string
-	instead atomic.Pointer[string] // answer to decide.lua, after which the connection ends if it is not whole; nil: what Redis says
+	words   []string               // commands that have one of these
+	instead atomic.Pointer[string] // answer to them, after which the connection ends if it is not whole; nil: what Redis says
 }
 
-func newFront(t *testing.T, server *servers.Redis) *front {
+func newFront(t *testing.T, server *servers.Redis, words ...string) *front {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	f := &front{address: l.Addr().String()}
+	f := &front{address: l.Addr().String(), words: words}
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
 		for {
@@ -65,7 +67,7 @@ func (f *front) serve(c net.Conn, server string) {
 			return
 		}
 		instead := f.instead.Load()
-		if instead == nil || !bytes.Contains(command, []byte(decideName)) && !bytes.Contains(command, []byte("\r\nEVAL\r\n")) {
+		if instead == nil || !slices.ContainsFunc(f.words, func(w string) bool { return bytes.Contains(command, []byte("\r\n"+w+"\r\n")) }) {
 			if _, err := back.Write(command); err != nil {
 				return
 			}
@@ -116,11 +118,60 @@ func value(r *bufio.Reader) ([]byte, error) {
 // TestWhateverRedisAnswers: an answer that is none of decide.lua's is as good as none, and changes nothing of what is counted.
 func TestWhateverRedisAnswers(t *testing.T) {
 	server := servers.RunRedis(t)
-	f := newFront(t, server)
+	f := newFront(t, server, decideName, "EVAL")
 	o := patient(f.address)
 	o.Share = true
 	s := start(t, o)
 	rate := ratelimit.NewFixedWindow(3, 300*day)
+	for name, answer := range answers() {
+		strict, counted := hit(name+" strict", &rate), hit(name, &rate)
+		strict.Strict, counted.Strict = true, true
+		eventually(t, name+": redis is asked", func() bool { ok, err := take(t, s, counted); return ok && err == nil })
+		f.instead.Store(&answer)
+		_, err := take(t, s, strict)
+		require.ErrorIs(t, err, ratelimit.ErrUnavailable, name)
+		f.instead.Store(nil)
+		for n := range 3 {
+			eventually(t, name+": redis is asked again", func() bool {
+				ok, err := take(t, s, counted)
+				assert.True(t, err != nil || ok == (n < 2), "%s: of three, number %d passes: %v", name, n+2, ok)
+				return err == nil
+			})
+		}
+	}
+}
+
+// What Redis answers to a key that is written is yes or no, or an error; after a no, the script is asked.
+func TestWhateverRedisAnswersOfFreshKeys(t *testing.T) {
+	server := servers.RunRedis(t)
+	f := newFront(t, server, "NX")
+	o := patient(f.address)
+	o.Share, o.Lease = true, DefaultLease
+	s := start(t, o)
+	eventually(t, "the time is known", s.time.sure)
+	rate := ratelimit.NewRate(100, 100, time.Hour)
+	good := map[string]bool{"a simple string": true, "a short string": true, "null": true, "null of RESP2": true, "no array": true}
+	for name, answer := range answers() {
+		eventually(t, name+": redis is asked", func() bool { return !s.down() })
+		h := hit(name, &rate)
+		h.Strict = true
+		s.lanes[0].mu.Lock()
+		s.lanes[0].luck = luck{}
+		s.lanes[0].mu.Unlock()
+		f.instead.Store(&answer)
+		ok, err := take(t, s, h)
+		f.instead.Store(nil)
+		if good[name] {
+			require.NoError(t, err, name)
+			require.True(t, ok, name)
+		} else {
+			require.ErrorIs(t, err, ratelimit.ErrUnavailable, name)
+		}
+	}
+}
+
+// answers are every kind of value, and errors.
+func answers() map[string]string {
 	bulk := func(text string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(text), text) }
 	shapes := map[string]string{
 		"nothing": "", "half an answer": "$40\r\nx", "a simple string": "+OK\r\n", "an integer": ":1\r\n", "a negative one": ":-1\r\n",
@@ -140,22 +191,7 @@ func TestWhateverRedisAnswers(t *testing.T) {
 	} {
 		shapes[e] = "-" + e + "\r\n"
 	}
-	for name, answer := range shapes {
-		strict, counted := hit(name+" strict", &rate), hit(name, &rate)
-		strict.Strict, counted.Strict = true, true
-		eventually(t, name+": redis is asked", func() bool { ok, err := take(t, s, counted); return ok && err == nil })
-		f.instead.Store(&answer)
-		_, err := take(t, s, strict)
-		require.ErrorIs(t, err, ratelimit.ErrUnavailable, name)
-		f.instead.Store(nil)
-		for n := range 3 {
-			eventually(t, name+": redis is asked again", func() bool {
-				ok, err := take(t, s, counted)
-				assert.True(t, err != nil || ok == (n < 2), "%s: of three, number %d passes: %v", name, n+2, ok)
-				return err == nil
-			})
-		}
-	}
+	return shapes
 }
 
 // standings are what Redis may have of a key: every shape that decide.lua writes, and what it never does.
@@ -207,7 +243,7 @@ func FuzzReply(f *testing.F) {
 		}
 		q := question{}
 		for i := range min(keys, 8) {
-			q.parts = append(q.parts, part{key: "k", index: i + 1, wish: min(wish, rate.Limit()), ahead: time.Millisecond, holds: which > 99, Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}})
+			q.parts = append(q.parts, part{key: "k", index: i + 1, wish: min(wish, rate.Limit()), ahead: time.Millisecond, holds: holdFor * int64(which/100), Hit: ratelimit.Hit{Rate: rate, N: n, Kind: ratelimit.Kind(which % 3)}})
 		}
 		q.decide(now, at)
 		for i := range q.parts {

@@ -26,10 +26,10 @@ type Store struct {
 
 	lanes    []*lane
 	client   client
-	connect  func() error           // unless it is
-	call     func(scripts []script) // has Redis run them
-	beat     func(l *lane) error    // sends a heartbeat
-	flights  sync.WaitGroup         // those that were given up too
+	connect  func() error                          // unless it is
+	call     func(fresh []fresh, scripts []script) // has Redis write keys and run scripts
+	beat     func(l *lane) error                   // sends a heartbeat
+	flights  sync.WaitGroup                        // those that were given up too
 	replicas atomic.Int64
 	time     serverTime
 	alone    alone
@@ -283,7 +283,8 @@ func (a *inquiry) ask() {
 		a.split(parts, clock)
 		return
 	}
-	a.one = question{parts: parts, now: a.now, since: clock}
+	a.one = question{parts: parts, now: a.now, since: clock, fresh: parts[0].fresh}
+	a.one.fresh = a.one.fresh && a.one.plain()
 	a.questions = append(a.questions[:0], &a.one)
 }
 
@@ -371,48 +372,36 @@ func (s *Store) takeBack(qs []*question) {
 	}
 }
 
-// settle takes the answer of a script for its questions, and gives the error if it has none.
-func (s *Store) settle(x *script, sent int64) error {
-	err := x.err
-	var now int64
-	var at []stand
-	if err == nil {
-		now, at, err = readReply(x.reply, len(x.names))
-	}
-	if err == nil {
-		if !s.o.virtual {
-			s.time.heard(now, sent, s.clock())
-		}
-		for _, q := range x.questions {
-			q.decide(now, at)
-			s.hear(q, now)
-		}
-	}
-	s.finishAll(x.questions, err)
-	return err
-}
-
 // finishAll tells those who wait for questions.
 func (s *Store) finishAll(qs []*question, err error) {
 	var f flushers
 	for _, q := range qs {
-		q.err = err
-		for i := range q.parts {
-			if p := &q.parts[i]; p.pends != nil {
-				s.resume(s.answered(p), err, &f)
-			}
-		}
-		if q.of != nil && q.of.left.Add(-1) == 0 {
-			f.add(q.of.end())
+		s.finish(q, err, &f)
+	}
+	f.flush()
+}
+
+// finish tells those who wait for a question.
+func (s *Store) finish(q *question, err error, f *flushers) {
+	q.err = err
+	for i := range q.parts {
+		if p := &q.parts[i]; p.pends != nil {
+			s.resume(s.answered(p), err, f)
 		}
 	}
-	for _, one := range f {
-		one.Flush()
+	if q.of != nil && q.of.left.Add(-1) == 0 {
+		f.add(q.of.end())
 	}
 }
 
 // flushers are those whose answers are decided together, each once if they come in a row.
 type flushers []ratelimit.Flusher
+
+func (f *flushers) flush() {
+	for _, one := range *f {
+		one.Flush()
+	}
+}
 
 func (f *flushers) add(one ratelimit.Flusher) {
 	if one != nil && (len(*f) == 0 || (*f)[len(*f)-1] != one) {

@@ -85,7 +85,10 @@ func TestScriptsLeaseAsQuestionsDo(t *testing.T) {
 		}
 		if random.IntN(3) > 0 {
 			p.wish, p.ahead = random.Uint64N(rate.Limit()/2), time.Duration(random.Int64N(span))
-			p.holds, p.freed = rate.Algorithm() == ratelimit.GCRA && random.IntN(3) > 0, freed[p.key]
+			p.freed = freed[p.key]
+			if rate.Algorithm() == ratelimit.GCRA {
+				p.holds = []int64{0, holdFirst, holdFor}[random.IntN(3)]
+			}
 		}
 		return p
 	}
@@ -103,7 +106,8 @@ func TestScriptsLeaseAsQuestionsDo(t *testing.T) {
 		}
 		x := pack(batch, s.slotOf)[0]
 		all := []script{x}
-		s.call(all)
+		s.virtualTime(batch)
+		s.call(nil, all)
 		require.NoError(t, all[0].err)
 		at, stands, err := readReply(all[0].reply, len(x.names))
 		require.NoError(t, err)
