@@ -3,6 +3,7 @@ package adaptivesampling
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,9 @@ type batch struct {
 	origin     uint64              // says which head it is: that of batches with the same is the same
 	services   []*sampling.Service // of each scope in the head, in order
 
-	packing sync.WaitGroup // until then there is only what its spans share
+	packed    atomic.Bool        // until then there is only what its spans share
+	packing   sync.Mutex         // guards what follows
+	postponed whole.Judged[part] // traces with parts of it that were judged before it was packed
 
 	held atomic.Int64 // parts that are not judged
 	owed atomic.Int64 // parts that are neither dropped nor taken by the next component
@@ -170,8 +173,6 @@ func (r *reader) give(nth int32, k *keptPart, w *writer) {
 
 // judge puts the batch's traces into the table, and packs them, but for those which that drops.
 func (r *reader) judge(b *batch, done map[doneWith]bool) {
-	b.packing.Add(1)
-	defer b.packing.Done()
 	for i := range r.groups {
 		g := &r.groups[i]
 		if g.done = done[doneWith{g.id, b.number}]; !g.done {
@@ -187,10 +188,9 @@ func (r *reader) judge(b *batch, done map[doneWith]bool) {
 		}
 	}
 	r.pack(b)
-	r.holder.live.enter(b)
 }
 
-// pack gives the batch its spans, trace by trace.
+// pack packs the batch's spans, trace by trace. It does not hold them yet.
 func (r *reader) pack(b *batch) {
 	b.parts = make([]place, len(r.groups))
 	for i := range r.groups {
@@ -212,13 +212,38 @@ func (r *reader) pack(b *batch) {
 		part.to = uint32(len(r.packer.out))
 		b.parts[i] = part
 	}
+	b.size = int64(len(r.packer.out) + len(b.head) + r.packer.dictionary.grown() + spanOverhead*b.spans)
+	b.held.Store(int64(len(r.groups)))
+	b.owed.Store(int64(len(r.groups)))
+}
+
+// hold gives the batch what is packed. It gives the traces that were judged before that.
+func (r *reader) hold(b *batch) (postponed whole.Judged[part]) {
 	from := r.room(len(r.packer.out))
 	r.data.Write(r.packer.out)
 	b.data = r.data.String()[from:]
 	b.dictionary = r.packer.dictionary.text.String()
-	b.size = int64(len(b.data) + len(b.head) + r.packer.dictionary.grown() + spanOverhead*b.spans)
-	b.held.Store(int64(len(r.groups)))
-	b.owed.Store(int64(len(r.groups)))
+	b.packing.Lock()
+	defer b.packing.Unlock()
+	b.packed.Store(true)
+	postponed, b.postponed = b.postponed, whole.Judged[part]{}
+	return postponed
+}
+
+// postpone leaves a judged trace to those who pack one of its parts, if somebody yet does.
+func postpone(t *whole.Released, parts []part) bool {
+	return slices.ContainsFunc(parts, func(p part) bool {
+		if p.batch.packed.Load() { // the usual case
+			return false
+		}
+		p.batch.packing.Lock()
+		defer p.batch.packing.Unlock()
+		if p.batch.packed.Load() {
+			return false
+		}
+		p.batch.postponed.Append(t, parts)
+		return true
+	})
 }
 
 // room has so many bytes be free in the piece of memory, a new one if need be: the old is left to those who have it. It gives

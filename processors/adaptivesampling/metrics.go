@@ -24,7 +24,7 @@ type wholeMetrics struct {
 func newWholeMetrics(told *metadata.TelemetryBuilder, h *holder) (*wholeMetrics, error) {
 	m := &wholeMetrics{traces: told.WeirSamplingTraces, lost: told.WeirSamplingLostSpans, refused: told.WeirSamplingRefusedSpans}
 	err := errors.Join(
-		told.RegisterWeirSamplingHeldSpansCallback(observe(h.table.Held)),
+		told.RegisterWeirSamplingHeldSpansCallback(observe(h.live.spans.Load)),
 		told.RegisterWeirSamplingHeldBytesCallback(observe(func() int64 { return h.live.bytes.Load() + h.sender.bytes.Load() })),
 		told.RegisterWeirSamplingRetrySpansCallback(observe(h.sender.spans.Load)))
 	for rule := range m.options {

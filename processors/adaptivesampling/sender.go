@@ -81,7 +81,7 @@ type choice struct {
 var choices = sync.Pool{New: func() any { return new(choice) }}
 
 // send sends on what is kept of traces that are judged, and is done with the rest. Spans that own, which may be nil, has yet
-// go as they came.
+// go as they came. A trace of which a part is being packed is left to who packs it.
 func (s *sender) send(ctx context.Context, judged *whole.Judged[part], own *reader) {
 	if len(judged.Traces) == 0 {
 		return
@@ -91,6 +91,9 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part], own *read
 	var all int64
 	for i := range judged.Traces {
 		t := &judged.Traces[i]
+		if postpone(t, judged.Of(t)) {
+			continue
+		}
 		h.metrics.count(t)
 		if t.Seen.Learnt != nil && !t.Late { // a trace is its root's operation's demand
 			t.Seen.Learnt.Latest().Came(t.Seen.Spans, t.Seen.Stand)
@@ -99,7 +102,6 @@ func (s *sender) send(ctx context.Context, judged *whole.Judged[part], own *read
 			h.journal.note(t.ID, t.Verdict, 0)
 		}
 		for n, p := range judged.Of(t) {
-			p.batch.packing.Wait()
 			all += c.counts.part(p, t.Verdict.Keep)
 			if !t.Verdict.Keep && !h.cfg.DryRun {
 				h.drop(p)
@@ -144,7 +146,7 @@ func (s *sender) pack(judged *whole.Judged[part], kept []pick, own *reader) (*pa
 		}
 		p.spans += p.parts[i].spans
 		data.WriteString(of.data())
-		s.holder.release(of.batch)
+		s.holder.release(of)
 	}
 	p.data = data.String()
 	return p, kept[n:]

@@ -3,6 +3,7 @@ package adaptivesampling
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -44,7 +45,8 @@ type holder struct {
 	table      *whole.Table[part]
 	operations *whole.Operations
 	live       live
-	shedding   sync.Mutex // held by who makes room
+	short      atomic.Int32 // how many want room that there was not
+	shedding   sync.Mutex   // held by one of them
 
 	done chan struct{} // closed to stop the sweepers
 	wait sync.WaitGroup
@@ -149,7 +151,7 @@ func (h *holder) tidy() {
 func (h *holder) judgeAll(ctx context.Context) {
 	var judged whole.Judged[part]
 	now := time.Now().UnixNano()
-	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, 1<<63-1, now, false)
+	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, math.MaxInt64, now, false)
 	h.sender.send(ctx, &judged, nil)
 }
 
@@ -205,9 +207,18 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 			}
 		}
 	}
+	if spans := int64(len(r.runs)); !h.makeRoom(ctx, func() bool { return h.reserveSpans(spans) }) {
+		h.live.spans.Add(spans) // it is too large, and judged below
+	}
 	r.judge(b, done)
-	if len(r.groups) == 0 {
-		h.drop(part{batch: b})
+	if !h.makeRoom(ctx, func() bool { return h.reserveBytes(b.size) }) {
+		h.live.bytes.Add(b.size) // so here
+	}
+	h.live.enter(b)
+	postponed := r.hold(b)
+	if len(r.groups) == 0 { // nobody else will
+		h.live.bytes.Add(-b.size)
+		h.finish(b)
 	}
 	for i := range r.groups {
 		if r.groups[i].done {
@@ -215,46 +226,72 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 		}
 	}
 	h.sender.send(ctx, &r.judged, r)
-	if fresh {
-		h.shed(ctx)
-	}
+	h.sender.send(ctx, &postponed, nil)
+	h.makeRoom(ctx, func() bool { return h.reserveSpans(0) && h.reserveBytes(0) })
 	return nil
 }
 
 // full says whether too much that is kept waits to be taken by the next component: then senders are to keep their spans.
 func (h *holder) full() bool { return h.sender.bytes.Load() > int64(h.cfg.MaxBytes)/2 }
 
-// over says whether more is held than may be.
-func (h *holder) over() bool {
-	return h.live.bytes.Load()+h.sender.bytes.Load() > int64(h.cfg.MaxBytes) || h.table.Held() > int64(h.cfg.MaxSpans)
+// reserveSpans takes room for so many, if there is.
+func (h *holder) reserveSpans(n int64) bool {
+	return reserve(&h.live.spans, n, int64(h.cfg.MaxSpans))
 }
 
-// shed judges the oldest traces before their time, until no more is held than may be.
-func (h *holder) shed(ctx context.Context) {
-	if !h.over() {
-		return
+// reserveBytes takes room for so many, if there is.
+func (h *holder) reserveBytes(n int64) bool {
+	return reserve(&h.live.bytes, n, int64(h.cfg.MaxBytes)-h.sender.bytes.Load())
+}
+
+func reserve(held *atomic.Int64, n, most int64) bool {
+	for {
+		now := held.Load()
+		if now+n > most {
+			return false
+		}
+		if held.CompareAndSwap(now, now+n) {
+			return true
+		}
 	}
+}
+
+// makeRoom judges the oldest traces before their time until there is enough room, and says whether there is.
+func (h *holder) makeRoom(ctx context.Context, enough func() bool) bool {
+	if h.short.Load() == 0 && enough() { // the usual case
+		return true
+	}
+	h.short.Add(1) // nobody takes what is made now
+	defer h.short.Add(-1)
 	h.shedding.Lock()
 	defer h.shedding.Unlock()
 	var judged whole.Judged[part]
-	for parts := shedParts; parts > 0 && h.over() && !h.full(); parts /= 2 {
+	for parts := shedParts; parts > 0; parts /= 2 {
+		if enough() {
+			return true
+		}
 		now := time.Now().UnixNano()
-		began := h.live.oldest(int64(h.cfg.MaxBytes/parts), h.cfg.MaxSpans/parts)
+		began := int64(math.MaxInt64)
+		if parts > 1 {
+			began = h.live.oldest(int64(h.cfg.MaxBytes/parts), h.cfg.MaxSpans/parts)
+		}
 		h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, began, now, true)
 		h.sender.send(ctx, &judged, nil)
 		judged.Reset()
 	}
+	return enough()
 }
 
 // drop is done with a part that is not sent on.
 func (h *holder) drop(p part) {
-	h.release(p.batch)
+	h.release(p)
 	h.finish(p.batch)
 }
 
 // release is that a part of a batch is held no more. The last one frees the spans.
-func (h *holder) release(b *batch) {
-	if b.held.Add(-1) <= 0 {
+func (h *holder) release(p part) {
+	h.live.spans.Add(-int64(p.place().spans))
+	if b := p.batch; b.held.Add(-1) <= 0 {
 		b.data = ""
 		h.live.bytes.Add(-b.size)
 	}
@@ -269,6 +306,7 @@ func (h *holder) finish(b *batch) {
 
 // live is the batches of which spans are held, in the order in which they came.
 type live struct {
+	spans   atomic.Int64
 	bytes   atomic.Int64
 	numbers atomic.Uint64
 
@@ -278,8 +316,8 @@ type live struct {
 
 func (l *live) next() uint64 { return l.numbers.Add(1) }
 
+// enter puts a batch behind those that came before. Its bytes are counted already.
 func (l *live) enter(b *batch) {
-	l.bytes.Add(b.size)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	gone := 0

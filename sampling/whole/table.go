@@ -3,7 +3,6 @@ package whole
 import (
 	"hash/maphash"
 	"sync"
-	"sync/atomic"
 )
 
 // ID is a trace's.
@@ -48,6 +47,15 @@ type Released struct {
 // Of gives the parts of a trace, in the order in which they came.
 func (j *Judged[P]) Of(r *Released) []P { return j.Parts[r.from:r.to] }
 
+// Append adds a trace with its parts.
+func (j *Judged[P]) Append(r *Released, parts []P) {
+	from := len(j.Parts)
+	j.Parts = append(j.Parts, parts...)
+	j.Traces = append(j.Traces, *r)
+	last := &j.Traces[len(j.Traces)-1]
+	last.from, last.to = from, len(j.Parts)
+}
+
 // Reset empties it, to be used again.
 func (j *Judged[P]) Reset() {
 	clear(j.Traces)
@@ -74,7 +82,6 @@ func (t *Table[P]) Add(dst *Judged[P], rules *Rules, id ID, seen *Seen, p P, now
 	}
 	tr := s.traces.at(s.records.at(r).held)
 	s.append(tr, p)
-	s.spans.Add(int64(seen.Spans))
 	if v := rules.early(&tr.seen, seen, now); v.Rule != None {
 		s.release(dst, r, v, now)
 	}
@@ -99,14 +106,6 @@ func (t *Table[P]) Remember(id ID, v Verdict, now int64) {
 	}
 }
 
-// Held is how many spans wait to be judged.
-func (t *Table[P]) Held() (spans int64) {
-	for i := range t.shards {
-		spans += t.shards[i].spans.Load()
-	}
-	return spans
-}
-
 func (t *Table[P]) shard(hash uint64) *shard[P] { return &t.shards[hash>>32%Shards] }
 
 // none is no index.
@@ -127,8 +126,7 @@ type shard[P any] struct {
 	waiting, decided queue // of records; the first is the oldest
 	decisions        int   // most that are decided
 
-	spans atomic.Int64 // that are held, to be read without mu
-	_     [64]byte     // a cache line to each
+	_ [64]byte // a cache line to each
 }
 
 // place is one in an index: a record's number + 1, and its hash, so that others need not be looked at; 0 is free.
@@ -283,7 +281,6 @@ func (s *shard[P]) release(dst *Judged[P], r int32, v Verdict, now int64) {
 		n = after
 	}
 	dst.Traces = append(dst.Traces, Released{ID: s.records.at(r).id, Verdict: v, Seen: tr.seen, from: from, to: len(dst.Parts)})
-	s.spans.Add(-int64(tr.seen.Spans))
 	s.decide(r, v)
 }
 
