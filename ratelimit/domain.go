@@ -1,9 +1,11 @@
 package ratelimit
 
 import (
+	"bytes"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -29,7 +31,8 @@ type Descriptor struct {
 
 	Shadow         bool // counted, never refused
 	Quota          bool // refuses only if all others of a quota do
-	DetailedMetric bool // counts apart for each value that comes
+	DetailedMetric bool // counts of the limit are apart for each value that comes, of all entries
+	ValueToMetric  bool // counts are apart for each value of this entry, also of limits further down
 	ShareThreshold bool // all values that match the pattern share one counter
 }
 
@@ -46,7 +49,10 @@ type DescriptorLimit struct {
 type node struct {
 	limit     *limit // nil: none
 	pattern   string // that stands for the value in the counter's key; "": the value itself
-	detailed  bool
+	part      string // of the limit's ID
+	detailed  bool   // see [Descriptor.DetailedMetric]
+	toMetric  bool   // see [Descriptor.ValueToMetric]
+	apart     bool   // counts are apart by some value
 	exact     map[entry]*node
 	any       map[string]*node // by key
 	wildcards []wildcard
@@ -106,7 +112,7 @@ type domain struct {
 
 func newDomain(d *Domain, t, old *table) *domain {
 	out := &domain{name: d.Name, override: t.add(mesh.Limit{ID: d.Name + ".(override)", Algorithm: "fixed_window", Requests: 1, Per: time.Second}, old)}
-	out.node = newNode(d.Descriptors, d.Name, t, old)
+	out.node = newNode(d.Descriptors, d.Name, false, t, old)
 	return out
 }
 
@@ -124,15 +130,18 @@ func (d *Descriptor) pattern() (key, pattern string) {
 	return "", d.Key + "_" + d.Value
 }
 
-func newNode(descriptors []*Descriptor, path string, t, old *table) *node {
+// newNode makes the level below path, in which counts are apart by a value already, or not.
+func newNode(descriptors []*Descriptor, path string, apart bool, t, old *table) *node {
 	n := &node{exact: map[entry]*node{}, any: map[string]*node{}}
 	for _, d := range descriptors {
-		id := path + "." + d.Key
+		part := d.Key
 		if d.Value != "" {
-			id += "_" + d.Value
+			part += "_" + d.Value
 		}
-		child := newNode(d.Descriptors, id, t, old)
-		child.detailed = d.DetailedMetric
+		id := path + "." + part
+		child := newNode(d.Descriptors, id, apart || d.ValueToMetric, t, old)
+		child.part, child.detailed, child.toMetric = part, d.DetailedMetric, d.ValueToMetric
+		child.apart = apart || d.ValueToMetric || d.DetailedMetric
 		if d.Limit != nil {
 			child.limit = newDescriptorLimit(d, id, t, old)
 		}
@@ -228,6 +237,29 @@ func (d *domain) own(key []byte, q *commonratelimitv3.RateLimitDescriptor) (*lim
 	return l, append(key, l.window...)
 }
 
+// appendName appends what the counts of a descriptor are named that [domain.find] has found: as its limit, but for the
+// values that are told.
+func (d *domain) appendName(name []byte, found *node, q *commonratelimitv3.RateLimitDescriptor) []byte {
+	name = append(name, d.name...)
+	n := d.node
+	for _, e := range q.GetEntries() {
+		n = n.next(e)
+		name = append(name, '.')
+		if n.pattern != "" || !n.toMetric && !found.detailed {
+			name = append(name, n.part...)
+			continue
+		}
+		name = append(name, e.GetKey()...)
+		if value := e.GetValue(); value != "" {
+			name = append(append(name, '_'), value[:min(len(value), maxHitterText)]...)
+		}
+	}
+	if !utf8.Valid(name) { // which clients may send, and a label can't have
+		name = bytes.ToValidUTF8(name, []byte("\uFFFD"))
+	}
+	return name
+}
+
 // details are counts of single values, of which there are so many at most: the values are the clients'.
 type details struct {
 	mu     sync.RWMutex
@@ -236,29 +268,29 @@ type details struct {
 
 const maxDetails = 10_000
 
-// of gives the counts of a descriptor's values, or the limit's where there are too many already.
-func (d *details) of(l *limit, q *commonratelimitv3.RateLimitDescriptor) *counts {
-	var b strings.Builder
-	b.WriteString(l.ID)
-	for _, e := range q.GetEntries() {
-		b.WriteString("|" + e.GetKey() + "=" + e.GetValue())
+// detailsOf gives the counts of a descriptor that a node was found for, or its limit's where there are too many already.
+func (t *table) detailsOf(in *domain, n *node, q *commonratelimitv3.RateLimitDescriptor) *counts {
+	var room [256]byte
+	name := in.appendName(room[:0], n, q)
+	if l := t.byID[string(name)]; l != nil { // its values are told anyway
+		return l.counts
 	}
-	name := b.String()
+	d := t.details
 	d.mu.RLock()
-	c := d.counts[name]
+	c := d.counts[string(name)]
 	d.mu.RUnlock()
 	if c != nil {
 		return c
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c := d.counts[name]; c != nil {
+	if c := d.counts[string(name)]; c != nil {
 		return c
 	}
 	if len(d.counts) >= maxDetails {
-		return l.counts
+		return n.limit.counts
 	}
 	c = new(counts)
-	d.counts[name] = c
+	d.counts[string(name)] = c
 	return c
 }

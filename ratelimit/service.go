@@ -254,8 +254,8 @@ func (q *question) readDomain(r *ratelimitsvcv3.RateLimitRequest, in *domain, t 
 			var n *node
 			if n, q.scratch = in.find(q.scratch[:0], d); n != nil && !n.limit.replacedBy(replaced) {
 				a.limit, a.counts = n.limit, n.limit.counts
-				if n.detailed {
-					a.counts = t.details.of(n.limit, d)
+				if n.apart {
+					a.counts = t.detailsOf(in, n, d)
 				}
 			}
 		}

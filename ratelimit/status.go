@@ -128,8 +128,10 @@ func (s *Service) Collect(out chan<- prometheus.Metric) {
 	}
 	t.details.mu.RLock()
 	for id, c := range t.details.counts {
-		decisions(id, c)
-		count(nearDesc, c.near.Load(), id)
+		if t.byID[id] == nil { // a limit of that name may have come since
+			decisions(id, c)
+			count(nearDesc, c.near.Load(), id)
+		}
 	}
 	t.details.mu.RUnlock()
 	count(unknownDesc, s.metrics.unknownLimits.Load(), "limit")

@@ -122,10 +122,11 @@ func tableOf(limits []*mesh.Limit, domains []*Domain, old *table) *table {
 	return t
 }
 
-// add puts a limit into the table, with the counts it had in the old one.
+// add puts a limit into the table, with the counts it had in the old one. Descriptors may give two the same ID, key a
+// with value b_c and key a_b with value c: they count together.
 func (t *table) add(l mesh.Limit, old *table) *limit {
 	c := new(counts)
-	if before := old.byID[l.ID]; before != nil {
+	if before := cmp.Or(t.byID[l.ID], old.byID[l.ID]); before != nil {
 		c = before.counts
 	}
 	out := newLimit(l, c)

@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -61,6 +64,7 @@ type parser struct {
 	file     string
 	depth    int // of lists of descriptors within each other
 	made     int // descriptors
+	merged   int // mappings that are named by <<
 	domains  map[string]*ratelimit.Domain
 	problems []Problem
 }
@@ -78,11 +82,24 @@ func (p *parser) parse(data []byte) {
 			return
 		}
 		if err != nil {
-			p.problem(&yaml.Node{Line: 1, Column: 1}, "", "not YAML: %v", err)
+			p.problem(&yaml.Node{Line: lineOf(err), Column: 1}, "", "not YAML: %s", yamlPlace.ReplaceAllString(err.Error(), ""))
 			return
 		}
-		p.root(doc.Content[0])
+		if doc.Content[0].Tag != null { // a separator with nothing after it
+			p.root(doc.Content[0])
+		}
 	}
+}
+
+var yamlPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+
+// lineOf is the one of an error of the library's; 1 where it doesn't say.
+func lineOf(err error) int {
+	line := 0
+	if m := yamlPlace.FindStringSubmatch(err.Error()); m != nil {
+		line, _ = strconv.Atoi(m[1])
+	}
+	return max(line, 1)
 }
 
 func (p *parser) root(n *yaml.Node) {
@@ -91,11 +108,13 @@ func (p *parser) root(n *yaml.Node) {
 		return
 	}
 	name := p.text(f["domain"], "domain")
-	switch name {
-	case "":
+	switch {
+	case name == "" && f["domain"] != nil && f["domain"].Kind != yaml.ScalarNode:
+		return // as is told already
+	case name == "":
 		p.problem(n, "domain", "missing: name the domain that Envoy's filter asks for")
 		return
-	case mesh.LimitDomain:
+	case name == mesh.LimitDomain:
 		p.problem(f["domain"], "domain", "%q is what Weir's own routes ask for: give it another name, here and in Envoy's filter", name)
 		return
 	}
@@ -107,31 +126,74 @@ func (p *parser) root(n *yaml.Node) {
 	into.Descriptors = p.descriptors(f["descriptors"], "descriptors", into.Descriptors)
 }
 
+// Tags of what has no value, and of the key that takes other mappings' fields.
+const (
+	null  = "!!null"
+	merge = "!!merge"
+)
+
 // fields gives those of a mapping by name; others than these are problems. It gives nil if the node is none.
 func (p *parser) fields(n *yaml.Node, path string, known ...string) map[string]*yaml.Node {
-	for n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
+	n = behind(n)
 	if n.Kind != yaml.MappingNode {
 		p.problem(n, path, "want a mapping with %s", strings.Join(known, ", "))
 		return nil
 	}
 	f := make(map[string]*yaml.Node, len(known))
+	p.collect(n, path, known, f, 0)
+	maps.DeleteFunc(f, func(_ string, value *yaml.Node) bool { return value.Tag == null })
+	return f
+}
+
+// collect adds a mapping's fields to those that are there, which come first, and then those of the mappings that its <<
+// names.
+func (p *parser) collect(n *yaml.Node, path string, known []string, f map[string]*yaml.Node, depth int) {
+	if depth > 0 {
+		p.merged++
+	}
+	if depth > maxDepth || p.merged > maxDescriptors {
+		p.problem(n, path, "<< names too many mappings, or itself")
+		return
+	}
+	own := make(map[string]bool, len(known))
+	var others []*yaml.Node
 	for i := 0; i < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		for value.Kind == yaml.AliasNode {
-			value = value.Alias
-		}
+		key, value := n.Content[i], behind(n.Content[i+1])
 		switch {
+		case key.Tag == merge:
+			others = append(others, value)
 		case !slices.Contains(known, key.Value):
 			p.problem(key, join(path, key.Value), "unknown field; there are %s", strings.Join(known, ", "))
-		case f[key.Value] != nil:
+		case own[key.Value]:
 			p.problem(key, join(path, key.Value), "given twice: remove one")
-		case value.Tag != "!!null":
-			f[key.Value] = value
+		default:
+			own[key.Value] = true
+			if f[key.Value] == nil {
+				f[key.Value] = value
+			}
 		}
 	}
-	return f
+	for _, other := range others {
+		all := []*yaml.Node{other}
+		if other.Kind == yaml.SequenceNode {
+			all = other.Content
+		}
+		for _, o := range all {
+			if o = behind(o); o.Kind != yaml.MappingNode {
+				p.problem(o, join(path, "<<"), "want a mapping, or a list of them")
+				continue
+			}
+			p.collect(o, path, known, f, depth+1)
+		}
+	}
+}
+
+// behind is the node that an alias stands for.
+func behind(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
 }
 
 func join(path, name string) string {
@@ -212,7 +274,7 @@ const (
 )
 
 func (p *parser) descriptor(n *yaml.Node, path string) *ratelimit.Descriptor {
-	f := p.fields(n, path, "key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode")
+	f := p.fields(n, path, "key", "value", "rate_limit", "descriptors", "shadow_mode", "detailed_metric", "value_to_metric", "share_threshold", "quota_mode", "metadata")
 	if f == nil {
 		return nil
 	}
@@ -221,9 +283,8 @@ func (p *parser) descriptor(n *yaml.Node, path string) *ratelimit.Descriptor {
 		Key: p.text(f["key"], at("key")), Value: p.text(f["value"], at("value")),
 		Shadow: p.boolean(f["shadow_mode"], at("shadow_mode")), Quota: p.boolean(f["quota_mode"], at("quota_mode")),
 		ShareThreshold: p.boolean(f["share_threshold"], at("share_threshold")),
+		DetailedMetric: p.boolean(f["detailed_metric"], at("detailed_metric")), ValueToMetric: p.boolean(f["value_to_metric"], at("value_to_metric")),
 	}
-	detailed, toMetric := p.boolean(f["detailed_metric"], at("detailed_metric")), p.boolean(f["value_to_metric"], at("value_to_metric"))
-	d.DetailedMetric = detailed || toMetric
 	if d.Key == "" {
 		p.problem(n, at("key"), "missing: name the key of an entry")
 		return nil

@@ -14,7 +14,6 @@ import (
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -263,7 +262,14 @@ domain: shop
 descriptors:
 - {key: a, value: 12, shadow_mode: yes, rate_limit: {unit: Day, requests_per_unit: 0}}
 - {key: a, value: on, shadow_mode: off, rate_limit: {unit: DAY, requests_per_unit: 1_000, name: n}}
+- &b {key: b, metadata: {tier: [gold]}, rate_limit: &day {unit: day, requests_per_unit: 7}}
+- {<<: *b, key: c}
+- {key: d, rate_limit: {requests_per_unit: 3, <<: [*day, {unit: year}]}}
+---
 `)
+	require.EqualValues(t, 6, ask(t, s, of("b=x")).GetStatuses()[0].GetLimitRemaining())
+	require.EqualValues(t, 6, ask(t, s, of("c=x")).GetStatuses()[0].GetLimitRemaining())
+	require.EqualValues(t, 2, ask(t, s, of("d=x")).GetStatuses()[0].GetLimitRemaining())
 	require.Equal(t, ok, ask(t, s, of("a=12")).GetOverallCode())
 	limit := ask(t, s, of("a=on")).GetStatuses()[0].GetCurrentLimit()
 	require.EqualValues(t, 1000, limit.GetRequestsPerUnit())
@@ -297,11 +303,19 @@ func TestMetrics(t *testing.T) {
 	passes(t, s, of("detailed=x"))
 	passes(t, s, of("plan=gold"))
 	passes(t, s, of("watched=x"))
+	got := gathered(t, s)
+	require.EqualValues(t, 1, got["weir_ratelimit_decisions_total shop.detailed_x allowed"])
+	require.EqualValues(t, 1, got["weir_ratelimit_decisions_total shop.detailed_x refused"])
+	require.EqualValues(t, 5, got["weir_ratelimit_decisions_total shop.plan_gold allowed"])
+	require.EqualValues(t, 1, got["weir_ratelimit_near_limit_total shop.plan_gold"])
+	require.EqualValues(t, 19, got["weir_ratelimit_decisions_total shop.watched shadow_refused"])
+}
+
+// gathered is what the service tells Prometheus, by name and labels.
+func gathered(t *testing.T, s *ratelimit.Service) map[string]float64 {
+	t.Helper()
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(s)
-	n, err := testutil.GatherAndCount(r, "weir_ratelimit_decisions_total")
-	require.NoError(t, err)
-	require.Positive(t, n)
 	families, err := r.Gather()
 	require.NoError(t, err)
 	got := map[string]float64{}
@@ -314,11 +328,50 @@ func TestMetrics(t *testing.T) {
 			got[name] = m.GetCounter().GetValue()
 		}
 	}
-	require.EqualValues(t, 1, got["weir_ratelimit_decisions_total shop.detailed|detailed=x allowed"])
-	require.EqualValues(t, 1, got["weir_ratelimit_decisions_total shop.detailed|detailed=x refused"])
-	require.EqualValues(t, 5, got["weir_ratelimit_decisions_total shop.plan_gold allowed"])
-	require.EqualValues(t, 1, got["weir_ratelimit_near_limit_total shop.plan_gold"])
-	require.EqualValues(t, 19, got["weir_ratelimit_decisions_total shop.watched shadow_refused"])
+	return got
+}
+
+// TestNamesOfMetrics has the peer's, by its README's examples: values are told where value_to_metric says so, at whatever level, and of
+// the last entry's detailed_metric all. What shares a counter shares a name.
+func TestNamesOfMetrics(t *testing.T) {
+	s := service(t, `
+domain: shop
+descriptors:
+- key: route
+  value_to_metric: true
+  descriptors:
+  - {key: method, value_to_metric: true, descriptors: [{key: subject, rate_limit: {unit: day, requests_per_unit: 9}}]}
+  - {key: page, value: a*, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: file, value: /a/*, value_to_metric: true, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: both, value: b*, value_to_metric: true, share_threshold: true, rate_limit: {unit: day, requests_per_unit: 9}}
+- key: all
+  value: c*
+  share_threshold: true
+  descriptors: [{key: user, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 9}}]
+- {key: named, value: x, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: named, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: same, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 9}, descriptors: []}
+- {key: same_a, value: b, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: twice, value: a_b, rate_limit: {unit: day, requests_per_unit: 9}}
+- {key: twice_a, value: b, rate_limit: {unit: day, requests_per_unit: 9}}
+`)
+	for _, d := range []*commonratelimitv3.RateLimitDescriptor{
+		of("route=api", "method=GET", "subject=1"), of("route=api", "method=GET", "subject=2"), of("route=web", "page=ab"), of("file=/a/b"),
+		of("both=b1"), of("both=b2"), of("all=c1", "user=u"), of("named=x"), of("named=y"), of("same=a_b"), of("same_a=b"),
+		of("twice=a_b"), of("twice_a=b"), of("named=\xff"), of("named=\xfe"), of("named=" + strings.Repeat("v", 5000)),
+	} {
+		ask(t, s, d)
+	}
+	got := map[string]float64{}
+	for name, n := range gathered(t, s) {
+		if name, ok := strings.CutPrefix(name, "weir_ratelimit_decisions_total shop."); ok && n > 0 {
+			got[strings.TrimSuffix(name, " allowed")] = n
+		}
+	}
+	require.Equal(t, map[string]float64{
+		"route_api.method_GET.subject": 2, "route_web.page_a*": 1, "file_/a/b": 1, "both_b*": 2, "all_c*.user_u": 1,
+		"named_x": 1, "named_y": 1, "same_a_b": 2, "twice_a_b": 2, "named_\uFFFD": 2, "named_" + strings.Repeat("v", 128): 1,
+	}, got)
 }
 
 func TestProblems(t *testing.T) {
@@ -336,7 +389,8 @@ descriptors:
   - key: e
     share_threshold: true
     rate_limit: {requests_per_unit: -1}
-`)}, {Name: "b.yaml", Data: []byte("descriptors: []\n")}, {Name: "c.yaml", Data: []byte("domain: weir\n")}, {Name: "d.yaml", Data: []byte("a: [")}, {Name: "e.yaml", Data: []byte("- x\n")}})
+`)}, {Name: "b.yaml", Data: []byte("descriptors: []\n")}, {Name: "c.yaml", Data: []byte("domain: weir\n")}, {Name: "d.yaml", Data: []byte("a: [")}, {Name: "e.yaml", Data: []byte("- x\n")},
+		{Name: "f.yaml", Data: []byte("domain: [f]\n---\ndomain: f\ndescriptors:\n- {key: a, <<: x}\n- {key: b, <<: &m {<<: *m}}\n- {key: c, <<: {x: 1}}\n---\n- a\n\t- b\n")}})
 	lines := make([]string, len(problems))
 	for i, p := range problems {
 		lines[i] = p.String()
@@ -345,7 +399,7 @@ descriptors:
 		`a.yaml:4:24: descriptors[0].rate_limit.unit: "fortnight" is none: want second, minute, hour, day, week, month or year`,
 		`a.yaml:5:5: descriptors[1]: key "a" with value "" is there already: remove one, or give it another value`,
 		`a.yaml:6:5: descriptors[2].key: missing: name the key of an entry`,
-		`a.yaml:8:5: descriptors[3].ratelimit: unknown field; there are key, value, rate_limit, descriptors, shadow_mode, detailed_metric, value_to_metric, share_threshold, quota_mode`,
+		`a.yaml:8:5: descriptors[3].ratelimit: unknown field; there are key, value, rate_limit, descriptors, shadow_mode, detailed_metric, value_to_metric, share_threshold, quota_mode, metadata`,
 		`a.yaml:9:18: descriptors[3].shadow_mode: want true or false`,
 		`a.yaml:11:41: descriptors[4].rate_limit.unit: what is unlimited has no unit: remove one of them`,
 		`a.yaml:11:66: descriptors[4].rate_limit.replaces[0].name: "n" is the name of this limit itself`,
@@ -355,8 +409,13 @@ descriptors:
 		`a.yaml:14:17: descriptors[5].rate_limit.unit: missing: want second, minute, hour, day, week, month or year`,
 		`b.yaml:1:1: domain: missing: name the domain that Envoy's filter asks for`,
 		`c.yaml:1:9: domain: "weir" is what Weir's own routes ask for: give it another name, here and in Envoy's filter`,
-		`d.yaml:1:1: not YAML: yaml: line 1: did not find expected node content`,
+		`d.yaml:1:1: not YAML: did not find expected node content`,
 		`e.yaml:1:1: want a mapping with domain, descriptors`,
+		`f.yaml:1:9: domain: want a text`,
+		`f.yaml:5:16: descriptors[0].<<: want a mapping, or a list of them`,
+		`f.yaml:6:16: descriptors[1]: << names too many mappings, or itself`,
+		`f.yaml:7:17: descriptors[2].x: unknown field; there are key, value, rate_limit, descriptors, shadow_mode, detailed_metric, value_to_metric, share_threshold, quota_mode, metadata`,
+		`f.yaml:9:1: not YAML: found a tab character that violates indentation`,
 	}, lines)
 }
 

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/machinenativeops/weir/mesh"
 	"github.com/machinenativeops/weir/ratelimit"
@@ -165,7 +166,7 @@ func (r *reader) descriptors(all []*configv3.RateLimitDescriptor, path string) [
 			r.problem(at, "is there already")
 		}
 		seen[[2]string{m.GetKey(), m.GetValue()}] = true
-		d := &ratelimit.Descriptor{Key: m.GetKey(), Value: m.GetValue(), Shadow: m.GetShadowMode(), DetailedMetric: m.GetDetailedMetric()}
+		d := &ratelimit.Descriptor{Key: m.GetKey(), Value: m.GetValue(), Shadow: m.GetShadowMode(), DetailedMetric: m.GetDetailedMetric(), Quota: quotaMode(m)}
 		if m.GetRateLimit() != nil {
 			d.Limit = r.limit(m.GetRateLimit(), at)
 		}
@@ -173,6 +174,22 @@ func (r *reader) descriptors(all []*configv3.RateLimitDescriptor, path string) [
 		out = append(out, d)
 	}
 	return out
+}
+
+// quotaModeField is newer than the messages that can be had of the module.
+const quotaModeField = 7
+
+func quotaMode(m *configv3.RateLimitDescriptor) (quota bool) {
+	for b := m.ProtoReflect().GetUnknown(); len(b) > 0; {
+		number, kind, n := protowire.ConsumeTag(b)
+		size := protowire.ConsumeFieldValue(number, kind, b[n:])
+		if number == quotaModeField && kind == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(b[n:])
+			quota = v != 0
+		}
+		b = b[n+size:] // which is well-formed, or it would not have been read
+	}
+	return quota
 }
 
 func (r *reader) limit(m *configv3.RateLimitPolicy, path string) *ratelimit.DescriptorLimit {

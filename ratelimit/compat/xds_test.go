@@ -10,6 +10,7 @@ import (
 	configv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/machinenativeops/weir/ratelimit"
@@ -77,7 +78,14 @@ func TestManagementServer(t *testing.T) {
 		{Key: "user", RateLimit: &configv3.RateLimitPolicy{Unit: configv3.RateLimitUnit_DAY, RequestsPerUnit: 2}, Descriptors: []*configv3.RateLimitDescriptor{
 			{Key: "path", Value: "/img/*", RateLimit: &configv3.RateLimitPolicy{Unlimited: true}},
 		}},
+		{Key: "quota", RateLimit: &configv3.RateLimitPolicy{Unit: configv3.RateLimitUnit_DAY}},
+		{Key: "free", RateLimit: &configv3.RateLimitPolicy{Unit: configv3.RateLimitUnit_DAY, RequestsPerUnit: 20}},
 	}}
+	// Fields of newer servers: metadata, which is passed over, and quota_mode.
+	for _, d := range good.GetDescriptors()[1:] {
+		d.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(
+			protowire.AppendBytes(protowire.AppendTag(nil, 8, protowire.BytesType), nil), 7, protowire.VarintType), 1))
+	}
 	m.send <- response(t, "1", good)
 	ack := <-m.asked
 	require.Equal(t, "1", ack.GetVersionInfo())
@@ -85,6 +93,8 @@ func TestManagementServer(t *testing.T) {
 	require.Nil(t, ack.GetErrorDetail())
 	require.Equal(t, 2, passes(t, s, of("user=bob")))
 	require.Equal(t, 20, passes(t, s, of("user=bob", "path=/img/x")))
+	require.Equal(t, 20, passes(t, s, of("quota=x"), of("free=x")), "a quota refuses only if all do")
+	require.Equal(t, 0, passes(t, s, of("quota=x")))
 
 	m.send <- response(t, "2", &configv3.RateLimitConfig{Name: "a"}, good, good, &configv3.RateLimitConfig{Name: "w", Domain: "weir"},
 		&configv3.RateLimitConfig{Name: "b", Domain: "b", Descriptors: []*configv3.RateLimitDescriptor{
