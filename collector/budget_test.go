@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,11 +86,15 @@ type member struct {
 	batches int
 }
 
-func newMember(t *testing.T, policy, weir string, batches int) member {
+func newMember(t *testing.T, policy, weir string, batches int, others ...string) member {
 	t.Helper()
 	c := newCollector(t, &servers.S3{}, policy)
 	more := filepath.Join(t.TempDir(), "nop.yaml")
-	if err := os.WriteFile(more, []byte(keepsNothing), 0o600); err != nil {
+	text := keepsNothing
+	if len(others) > 0 {
+		text += fmt.Sprintf("extensions: {remote_sampling: {report: {others: [%q]}}}\n", strings.Join(others, `", "`))
+	}
+	if err := os.WriteFile(more, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.configs = append(c.configs, more)
@@ -243,5 +248,50 @@ func TestOneBudgetForTheFleet(t *testing.T) {
 	})
 	if t.Failed() {
 		fmt.Fprintln(t.Output(), get(t, weir.http+"/api/v1/status"))
+	}
+}
+
+// TestOneBudgetOfSeveralWeirs: real collectors that report to two real Weirs, which don't know each other, keep one budget, also
+// when one Weir dies, a collector comes that it never heard of, and it is back while the other dies.
+func TestOneBudgetOfSeveralWeirs(t *testing.T) {
+	policy := t.TempDir()
+	if err := os.WriteFile(filepath.Join(policy, "policy.yaml"), []byte(fleetDocuments), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, b := newWeirServe(t, policy), newWeirServe(t, policy)
+	a.start(t)
+	b.start(t)
+	begin := func() member { return newMember(t, policy, a.http, 1, b.http) }
+	fleet := []member{begin(), begin()}
+	each := func(part float64) func() bool { // nobody needs anything, so that all have the same
+		return func() bool {
+			for _, m := range fleet {
+				if math.Abs(m.budget(t)-part*fleetBudget) > 0.01*fleetBudget {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	knows := func(w *weirServe, n int) func() bool { return func() bool { return len(w.shares(t)) == n } }
+	eventually(t, time.Minute, "each has its half", each(1.0/2))
+	eventually(t, time.Minute, "both Weirs know both", func() bool { return knows(a, 2)() && knows(b, 2)() })
+	if err := a.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	fleet = append(fleet, begin())
+	eventually(t, time.Minute, "each has its third, by the Weir that is left", each(1.0/3))
+	a.start(t)
+	eventually(t, time.Minute, "the new Weir knows all", func() bool { return knows(a, 3)() && each(1.0/3)() })
+	if err := b.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	refused := func() int {
+		return fleet[0].metric(t, "otelcol_extension_remote_sampling_reports(?:_total)?", `taken="false"`)
+	}
+	before := refused()
+	eventually(t, time.Minute, "it is noticed that a Weir is away", func() bool { return refused() > before })
+	if !each(1.0 / 3)() {
+		t.Error("they have another share when the Weir that was there before dies")
 	}
 }

@@ -3,6 +3,8 @@ package remotesampling
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/collector/config/configgrpc"
@@ -28,6 +30,8 @@ const maxInterval = 10 * time.Second
 type ReportConfig struct {
 	confighttp.ClientConfig `mapstructure:",squash"` // the endpoint is http://HOST:PORT of weir serve
 
+	// Others are the other replicas of Weir, where there are several: each is told, so that each knows all collectors.
+	Others   []string      `mapstructure:"others"`
 	Interval time.Duration `mapstructure:"interval"`
 	// Budget has Weir say which share of the budget is this collector's, of all that report to it.
 	Budget bool `mapstructure:"budget"`
@@ -43,6 +47,21 @@ func (c *Config) Validate() error {
 	}
 	if r := c.Report.Get(); r != nil && (r.Interval < 100*time.Millisecond || r.Interval > maxInterval) {
 		return fmt.Errorf("report.interval: want 100ms to %s, got %s", maxInterval, r.Interval)
+	}
+	if r := c.Report.Get(); r != nil {
+		return r.validateOthers()
+	}
+	return nil
+}
+
+func (c *ReportConfig) validateOthers() error {
+	for i, other := range c.Others {
+		if u, err := url.Parse(other); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("report.others[%d]: want http://HOST:PORT of a weir serve, got %q", i, other)
+		}
+		if other == c.Endpoint || slices.Contains(c.Others[:i], other) {
+			return fmt.Errorf("report.others[%d]: %s is told already", i, other)
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -22,17 +23,22 @@ import (
 	"github.com/machinenativeops/weir/sampling/proxies"
 )
 
-// reporter tells Weir now and then what proxies need not make, and what the processors need of the budgets, and tells them
-// which shares of those are theirs.
+// reporter tells each Weir now and then what proxies need not make, and what the processors need of the budgets, and tells them
+// which shares of those are theirs: of several, the lowest that any Weir says.
 type reporter struct {
 	*processors
-	budget  bool // shares are asked for
-	held    fleet.Held
-	last    proxies.Report
-	client  *http.Client
+	budget bool // shares are asked for
+	held   fleet.Held
+	last   proxies.Report
+	client *http.Client
+	weirs  []*weir
+	log    *zap.Logger
+	told   *metadata.TelemetryBuilder
+}
+
+// weir is one that is told.
+type weir struct {
 	url     string
-	log     *zap.Logger
-	told    *metadata.TelemetryBuilder
 	failing bool
 }
 
@@ -41,9 +47,13 @@ const (
 	maxLeave  = 5 * time.Second // so long a collector that ends may wait for Weir
 )
 
-// reportURL is this collector's own: it has a new name each time that it starts, since it knows nothing then.
-func reportURL(endpoint string) string {
-	return fmt.Sprintf("%s/api/v1/sampling/collectors/%016x", strings.TrimRight(endpoint, "/"), rand.Uint64())
+// weirsAt are those at the endpoints. This collector has a new name each time that it starts, since it knows nothing then.
+func weirsAt(endpoints []string) (all []*weir) {
+	name := rand.Uint64()
+	for _, endpoint := range endpoints {
+		all = append(all, &weir{url: fmt.Sprintf("%s/api/v1/sampling/collectors/%016x", strings.TrimRight(endpoint, "/"), name)})
+	}
+	return all
 }
 
 func (r *reporter) run(ctx context.Context, interval time.Duration) {
@@ -60,10 +70,8 @@ func (r *reporter) run(ctx context.Context, interval time.Duration) {
 		}
 		now := time.Now()
 		r.last = r.report(now)
-		answer, err := r.tell(ctx, r.last)
-		r.note(ctx, err)
-		if answer.Budget != nil {
-			r.held = r.held.Told(*answer.Budget, now)
+		if answer := r.tellAll(ctx); answer != nil {
+			r.held = r.held.Told(*answer, now)
 		}
 		if r.budget {
 			r.share(r.held, now)
@@ -71,16 +79,48 @@ func (r *reporter) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
+// tellAll tells all at the same time. It gives what they say of the budget; nil if nobody says anything.
+func (r *reporter) tellAll(ctx context.Context) (said *fleet.Answer) {
+	answers := make([]proxies.Answer, len(r.weirs))
+	var asking sync.WaitGroup
+	for i, w := range r.weirs {
+		asking.Go(func() {
+			var err error
+			answers[i], err = r.tell(ctx, w, r.last)
+			r.note(ctx, w, err)
+		})
+	}
+	asking.Wait()
+	for _, answer := range answers {
+		if b := answer.Budget; b != nil && said != nil {
+			lowest := said.Lowest(*b)
+			said = &lowest
+		} else if b != nil {
+			said = b
+		}
+	}
+	return said
+}
+
 // leave gives the shares back, so that the others have them at once. What is not worth making stays as it is for a while.
 func (r *reporter) leave(ctx context.Context) {
-	if r.last.Budget == nil || r.failing {
+	if r.last.Budget == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxLeave)
 	defer cancel()
 	r.last.Budget = nil
-	if _, err := r.tell(ctx, r.last); err != nil {
-		r.log.Debug("Weir is not told that this collector ends: its share of the budget is the others' in a while", zap.Error(err))
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for _, w := range r.weirs {
+		if w.failing {
+			continue
+		}
+		asking.Go(func() {
+			if _, err := r.tell(ctx, w, r.last); err != nil {
+				r.log.Debug("Weir is not told that this collector ends: its share of the budget is the others' in a while", zap.String("url", w.url), zap.Error(err))
+			}
+		})
 	}
 }
 
@@ -103,12 +143,12 @@ func (r *reporter) report(now time.Time) proxies.Report {
 	return report
 }
 
-func (r *reporter) tell(ctx context.Context, report proxies.Report) (answer proxies.Answer, err error) {
+func (r *reporter) tell(ctx context.Context, w *weir, report proxies.Report) (answer proxies.Answer, err error) {
 	body, err := json.Marshal(report)
 	if err != nil {
 		return answer, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, r.url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.url, bytes.NewReader(body))
 	if err != nil {
 		return answer, err
 	}
@@ -136,16 +176,16 @@ func (r *reporter) tell(ctx context.Context, report proxies.Report) (answer prox
 }
 
 // note counts, and logs the first failure and the end of failing.
-func (r *reporter) note(ctx context.Context, err error) {
+func (r *reporter) note(ctx context.Context, w *weir, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	r.told.ExtensionRemoteSamplingReports.Add(ctx, 1, metric.WithAttributes(attribute.Bool("taken", err == nil)))
-	if failing := err != nil; failing != r.failing {
-		if r.failing = failing; failing {
-			r.log.Warn("Weir takes no reports: the proxies' sampling and the share of the budget stay, and go back to what the documents and the setting replicas say", zap.Error(err))
+	if failing := err != nil; failing != w.failing {
+		if w.failing = failing; failing {
+			r.log.Warn("Weir takes no reports: the proxies' sampling and, if no other Weir does, the share of the budget stay, and go back to what the documents and the setting replicas say", zap.String("url", w.url), zap.Error(err))
 		} else {
-			r.log.Info("Weir takes reports again")
+			r.log.Info("Weir takes reports again", zap.String("url", w.url))
 		}
 	}
 }

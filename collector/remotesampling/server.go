@@ -81,7 +81,7 @@ func (s *server) Start(ctx context.Context, host component.Host) error {
 		if err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
-		r := &reporter{processors: &s.processors, budget: c.Budget, client: client, url: reportURL(c.Endpoint), log: s.set.Logger, told: s.told}
+		r := &reporter{processors: &s.processors, budget: c.Budget, client: client, weirs: weirsAt(append([]string{c.Endpoint}, c.Others...)), log: s.set.Logger, told: s.told}
 		var running context.Context
 		running, s.done = context.WithCancel(context.WithoutCancel(ctx)) // that of a start ends with it
 		s.tasks.Go(func() { r.run(running, c.Interval) })

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,6 +57,18 @@ func TestConfig(t *testing.T) {
 		}
 		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "report.interval: ") {
 			t.Errorf("an interval of %s gives %v", interval, err)
+		}
+	}
+	for others, want := range map[string]string{
+		"weir-1:18002": "report.others[0]: want http://HOST:PORT", "http://127.0.0.1:18002": "is told already",
+		"http://weir-1:18002": "", "https://weir-1": "",
+	} {
+		cfg := defaultConfig()
+		if err := confmap.NewFromStringMap(map[string]any{"report": map[string]any{"others": []any{others}}}).Unmarshal(cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := cfg.Validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("others: [%s] gives %v, want %q", others, err, want)
 		}
 	}
 	if got := cfg.HTTP.Get().NetAddr.Endpoint + " " + cfg.GRPC.Get().NetAddr.Endpoint; got != "127.0.0.1:5778 127.0.0.1:5779" {
@@ -322,6 +335,53 @@ func TestReports(t *testing.T) {
 	before = taken.Load()
 	away.Store(0)
 	w.eventually("it is reported again", func() bool { return taken.Load() > before })
+}
+
+// TestSeveralWeirs: all are told, and the lowest share that is said holds, also while one of them is away.
+func TestSeveralWeirs(t *testing.T) {
+	type saying struct {
+		away  atomic.Bool
+		asked atomic.Int64
+		names sync.Map
+	}
+	say := func(share float64) (*saying, string) {
+		s := new(saying)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.asked.Add(1)
+			s.names.Store(r.URL.Path, true)
+			if s.away.Load() {
+				http.Error(w, "away", http.StatusServiceUnavailable)
+				return
+			}
+			if err := json.NewEncoder(w).Encode(proxies.Answer{Budget: &fleet.Answer{Shares: sampling.Parts{Mesh: share}}}); err != nil {
+				t.Error(err)
+			}
+		}))
+		t.Cleanup(server.Close)
+		return s, server.URL
+	}
+	knows, knowsAt := say(0.1)
+	cut, cutAt := say(0.4) // it hears of fewer
+	w := newWorld(t, map[string]any{"endpoint": cutAt, "others": []any{knowsAt}, "interval": "100ms"})
+	w.processor("  adaptive: {spansPerSecond: 10, window: 1s}\n")
+	has := func(want float64) func() bool {
+		return func() bool { b, _ := w.extension.all[0].rates().Budget(); return math.Abs(b-want) < 1e-9 }
+	}
+	w.eventually("it has the lower share", has(1))
+	cut.away.Store(true)
+	before := cut.asked.Load()
+	w.eventually("the one that is away is asked", func() bool { return cut.asked.Load() > before+2 })
+	w.eventually("it has the lower share", has(1))
+	cut.away.Store(false)
+	knows.away.Store(true)
+	w.eventually("it has what the only one says", has(4))
+	for _, s := range []*saying{knows, cut} {
+		names := 0
+		s.names.Range(func(any, any) bool { names++; return true })
+		if names != 1 {
+			t.Errorf("a Weir knows the collector by %d names", names)
+		}
+	}
 }
 
 // TestLeaves: a collector that ends gives its share of the budget back, and what it has found worth making stays.

@@ -5,6 +5,9 @@
 // not, each keeps the same part of what it needs. Nobody's share is nothing: a collector to which traffic turns has
 // something to begin with. One whose needs are not known yet has as much as the others on average.
 //
+// There may be several tables, of as many replicas of Weir, that know nothing of each other. If every collector reports to all of
+// them and has the lowest of the shares that it is told ([Answer.Lowest]), the sum is 1 at most as long as one table hears of all.
+//
 // A collector that was not heard of for [Stale] is gone, and its share is the others'. A new one takes its share at its first
 // report, and the others give way at their next; for that long, there is one share too many.
 //
@@ -49,6 +52,11 @@ func (r *Report) Validate() error {
 		}
 	}
 	return nil
+}
+
+// Lowest is the lower of two answers for each budget.
+func (a Answer) Lowest(b Answer) Answer {
+	return Answer{lower(a.Shares, b.Shares), a.Settling && b.Settling}
 }
 
 // Validate says what is wrong.

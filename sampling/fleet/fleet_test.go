@@ -158,6 +158,37 @@ func TestWeirIsAway(t *testing.T) {
 	}
 }
 
+// TestReplicasOfWeir: the lowest of what several say is right as long as one of them hears of all collectors.
+func TestReplicasOfWeir(t *testing.T) {
+	all, cut := NewTable(), NewTable()
+	reports := map[string]Report{"a": mesh(600), "b": mesh(300), "c": mesh(100)}
+	now := start
+	for range 3 {
+		now = now.Add(Stale / 2)
+		for name, r := range reports {
+			take(t, all, name, r, now)
+		}
+	}
+	sum := 0.0
+	for name, r := range reports {
+		answer := take(t, all, name, r, now)
+		if name != "b" { // which the other does not hear of
+			other := take(t, cut, name, r, now)
+			if !other.Settling || other.Shares.Mesh <= answer.Shares.Mesh {
+				t.Errorf("%s is told %+v by the one that is cut off, and %+v by the other", name, other, answer)
+			}
+			answer = other.Lowest(answer)
+		}
+		if answer.Settling {
+			t.Error("the one that has heard of all says nothing for sure")
+		}
+		sum += answer.Shares.Mesh
+	}
+	if !near(sum, 1) {
+		t.Errorf("together they have %v", sum)
+	}
+}
+
 func TestNonsenseIsRefused(t *testing.T) {
 	table := NewTable()
 	many := map[string]float64{}
