@@ -152,7 +152,9 @@ func TestWhateverRedisAnswersOfFreshKeys(t *testing.T) {
 	rate := ratelimit.NewRate(100, 100, time.Hour)
 	good := map[string]bool{"a simple string": true, "a short string": true, "null": true, "null of RESP2": true, "no array": true}
 	for name, answer := range answers() {
-		eventually(t, name+": redis is asked", func() bool { return !s.down() })
+		before := hit(name+" before", &rate)
+		before.Strict = true
+		eventually(t, name+": redis is asked", func() bool { ok, err := take(t, s, before); return ok && err == nil })
 		h := hit(name, &rate)
 		h.Strict = true
 		s.lanes[0].mu.Lock()
