@@ -55,10 +55,12 @@ func TestReplicasShareRedis(t *testing.T) {
 					return err
 				}
 				var status struct {
-					Store struct {
-						Remote struct {
-							Up       bool
-							Replicas int
+					RateLimit struct {
+						Store struct {
+							Remote struct {
+								Up       bool
+								Replicas int
+							}
 						}
 					}
 				}
@@ -67,7 +69,7 @@ func TestReplicasShareRedis(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if r := status.Store.Remote; r.Up != want || r.Replicas != 2 {
+				if r := status.RateLimit.Store.Remote; r.Up != want || r.Replicas != 2 {
 					return fmt.Errorf("%+v", r)
 				}
 			}

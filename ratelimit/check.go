@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -15,7 +16,7 @@ import (
 // Standing is where a key stands at a limit.
 type Standing struct {
 	Limit      string     `json:"limit"`
-	Source     policy.Key `json:"source"`
+	Source     policy.Key `json:"source,omitzero"`
 	Requests   uint64     `json:"requests"`
 	Per        string     `json:"per"`
 	Algorithm  string     `json:"algorithm"`
@@ -40,7 +41,7 @@ func (s *Service) Check(ctx context.Context, domain string, d *commonratelimitv3
 		return Standing{}, ErrNoLimit
 	}
 	l := a.limit
-	out := Standing{Limit: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l), Algorithm: l.rate.Algorithm().String(), Shadow: l.Shadow, Allowed: true}
+	out := Standing{Limit: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l), Algorithm: l.rate.Algorithm().String(), Shadow: l.Shadow, Allowed: true, RetryAfter: "0s", Reset: "0s"}
 	if a.hit == nil { // unlimited
 		out.Remaining = l.rate.Limit()
 		return out, nil
@@ -50,8 +51,13 @@ func (s *Service) Check(ctx context.Context, domain string, d *commonratelimitv3
 		return Standing{}, fmt.Errorf("ask the store of rate limits: %w", err)
 	}
 	found := a.hit.Decision
-	out.Allowed, out.Remaining, out.RetryAfter, out.Reset = found.Allowed, found.Remaining, found.RetryAfter.String(), found.Reset.String()
+	out.Allowed, out.Remaining, out.RetryAfter, out.Reset = found.Allowed, found.Remaining, wholeMillis(found.RetryAfter), wholeMillis(found.Reset)
 	return out, nil
+}
+
+// wholeMillis is for people, and rounds up: what is told to wait for is enough.
+func wholeMillis(d time.Duration) string {
+	return (d + time.Millisecond - 1).Truncate(time.Millisecond).String()
 }
 
 // ParseDescriptor reads domain=DOMAIN KEY=VALUE KEY=VALUE…; a value with a space in it is in double quotes.

@@ -20,7 +20,7 @@ type Status struct {
 // refused is in none of the numbers.
 type LimitStatus struct {
 	ID            string     `json:"id"`
-	Source        policy.Key `json:"source"`
+	Source        policy.Key `json:"source,omitzero"`
 	Requests      uint64     `json:"requests"`
 	Per           string     `json:"per"`
 	Algorithm     string     `json:"algorithm"`

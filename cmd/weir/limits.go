@@ -96,6 +96,10 @@ func printStanding(out io.Writer, s ratelimit.Standing) error {
 	case !s.Allowed:
 		answer = "would be refused, for another " + s.RetryAfter
 	}
+	if s.Algorithm == ratelimit.Unlimited.String() {
+		_, err := fmt.Fprintf(out, "%s: unlimited\n", s.Limit)
+		return err
+	}
 	_, err := fmt.Fprintf(out, "%s: %d per %s (%s)\none more request %s\n%d remaining, as never used in %s\n",
 		s.Limit, s.Requests, s.Per, s.Algorithm, answer, s.Remaining, s.Reset)
 	return err

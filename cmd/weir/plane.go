@@ -241,7 +241,7 @@ type statusReport struct {
 	Started   time.Time        `json:"started"`
 	Policy    *policyStatus    `json:"policy"` // null until the first set is in force
 	LoadTests []loadTestStatus `json:"loadTests"`
-	XDS       serve.Status     `json:"xds"`
+	XDS       *serve.Status    `json:"xds,omitempty"` // nil: of weir ratelimit
 	RateLimit ratelimit.Status `json:"rateLimit"`
 	Sampling  samplingStatus   `json:"sampling"`
 }
@@ -253,9 +253,10 @@ type samplingStatus struct {
 }
 
 func (p *plane) status() statusReport {
+	streams := p.streams.Status()
 	r := statusReport{
 		Version: version(), Started: p.started, Policy: p.policy.Load(), LoadTests: []loadTestStatus{},
-		XDS: p.streams.Status(), RateLimit: p.limits.Status(), Sampling: samplingStatus{p.feedback.Status(), p.feedback.fleet.Status(time.Now())},
+		XDS: &streams, RateLimit: p.limits.Status(), Sampling: samplingStatus{p.feedback.Status(), p.feedback.fleet.Status(time.Now())},
 	}
 	if tests := p.loadTests.Load(); tests != nil {
 		r.LoadTests = counted(*tests, r.RateLimit.Limits)

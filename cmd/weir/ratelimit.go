@@ -247,9 +247,14 @@ func rateLimitHandler(limits *ratelimit.Service, metrics prometheus.Gatherer, re
 	}
 	mux.HandleFunc("GET /readyz", readyz)
 	mux.HandleFunc("GET /healthcheck", readyz) // envoyproxy/ratelimit's
+	started := time.Now()
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = writeJSON(w, limits.Status()) // a client that went away needs no answer
+		_ = writeJSON(w, struct { // a part of statusReport. A client that went away needs no answer
+			Version   string           `json:"version"`
+			Started   time.Time        `json:"started"`
+			RateLimit ratelimit.Status `json:"rateLimit"`
+		}{version(), started, limits.Status()})
 	})
 	limitsAPI(mux, limits)
 	mux.HandleFunc("POST /json", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, r, limits) })

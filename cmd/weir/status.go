@@ -42,7 +42,7 @@ func newStatus() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&address, "http-address", defaultHTTPAddress, "the `HOST:PORT` of weir serve's status API")
+	cmd.Flags().StringVar(&address, "http-address", defaultHTTPAddress, "the `HOST:PORT` of the status API of weir serve or weir ratelimit")
 	cmd.Flags().StringVarP(&output, "output", "o", outputText, "text or json")
 	return cmd
 }
@@ -73,28 +73,22 @@ func fetch(ctx context.Context, address, path string, answer any) error {
 
 // refused says whether documents or resources are refused.
 func (r *statusReport) refused() bool {
-	return len(r.XDS.Refused) > 0 || r.Policy != nil && len(r.Policy.Problems) > 0
+	return r.XDS != nil && len(r.XDS.Refused) > 0 || r.Policy != nil && len(r.Policy.Problems) > 0
 }
 
 func printStatus(out io.Writer, r statusReport) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "weir %s, up %s\n", r.Version, time.Since(r.Started).Round(time.Second))
-	if r.Policy == nil {
+	switch {
+	case r.XDS == nil:
+		fmt.Fprintf(w, "the rate limit service alone, %s in use\n", count(int(r.RateLimit.Store.Keys), "counter"))
+	case r.Policy == nil:
 		fmt.Fprintln(w, "no policy is in force yet")
-	} else {
+	default:
 		printPolicy(w, r.Policy)
 	}
-	fmt.Fprintf(w, "\nPROXY\tADDRESS\tENVOY\tPROTOCOL\tCONNECTED\tCLUSTERS\tROUTES\tSYNCED\n")
-	for _, p := range r.XDS.Proxies {
-		synced := "no"
-		switch {
-		case !p.Known:
-			synced = "no: no document of this name"
-		case p.Synced:
-			synced = "yes"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Node, p.Address, p.Envoy, p.Protocol,
-			time.Since(p.Connected).Round(time.Second), len(p.Types["Cluster"].Resources), len(p.Types["RouteConfiguration"].Resources), synced)
+	if r.XDS != nil {
+		printProxies(w, r.XDS.Proxies)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -117,10 +111,27 @@ func printStatus(out io.Writer, r statusReport) error {
 	if len(r.Sampling.Routes) > 0 {
 		fmt.Fprintln(out)
 	}
-	for _, x := range r.XDS.Refused {
-		printRefusal(out, x)
+	if r.XDS != nil {
+		for _, x := range r.XDS.Refused {
+			printRefusal(out, x)
+		}
 	}
 	return nil
+}
+
+func printProxies(w io.Writer, proxies []serve.Proxy) {
+	fmt.Fprintf(w, "\nPROXY\tADDRESS\tENVOY\tPROTOCOL\tCONNECTED\tCLUSTERS\tROUTES\tSYNCED\n")
+	for _, p := range proxies {
+		synced := "no"
+		switch {
+		case !p.Known:
+			synced = "no: no document of this name"
+		case p.Synced:
+			synced = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", p.Node, p.Address, p.Envoy, p.Protocol,
+			time.Since(p.Connected).Round(time.Second), len(p.Types["Cluster"].Resources), len(p.Types["RouteConfiguration"].Resources), synced)
+	}
 }
 
 func sharing(collectors int) string {
