@@ -16,11 +16,12 @@ func (b *builder) headers(s *Service, r *Rule) {
 		}
 	}
 	for _, to := range r.Rule.To {
-		owner := b.set.Service(policy.ParseRef(to.Service, ""))
+		owner := b.specOf(s, to.Service)
 		if owner == nil {
 			continue
 		}
-		for _, v := range owner.Spec.Versions {
+		for i := range owner.Versions {
+			v := &owner.Versions[i]
 			if v.Name == to.Version && (v.RequestHeaders.Any() || v.ResponseHeaders.Any()) {
 				if r.VersionChanges == nil {
 					r.VersionChanges = make(map[string]Changes)

@@ -53,7 +53,7 @@ func (b *builder) ruleLimit(r *Rule, l *policy.RuleLimit) {
 
 // limit adds the RateLimit documents of a service: the local ones to the service, the global ones to each of its rules.
 func (b *builder) limit(s *Service) {
-	for _, d := range b.limits[s.Ref.String()] {
+	for _, d := range b.limits[s.Name] {
 		source, all := key("RateLimit", d.Metadata), make([]policy.Limit, len(d.Spec.Limits))
 		for i, l := range d.Spec.Limits {
 			all[i] = distinct(l)

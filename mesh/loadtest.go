@@ -137,8 +137,8 @@ func HasLoadTest(set *policy.Set, id LoadTestID) (has, route bool) {
 
 // stopped is the rule of a load test that has stopped: marked requests would go on to real versions without it, just
 // when those suffer.
-func stopped(r *policy.Rule) policy.Rule {
-	return policy.Rule{
+func stopped(r *policy.Rule) *policy.Rule {
+	return &policy.Rule{
 		Name: r.Name, Match: r.Match, LoadTest: &policy.LoadTest{Until: r.LoadTest.Until},
 		DirectResponse: &policy.DirectResponse{
 			Status: 429, ContentType: "text/plain", Body: "the load test has stopped: real requests suffered\n",

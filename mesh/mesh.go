@@ -35,6 +35,7 @@ type Gateway struct {
 // Service is a service with its route and limits.
 type Service struct {
 	Ref       policy.Ref
+	Name      string // as documents refer to it
 	Source    policy.Key
 	Spec      policy.ServiceSpec
 	Subsets   []*Subset // of all endpoints first, then of each version
@@ -139,7 +140,7 @@ func Serves(pattern, ref string) bool {
 }
 
 func (b *builder) service(d *policy.Document[policy.ServiceSpec]) *Service {
-	s := &Service{Ref: d.Ref(), Source: key("Service", d.Metadata), Spec: d.Spec}
+	s := &Service{Ref: d.Ref(), Name: d.Ref().String(), Source: key("Service", d.Metadata), Spec: d.Spec}
 	s.Subsets = append(s.Subsets, subset(s, ""))
 	for _, v := range d.Spec.Versions {
 		s.Subsets = append(s.Subsets, subset(s, v.Name))
@@ -151,6 +152,17 @@ func (b *builder) service(d *policy.Document[policy.ServiceSpec]) *Service {
 	return s
 }
 
+// specOf gives what documents say of a service that the rules of s refer to, or nil.
+func (b *builder) specOf(s *Service, name string) *policy.ServiceSpec {
+	if name == s.Name {
+		return &s.Spec
+	}
+	if d := b.set.Service(policy.ParseRef(name, "")); d != nil {
+		return &d.Spec
+	}
+	return nil
+}
+
 // SubsetName names what is balanced over as one.
 func SubsetName(service, version string) string {
 	if version == "" {
@@ -160,7 +172,7 @@ func SubsetName(service, version string) string {
 }
 
 func subset(s *Service, version string) *Subset {
-	sub := &Subset{Name: SubsetName(s.Ref.String(), version), Version: version}
+	sub := &Subset{Name: SubsetName(s.Name, version), Version: version}
 	selector := selectorOf(s.Spec.Versions, version)
 	for _, e := range s.Spec.Endpoints.Static {
 		if selects(selector, e.Labels) {
@@ -194,25 +206,26 @@ func selects(selector, labels map[string]string) bool {
 
 // rules gives a service's rules. A service without a Route has one that takes everything.
 func (b *builder) rules(s *Service) []*Rule {
-	if d := b.routes[s.Ref.String()]; d != nil {
-		var rules []*Rule
-		for _, r := range d.Spec.Rules {
-			if ended(&r, b.now) {
+	if d := b.routes[s.Name]; d != nil {
+		rules := make([]*Rule, 0, len(d.Spec.Rules))
+		for i := range d.Spec.Rules {
+			r := &d.Spec.Rules[i]
+			if ended(r, b.now) {
 				continue
 			}
-			if r.LoadTest != nil && b.stopped[idOf(d, &r)] {
-				r = stopped(&r)
+			if r.LoadTest != nil && b.stopped[idOf(d, r)] {
+				r = stopped(r)
 			}
 			rules = append(rules, b.rule(s, key("Route", d.Metadata), r))
 		}
 		return rules
 	}
 	weight := 1
-	return []*Rule{b.rule(s, s.Source, policy.Rule{Name: "default", To: []policy.Destination{{Service: s.Ref.String(), Weight: &weight}}})}
+	return []*Rule{b.rule(s, s.Source, &policy.Rule{Name: "default", To: []policy.Destination{{Service: s.Name, Weight: &weight}}})}
 }
 
-func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
-	out := &Rule{Rule: r, Source: source, Timeout: time.Duration(*s.Spec.Timeout), Retries: s.Spec.Retries}
+func (b *builder) rule(s *Service, source policy.Key, r *policy.Rule) *Rule {
+	out := &Rule{Rule: *r, Source: source, Timeout: time.Duration(*s.Spec.Timeout), Retries: s.Spec.Retries}
 	if r.Timeout != nil {
 		out.Timeout = time.Duration(*r.Timeout)
 	}
@@ -223,7 +236,8 @@ func (b *builder) rule(s *Service, source policy.Key, r policy.Rule) *Rule {
 		out.Retries = nil
 	}
 	out.inherit(&s.Spec.Handling)
-	out.Key = b.hashKey(&r)
+	out.Key = b.hashKey(s, r)
+	out.To = make([]Share, 0, len(r.To))
 	for _, to := range r.To {
 		out.To = append(out.To, Share{Subset: SubsetName(to.Service, to.Version), Weight: *to.Weight})
 	}

@@ -42,15 +42,14 @@ type made struct {
 func (r *Resolver) At(set *policy.Set, now time.Time) *Model {
 	if r.set == nil {
 		*r = Resolver{
-			Stopped: r.Stopped, set: new(policy.Set), model: new(Model), made: make(map[policy.Ref]*made),
-			routes: make(map[string]*policy.Document[policy.RouteSpec]), limits: make(map[string][]*policy.Document[policy.RateLimitSpec]),
+			Stopped: r.Stopped, set: new(policy.Set), model: new(Model), made: make(map[policy.Ref]*made, len(set.Services)),
+			routes: make(map[string]*policy.Document[policy.RouteSpec], len(set.Routes)), limits: make(map[string][]*policy.Document[policy.RateLimitSpec]),
 			users: make(map[policy.Ref]map[policy.Ref]bool), timed: make(map[policy.Ref]bool),
 		}
 	}
 	stale := r.note(set)
 	maps.Copy(stale, r.timed)
-	services, limits := r.remake(stale, &builder{set: set, now: now, stopped: r.Stopped, routes: r.routes, limits: r.limits})
-	edits := sorted.Edits(services, policy.Ref.Compare)
+	edits, limits := r.remake(stale, &builder{set: set, now: now, stopped: r.Stopped, routes: r.routes, limits: r.limits})
 	r.model = &Model{
 		Source:  policy.Key{Kind: "Mesh", Namespace: set.Mesh.Metadata.Namespace, Name: set.Mesh.Metadata.Name},
 		Tracing: set.Mesh.Spec.Tracing, AccessLog: set.Mesh.Spec.AccessLog,
@@ -70,7 +69,7 @@ func compareDocuments[S any](a, b *policy.Document[S]) int { return a.Ref().Comp
 
 // note notes which documents there are now, and gives the services that depend on those that have changed.
 func (r *Resolver) note(set *policy.Set) (stale map[policy.Ref]bool) {
-	stale = make(map[policy.Ref]bool)
+	stale = make(map[policy.Ref]bool, max(0, len(set.Services)-len(r.set.Services)))
 	sorted.Changes(r.set.Routes, set.Routes, compareDocuments, func(was, is *policy.Document[policy.RouteSpec]) {
 		if was != nil && r.routes[was.Spec.Service] == was {
 			delete(r.routes, was.Spec.Service)
@@ -106,21 +105,20 @@ func (r *Resolver) note(set *policy.Set) (stale map[policy.Ref]bool) {
 	return stale
 }
 
-// remake makes services anew, and gives them and the limits that are others then; nil: there is none any more.
-func (r *Resolver) remake(stale map[policy.Ref]bool, b *builder) (services map[policy.Ref]*Service, limits map[string]*Limit) {
-	services, limits = make(map[policy.Ref]*Service, len(stale)), make(map[string]*Limit)
+// remake makes services anew, and gives what becomes of them and the limits that are others then; nil: there is none any more.
+func (r *Resolver) remake(stale map[policy.Ref]bool, b *builder) (services []sorted.Edit[policy.Ref, *Service], limits map[string]*Limit) {
+	limits = make(map[string]*Limit)
 	before := make(map[string]*Limit)
-	for ref := range stale {
+	refs := slices.SortedFunc(maps.Keys(stale), policy.Ref.Compare)
+	services, all := make([]sorted.Edit[policy.Ref, *Service], 0, len(refs)), make([]*made, len(refs))
+	for _, ref := range refs {
 		if m := r.made[ref]; m != nil {
 			for _, l := range m.limits {
 				before[l.ID], limits[l.ID] = l, nil
 			}
 			r.forget(ref, m)
-			services[ref] = nil
 		}
 	}
-	refs := slices.Collect(maps.Keys(stale))
-	all := make([]*made, len(refs))
 	parallel.Runs(len(refs), 64, func(from, to int) {
 		own := *b
 		for i := from; i < to; i++ {
@@ -131,10 +129,11 @@ func (r *Resolver) remake(stale map[policy.Ref]bool, b *builder) (services map[p
 	})
 	for i, m := range all {
 		if m == nil {
+			services = append(services, sorted.Edit[policy.Ref, *Service]{Key: refs[i], Gone: true})
 			continue
 		}
 		r.keep(refs[i], m)
-		services[refs[i]] = m.service
+		services = append(services, sorted.Edit[policy.Ref, *Service]{Key: refs[i], Value: m.service})
 		for _, l := range m.limits {
 			if limits[l.ID] = l; reflect.DeepEqual(l, before[l.ID]) {
 				delete(limits, l.ID)
@@ -171,15 +170,15 @@ func (r *Resolver) keep(ref policy.Ref, m *made) {
 
 // make makes a service, and notes of what.
 func (b *builder) make(d *policy.Document[policy.ServiceSpec]) *made {
-	ref := d.Ref()
-	m := &made{route: b.routes[ref.String()]}
+	name := d.Ref().String()
+	m := &made{route: b.routes[name]}
 	if m.route != nil {
 		for i := range m.route.Spec.Rules {
 			for _, to := range m.route.Spec.Rules[i].To {
-				other := policy.ParseRef(to.Service, "")
-				if other == ref {
+				if to.Service == name {
 					continue
 				}
+				other := policy.ParseRef(to.Service, "")
 				if m.others == nil {
 					m.others = make(map[policy.Ref]bool)
 				}

@@ -85,9 +85,9 @@ const ringPoints = 256
 // hashed configures how endpoints are picked by a hash. Envoy has rings of a size and divides it by the number of
 // endpoints: with one more, each of the others would lose points, and users with them. So the size grows with them.
 func hashed(c *clusterv3.Cluster, lb policy.LoadBalancing, endpoints int) {
-	if c.LbPolicy == clusterv3.Cluster_RING_HASH && endpoints > 0 { // of a name, only each proxy knows them
+	if size := ringSize(c.LbPolicy, endpoints); size > 0 {
 		c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{
-			MinimumRingSize: wrapperspb.UInt64(min(maxRing, uint64(endpoints)*ringPoints)),
+			MinimumRingSize: wrapperspb.UInt64(size),
 		}}
 	}
 	if lb.HashBalanceFactor > 0 {
@@ -95,6 +95,14 @@ func hashed(c *clusterv3.Cluster, lb policy.LoadBalancing, endpoints int) {
 			HashBalanceFactor: number(lb.HashBalanceFactor),
 		}}
 	}
+}
+
+// ringSize is the size of a cluster's ring; 0: it has none, or, of a name, only each proxy knows its endpoints.
+func ringSize(lb clusterv3.Cluster_LbPolicy, endpoints int) uint64 {
+	if lb != clusterv3.Cluster_RING_HASH {
+		return 0
+	}
+	return min(maxRing, uint64(endpoints)*ringPoints)
 }
 
 // maxRing is the largest ring that Envoy has.

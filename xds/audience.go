@@ -18,7 +18,7 @@ type audience struct {
 	name     string
 	doors    []door
 	services []*mesh.Service            // that its listeners route to
-	wants    map[string]int             // how many services want each cluster, by its name; see eachWanted
+	wants    map[wanted]int             // how many other services want each cluster; see eachWanted
 	limited  int                        // how many ask about limits
 	counting []*mesh.Service            // those with limits that proxies count by themselves
 	parts    map[policy.Ref][]*Resource // what is there because of a service
@@ -28,7 +28,7 @@ type audience struct {
 }
 
 func newAudience(name string) *audience {
-	return &audience{name: name, wants: make(map[string]int), parts: make(map[policy.Ref][]*Resource)}
+	return &audience{name: name, wants: make(map[wanted]int), parts: make(map[policy.Ref][]*Resource)}
 }
 
 // revision is what becomes of an audience that has other doors and services.
@@ -57,45 +57,66 @@ func (t *translator) revise(r *revision) {
 	a.doors, r.edits = r.doors, make(map[string][]sorted.Edit[string, *Resource])
 }
 
+// part is a part of a view, and how it differs from what it was before.
+type part struct {
+	of         *revision
+	all        []*Resource
+	come, gone []*Resource
+	more       uint64 // what the sum of their hashes is more, or less, around 0
+}
+
+func (p *part) differ(was []*Resource) {
+	for _, n := range p.all {
+		if !slices.Contains(was, n) {
+			p.come = append(p.come, n)
+			p.more += n.hash()
+		}
+	}
+	for _, o := range was {
+		if slices.Contains(p.all, o) {
+			continue
+		}
+		p.more -= o.hash()
+		if find(p.all, o.Type, o.Name) == nil {
+			p.gone = append(p.gone, o)
+		}
+	}
+}
+
 // replace replaces the part of the view that is there because of a service.
-func (r *revision) replace(ref policy.Ref, part []*Resource) {
-	r.change(r.parts[ref], part)
-	if r.parts[ref] = part; part == nil {
+func (r *revision) replace(ref policy.Ref, p *part) {
+	r.change(p)
+	if r.parts[ref] = p.all; p.all == nil {
 		delete(r.parts, ref)
 	}
 }
 
 // change notes that a part of the view is another one.
-func (r *revision) change(was, is []*Resource) {
-	for _, n := range is {
-		if !slices.Contains(was, n) {
-			r.edits[n.Type] = append(r.edits[n.Type], sorted.Edit[string, *Resource]{Key: n.Name, Value: n})
-			r.sum += n.hash()
-		}
+func (r *revision) change(p *part) {
+	for _, n := range p.come {
+		r.edits[n.Type] = append(r.edits[n.Type], sorted.Edit[string, *Resource]{Key: n.Name, Value: n})
 	}
-	for _, o := range was {
-		if slices.Contains(is, o) {
-			continue
-		}
-		r.sum -= o.hash()
-		if find(is, o.Type, o.Name) == nil {
-			r.edits[o.Type] = append(r.edits[o.Type], sorted.Edit[string, *Resource]{Key: o.Name, Gone: true})
-			r.gone = append(r.gone, o)
-		}
+	for _, o := range p.gone {
+		r.edits[o.Type] = append(r.edits[o.Type], sorted.Edit[string, *Resource]{Key: o.Name, Gone: true})
+	}
+	r.gone = append(r.gone, p.gone...)
+	r.sum += p.more
+}
+
+// changeFrame makes what is in the view whatever services there are, if that is another one now.
+func (t *translator) changeFrame(r *revision) {
+	if r.reframe {
+		t.whole[r.name] = true
+		p := part{all: t.frame(r.audience)}
+		p.differ(r.frame)
+		r.change(&p)
+		r.frame = p.all
 	}
 }
 
 // finish makes the view, once all parts are there.
-func (t *translator) finish(r *revision) {
-	if r.reframe {
-		t.whole[r.name] = true
-		frame := t.frame(r.audience)
-		r.change(r.frame, frame)
-		r.frame = frame
-	} else if len(r.touched) == 0 {
-		return
-	}
-	if len(r.edits) == 0 && r.view != nil {
+func (r *revision) finish() {
+	if len(r.edits) == 0 && (r.view != nil || !r.reframe && len(r.touched) == 0) {
 		return
 	}
 	next := maps.Clone(r.view)
@@ -108,6 +129,10 @@ func (t *translator) finish(r *revision) {
 		}
 	}
 	r.view = next
+}
+
+// forget drops what is in no view any more.
+func (t *translator) forget(r *revision) {
 	// Virtual hosts that are in the view no more are in none: they would be kept with their services.
 	for _, o := range r.gone {
 		if o.Type == VirtualHostType {
@@ -125,15 +150,18 @@ func sameRoutes(a, b door) bool {
 // note notes which services there are now. touched are those of which a part of the view may be another one; recount says
 // that some have other limits that proxies count.
 func (a *audience) note(services []*mesh.Service) (touched map[policy.Ref]bool, recount bool) {
-	touched = make(map[policy.Ref]bool)
-	before := make(map[string]bool) // which were wanted
+	touched = make(map[policy.Ref]bool, max(0, len(services)-len(a.services)))
+	before := make(map[wanted]bool) // which were
 	add := func(s *mesh.Service, n int) {
-		eachWanted(s, func(name string) {
-			if _, ok := before[name]; !ok {
-				before[name] = a.wants[name] > 0
+		eachWanted(s, func(w wanted) {
+			if owns(s, w.subset) {
+				return
 			}
-			if a.wants[name] += n; a.wants[name] == 0 {
-				delete(a.wants, name)
+			if _, ok := before[w]; !ok {
+				before[w] = a.wants[w] > 0
+			}
+			if a.wants[w] += n; a.wants[w] == 0 {
+				delete(a.wants, w)
 			}
 		})
 		if limited(s) {
@@ -157,9 +185,9 @@ func (a *audience) note(services []*mesh.Service) (touched map[policy.Ref]bool, 
 			recount = recount || !sameCounts(was, is)
 		}
 	})
-	for name, was := range before {
-		if was != (a.wants[name] > 0) {
-			for _, ref := range mayOwn(name) {
+	for w, was := range before {
+		if was != (a.wants[w] > 0) {
+			for _, ref := range mayOwn(w.subset) {
 				touched[ref] = true
 			}
 		}
@@ -169,25 +197,42 @@ func (a *audience) note(services []*mesh.Service) (touched map[policy.Ref]bool, 
 	return touched, recount
 }
 
-// eachWanted gives the names of what rules of a service send requests to, subsets and variants of them.
-func eachWanted(s *mesh.Service, f func(name string)) {
+// wanted is a cluster that rules send requests to.
+type wanted struct {
+	subset  string
+	variant variant
+}
+
+// eachWanted gives what rules of a service send requests to.
+func eachWanted(s *mesh.Service, f func(wanted)) {
 	for _, r := range s.Rules {
 		for _, to := range r.To {
-			f(to.Subset)
+			f(wanted{to.Subset, ""})
 			if r.LoadTest != nil {
-				f(to.Subset + string(loadTest))
+				f(wanted{to.Subset, loadTest})
 			}
 		}
 		for _, m := range r.Mirror {
-			f(m.Subset)
-			f(m.Subset + string(shadow))
+			f(wanted{m.Subset, ""})
+			f(wanted{m.Subset, shadow})
 		}
 	}
 }
 
-// mayOwn gives the services that what is wanted by a name may be of.
+// wants says whether rules of a service send requests to a cluster.
+func wants(s *mesh.Service, cluster wanted) (is bool) {
+	eachWanted(s, func(w wanted) { is = is || w == cluster })
+	return is
+}
+
+// owns says whether a subset is a service's.
+func owns(s *mesh.Service, subset string) bool {
+	return slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool { return sub.Name == subset })
+}
+
+// mayOwn gives the services that a subset may be of, by its name.
 func mayOwn(name string) []policy.Ref {
-	first, rest, more := strings.Cut(EndpointsOf(name), "/")
+	first, rest, more := strings.Cut(name, "/")
 	second, _, third := strings.Cut(rest, "/")
 	switch {
 	case !more:
@@ -216,11 +261,15 @@ func sameCounts(a, b *mesh.Service) bool {
 // that all its versions are warm before a rule turns to them, or rules of others send requests to it, and its virtual host
 // behind each door. All of a service's endpoints as one are there only where a rule says so.
 func (t *translator) part(a *audience, s *mesh.Service) (all []*Resource) {
-	isWanted := func(sub *mesh.Subset) bool { return a.wants[sub.Name] > 0 }
 	served := serviceOf(a.services, s.Ref) != nil
-	if served || slices.ContainsFunc(s.Subsets, isWanted) {
+	isWanted := func(sub *mesh.Subset, v variant) bool {
+		w := wanted{sub.Name, v}
+		return a.wants[w] > 0 || served && wants(s, w)
+	}
+	if served || slices.ContainsFunc(s.Subsets, func(sub *mesh.Subset) bool { return isWanted(sub, "") }) {
+		all = make([]*Resource, 0, 2*len(s.Subsets)+len(a.doors))
 		for _, sub := range s.Subsets {
-			if sub.Version == "" && !isWanted(sub) {
+			if sub.Version == "" && !isWanted(sub, "") {
 				continue
 			}
 			all = append(all, t.cluster(s, sub, ""))
@@ -228,7 +277,7 @@ func (t *translator) part(a *audience, s *mesh.Service) (all []*Resource) {
 				all = append(all, t.endpoints(s, sub))
 			}
 			for _, one := range []variant{shadow, loadTest} {
-				if a.wants[sub.Name+string(one)] > 0 {
+				if isWanted(sub, one) {
 					all = append(all, t.cluster(s, sub, one))
 				}
 			}

@@ -45,37 +45,45 @@ var lbPolicies = map[string]clusterv3.Cluster_LbPolicy{
 }
 
 // adsSource says that a resource comes over the same stream.
-func adsSource() *corev3.ConfigSource {
-	return &corev3.ConfigSource{
-		ResourceApiVersion:    corev3.ApiVersion_V3,
-		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
-	}
+func adsSource() *corev3.ConfigSource { return ads }
+
+var ads = &corev3.ConfigSource{
+	ResourceApiVersion:    corev3.ApiVersion_V3,
+	ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
 }
 
 func (t *translator) cluster(s *mesh.Service, sub *mesh.Subset, v variant) *Resource {
 	name := sub.Name + string(v)
-	return t.resource(ClusterType, name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
-		c := &clusterv3.Cluster{
-			Name:                          name,
-			ConnectTimeout:                durationpb.New(connectTimeout),
-			LbPolicy:                      lbPolicies[s.Spec.LoadBalancing.Policy],
-			CircuitBreakers:               circuitBreakers(s.Spec),
-			OutlierDetection:              outlierDetection(s.Spec.OutlierDetection),
-			HealthChecks:                  healthChecks(s.Spec),
-			IgnoreHealthOnHostRemoval:     true,
-			TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
+	return t.named(ClusterType, name, s.Name, []policy.Key{s.Source}, func() []byte {
+		build := func() []byte { return t.marshal(t.unnamedCluster(s, sub, v)) }
+		if v != "" || s.Spec.Endpoints.DNS != nil {
+			return build()
 		}
-		if dns := s.Spec.Endpoints.DNS; dns != nil {
-			c.ClusterDiscoveryType = t.byName(durationpb.New(time.Duration(*dns.Refresh)))
-			c.LoadAssignment = assignment(name, dns.Name, dns.Port)
-		} else {
-			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
-			c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
-		}
-		hashed(c, s.Spec.LoadBalancing, len(sub.Endpoints))
-		v.vary(c, sub)
-		return c
+		return t.lastCluster.get(s, ringSize(lbPolicies[s.Spec.LoadBalancing.Policy], len(sub.Endpoints)), build)
 	})
+}
+
+// unnamedCluster is a cluster but for its name. Those of subsets with rings of a size are the same.
+func (t *translator) unnamedCluster(s *mesh.Service, sub *mesh.Subset, v variant) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		ConnectTimeout:                durationpb.New(connectTimeout),
+		LbPolicy:                      lbPolicies[s.Spec.LoadBalancing.Policy],
+		CircuitBreakers:               circuitBreakers(&s.Spec),
+		OutlierDetection:              outlierDetection(s.Spec.OutlierDetection),
+		HealthChecks:                  healthChecks(&s.Spec),
+		IgnoreHealthOnHostRemoval:     true,
+		TypedExtensionProtocolOptions: t.protocol(s.Spec.Protocol != "http"),
+	}
+	if dns := s.Spec.Endpoints.DNS; dns != nil {
+		c.ClusterDiscoveryType = t.byName(durationpb.New(time.Duration(*dns.Refresh)))
+		c.LoadAssignment = assignment(sub.Name+string(v), dns.Name, dns.Port)
+	} else {
+		c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()}
+	}
+	hashed(c, s.Spec.LoadBalancing, len(sub.Endpoints))
+	v.vary(c, sub)
+	return c
 }
 
 // infrastructure is a gRPC cluster of Weir's own.
@@ -133,14 +141,12 @@ func (t *translator) protocol(http2 bool) map[string]*anypb.Any {
 
 // any marshals deterministically, unlike anypb.New.
 func (t *translator) any(m proto.Message) *anypb.Any {
-	a := new(anypb.Any)
-	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil && t.err == nil {
-		t.err = err
-	}
-	return a
+	return &anypb.Any{TypeUrl: typePrefix + string(m.ProtoReflect().Descriptor().FullName()), Value: t.marshal(m)}
 }
 
-func circuitBreakers(s policy.ServiceSpec) *clusterv3.CircuitBreakers {
+const typePrefix = "type.googleapis.com/"
+
+func circuitBreakers(s *policy.ServiceSpec) *clusterv3.CircuitBreakers {
 	b := s.CircuitBreaker
 	thresholds := &clusterv3.CircuitBreakers_Thresholds{
 		MaxConnections:     number(*b.MaxConnections),
@@ -175,7 +181,7 @@ func outlierDetection(o *policy.OutlierDetection) *clusterv3.OutlierDetection {
 	}
 }
 
-func healthChecks(s policy.ServiceSpec) []*corev3.HealthCheck {
+func healthChecks(s *policy.ServiceSpec) []*corev3.HealthCheck {
 	h := s.HealthCheck
 	if h == nil {
 		return nil

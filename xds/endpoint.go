@@ -11,7 +11,7 @@ import (
 
 // endpoints groups a subset's endpoints, which are sorted by zone, into localities.
 func (t *translator) endpoints(s *mesh.Service, sub *mesh.Subset) *Resource {
-	return t.resource(EndpointType, sub.Name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
+	return t.resource(EndpointType, sub.Name, s.Name, []policy.Key{s.Source}, func() proto.Message {
 		a := &endpointv3.ClusterLoadAssignment{ClusterName: sub.Name}
 		for i, e := range sub.Endpoints {
 			if i == 0 || e.Zone != sub.Endpoints[i-1].Zone {

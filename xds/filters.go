@@ -49,9 +49,6 @@ var filters = []struct {
 }
 
 func (t *translator) httpFilters(d door) []*hcmv3.HttpFilter {
-	if t.chains[d.routes] != nil {
-		return t.chains[d.routes]
-	}
 	chain := make([]*hcmv3.HttpFilter, len(filters))
 	for i, f := range filters {
 		if f.config == nil {
@@ -64,6 +61,5 @@ func (t *translator) httpFilters(d door) []*hcmv3.HttpFilter {
 			IsOptional: f.name == bodyFilters,
 		}
 	}
-	t.chains[d.routes] = chain
 	return chain
 }

@@ -83,10 +83,10 @@ func grpcNames(s *mesh.Service) (names []string) {
 	return names
 }
 
-func grpcRoutesOf(s *mesh.Service) string { return "grpc/" + s.Ref.String() }
+func grpcRoutesOf(s *mesh.Service) string { return "grpc/" + s.Name }
 
 func (g grpcTranslator) listener(s *mesh.Service, name string) *Resource {
-	return g.resource(ListenerType, name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
+	return g.resource(ListenerType, name, s.Name, []policy.Key{s.Source}, func() proto.Message {
 		filter := func(name string, config proto.Message) *hcmv3.HttpFilter {
 			return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: g.any(config)}}
 		}
@@ -104,8 +104,8 @@ func (g grpcTranslator) listener(s *mesh.Service, name string) *Resource {
 
 // routes are of one service, whatever name of it was dialled.
 func (g grpcTranslator) routes(s *mesh.Service) *Resource {
-	return g.resource(RouteType, grpcRoutesOf(s), s.Ref.String(), sourcesOf(s), func() proto.Message {
-		host := &routev3.VirtualHost{Name: s.Ref.String(), Domains: []string{"*"}}
+	return g.resource(RouteType, grpcRoutesOf(s), s.Name, sourcesOf(s), func() proto.Message {
+		host := &routev3.VirtualHost{Name: s.Name, Domains: []string{"*"}}
 		for _, r := range s.Rules {
 			if r.LoadTest != nil { // its calls could be neither marked nor counted
 				continue
@@ -236,7 +236,7 @@ func (g grpcTranslator) route(r *mesh.Rule, match *routev3.RouteMatch, a *routev
 
 // answer fails calls with the code that stands for a status of HTTP: a client has no answers of its own.
 func (g grpcTranslator) answer(s *mesh.Service, r *mesh.Rule, match *routev3.RouteMatch, status int) *routev3.Route {
-	cluster := mesh.SubsetName(s.Ref.String(), "")
+	cluster := mesh.SubsetName(s.Name, "")
 	g.wanted[cluster] = true
 	out := g.route(r, match, &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster}})
 	out.TypedPerFilterConfig = map[string]*anypb.Any{faultFilter: g.any(&faultfilterv3.HTTPFault{Abort: &faultfilterv3.FaultAbort{
@@ -320,7 +320,7 @@ var grpcPolicies = map[string]clusterv3.Cluster_LbPolicy{
 }
 
 func (g grpcTranslator) cluster(s *mesh.Service, sub *mesh.Subset) *Resource {
-	return g.resource(ClusterType, sub.Name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
+	return g.resource(ClusterType, sub.Name, s.Name, []policy.Key{s.Source}, func() proto.Message {
 		c := &clusterv3.Cluster{
 			Name:     sub.Name,
 			LbPolicy: grpcPolicies[s.Spec.LoadBalancing.Policy],
@@ -359,7 +359,7 @@ func grpcOutliers(o *policy.OutlierDetection) *clusterv3.OutlierDetection {
 // endpoints has each address once, which clients insist on, and a weight for each zone, without which they take none of
 // it. A ring has one weight for all, which is that of a zone times that of an endpoint.
 func (g grpcTranslator) endpoints(s *mesh.Service, sub *mesh.Subset) *Resource {
-	return g.resource(EndpointType, sub.Name, s.Ref.String(), []policy.Key{s.Source}, func() proto.Message {
+	return g.resource(EndpointType, sub.Name, s.Name, []policy.Key{s.Source}, func() proto.Message {
 		oneZone := grpcPolicies[s.Spec.LoadBalancing.Policy] == clusterv3.Cluster_RING_HASH
 		a := &endpointv3.ClusterLoadAssignment{ClusterName: sub.Name}
 		type address struct {

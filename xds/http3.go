@@ -31,7 +31,7 @@ func (t *translator) quicListener(d door, whose string) *Resource {
 				DownstreamSocketConfig: &corev3.UdpSocketConfig{PreferGro: wrapperspb.Bool(true)},
 			},
 			FilterChains: []*listenerv3.FilterChain{{
-				Filters: t.only(m),
+				Filters: only(t.any(m)),
 				TransportSocket: &corev3.TransportSocket{
 					Name: "envoy.transport_sockets.quic",
 					ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: t.any(&quicv3.QuicDownstreamTransport{

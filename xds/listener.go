@@ -15,7 +15,7 @@ import (
 	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -31,22 +31,26 @@ const (
 // listener takes HTTP and routes it by its route configuration.
 func (t *translator) listener(d door, whose string) *Resource {
 	sources := append(slices.Clone(d.sources), t.model.Source)
-	return t.resource(ListenerType, d.name, whose, sources, func() proto.Message {
-		return &listenerv3.Listener{
-			Name:                          d.name,
-			Address:                       socketAddress(d.address, d.port),
-			PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
-			TrafficDirection:              d.direction(),
-			FilterChains:                  []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: t.only(t.connectionManager(d))})},
-		}
+	return t.named(ListenerType, d.name, whose, sources, func() []byte {
+		return t.marshal(t.unnamedListener(d, t.any(t.connectionManager(d))))
 	})
 }
 
+// unnamedListener is a listener but for its name.
+func (t *translator) unnamedListener(d door, manager *anypb.Any) *listenerv3.Listener {
+	return &listenerv3.Listener{
+		Address:                       socketAddress(d.address, d.port),
+		PerConnectionBufferLimitBytes: wrapperspb.UInt32(connectionBuffer),
+		TrafficDirection:              d.direction(),
+		FilterChains:                  []*listenerv3.FilterChain{t.encrypted(d, &listenerv3.FilterChain{Filters: only(manager)})},
+	}
+}
+
 // only has a filter chain do nothing but HTTP.
-func (t *translator) only(m *hcmv3.HttpConnectionManager) []*listenerv3.Filter {
+func only(manager *anypb.Any) []*listenerv3.Filter {
 	return []*listenerv3.Filter{{
 		Name:       "envoy.filters.network.http_connection_manager",
-		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: t.any(m)},
+		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: manager},
 	}}
 }
 

@@ -63,9 +63,9 @@ func (t *translator) localChains(filter string, d door, whose string, services [
 		own, shares := fairShares(s.Local)
 		switch filter {
 		case localService:
-			add(s.Ref.String(), own)
+			add(s.Name, own)
 		case localShare:
-			add(s.Ref.String(), shares)
+			add(s.Name, shares)
 		default:
 			for _, r := range s.Rules {
 				add(localChain(r), r.Local)

@@ -41,7 +41,7 @@ func (t *translator) quotaChains(d door, whose string, services []*mesh.Service)
 				RlqsServer: envoyGRPC(rateLimitCluster), Domain: mesh.LimitDomain, BucketMatchers: t.buckets(l),
 			}))
 		}
-		chains[s.Ref.String()] = chain
+		chains[s.Name] = chain
 	}
 	return t.resource(ExtensionType, name, whose, sources, func() proto.Message {
 		return t.extension(name, &compositefilterv3.Composite{NamedFilterChains: chains})

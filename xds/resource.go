@@ -37,6 +37,14 @@ type Resource struct {
 	Version string       // hash of Body: equal versions, equal bytes, on every replica
 	Body    []byte       // the marshalled message, as the value of an Any of Type
 	Sources []policy.Key // the documents it was made from, to say whose mistake a refusal is; sorted
+
+	sum uint64 // its hash, where it is known; else 0
+}
+
+func newResource(kind, name string, body []byte, sources []policy.Key) *Resource {
+	r := &Resource{Type: kind, Name: name, Body: body, Sources: sortedKeys(sources), Version: versionOf(body)}
+	r.sum = r.hash()
+	return r
 }
 
 // View is what one proxy may have: for each type its resources, sorted by name. Immutable; equal proxies share one.
@@ -114,6 +122,9 @@ func (s *Snapshot) Version() string { return s.version() }
 func (r *Resource) hash() uint64 {
 	if r == nil {
 		return 0
+	}
+	if r.sum != 0 {
+		return r.sum
 	}
 	h := xxhash.New()
 	for _, part := range []string{r.Type, "\x00", r.Name, "\x00", r.Version} {

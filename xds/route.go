@@ -50,39 +50,35 @@ func (t *translator) routes(d door, whose string) *Resource {
 // virtualHost is a service's part of a route configuration. Its name is that one's and, after the last slash,
 // the service's, which has no dot in its parts.
 func (t *translator) virtualHost(d door, s *mesh.Service) *Resource {
-	name := d.routes + "/" + strings.Replace(s.Ref.String(), "/", ".", 1)
-	return t.resource(VirtualHostType, name, s.Ref.String(), sourcesOf(s), func() proto.Message {
-		perFilter := make(map[string]*anypb.Any)
-		t.door = d.routes
-		own, shares := fairShares(s.Local)
-		t.localLimits(localService, s.Ref.String(), own, perFilter)
-		t.localLimits(localShare, s.Ref.String(), shares, perFilter)
-		if len(s.Quota) > 0 {
-			t.through(quotaService, s.Ref.String(), perFilter)
+	name := d.routes + "/" + strings.Replace(s.Name, "/", ".", 1)
+	return t.named(VirtualHostType, name, s.Name, sourcesOf(s), func() []byte {
+		build := func() []byte { return t.marshal(t.unnamedHost(d, s)) }
+		if counts(s) {
+			return build()
 		}
-		v := &routev3.VirtualHost{Name: name, Domains: s.Spec.Hosts, TypedPerFilterConfig: perFilter}
-		v.Routes = t.rowsOf(s, d.tls != nil)
-		return v
+		var secure uint64
+		if d.tls != nil {
+			secure = 1
+		}
+		return t.lastHost.get(s, secure, build)
 	})
 }
 
-// rows are the routes of a service's virtual host. Those of services that proxies don't count by themselves are the same
-// behind all doors that are secure, and behind all others.
-type rows struct {
-	of     *mesh.Service
-	secure bool
-	routes []*routev3.Route
-}
-
-func (t *translator) rowsOf(s *mesh.Service, secure bool) []*routev3.Route {
-	if t.last.of == s && t.last.secure == secure && !counts(s) {
-		return t.last.routes
+// unnamedHost is a virtual host but for its name. Those of a service that proxies don't count by themselves are the same behind
+// all doors that are secure, and behind all others.
+func (t *translator) unnamedHost(d door, s *mesh.Service) *routev3.VirtualHost {
+	v := &routev3.VirtualHost{Domains: s.Spec.Hosts, TypedPerFilterConfig: make(map[string]*anypb.Any)}
+	t.door = d.routes
+	own, shares := fairShares(s.Local)
+	t.localLimits(localService, s.Name, own, v.TypedPerFilterConfig)
+	t.localLimits(localShare, s.Name, shares, v.TypedPerFilterConfig)
+	if len(s.Quota) > 0 {
+		t.through(quotaService, s.Name, v.TypedPerFilterConfig)
 	}
-	t.last = rows{of: s, secure: secure}
 	for _, r := range s.Rules {
-		t.last.routes = append(t.last.routes, t.sampled(keyed(t.ruleRoutes(r), r.Key, secure), r)...)
+		v.Routes = append(v.Routes, t.sampled(keyed(t.ruleRoutes(r), r.Key, d.tls != nil), r)...)
 	}
-	return t.last.routes
+	return v
 }
 
 func sourcesOf(s *mesh.Service) []policy.Key {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"sync"
 
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/machinenativeops/weir/internal/parallel"
@@ -64,11 +64,12 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 	}
 	t := newTranslator(m, k.options)
 	t.before = k.made
+	t.shared = sync.OnceValue(t.share)
 	t.anew = m.Source != k.last.Source || m.Tracing != k.last.Tracing || m.AccessLog != k.last.AccessLog || m.Thinned != k.last.Thinned ||
 		!slices.Equal(m.Marks, k.last.Marks)
 	sorted.Changes(k.last.Services, m.Services, compareServices, func(was, is *mesh.Service) {
 		ref := cmp.Or(was, is).Ref
-		t.changed[ref], t.whole[ref.String()] = true, true
+		t.changed[ref] = true
 	})
 	if t.anew {
 		t.changeSampled()
@@ -92,15 +93,21 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 	parallel.Each(len(all), func(i int) { t.revise(all[i]) })
 	jobs := t.work(all)
 	for _, r := range all {
-		t.finish(r)
+		t.changeFrame(r)
 	}
-	k.listen(jobs)
+	parallel.Do(
+		func() { parallel.Each(len(all), func(i int) { all[i].finish() }) },
+		func() { k.listen(jobs) },
+	)
+	for _, r := range all {
+		t.forget(r)
+	}
 	if t.err != nil {
 		*k = Translator{options: k.options} // which is between two models
 		return nil, t.err
 	}
 	k.last, k.gateways = m, next
-	t.keep(k.made)
+	t.keep(k.made, jobs)
 	k.snapshot = newSnapshot(k, m)
 	return k.snapshot, nil
 }
@@ -109,7 +116,7 @@ func (k *Translator) Translate(m *mesh.Model) (*Snapshot, error) {
 func (t *translator) changeSampled() {
 	for _, s := range t.model.Services {
 		if slices.ContainsFunc(s.Rules, func(r *mesh.Rule) bool { return r.TracePercent != 0 }) {
-			t.changed[s.Ref], t.whole[s.Ref.String()] = true, true
+			t.changed[s.Ref] = true
 		}
 	}
 }
@@ -135,60 +142,100 @@ func compareServices(a, b *mesh.Service) int { return a.Ref.Compare(b.Ref) }
 
 // translator makes each resource of one model once. The first error sticks.
 type translator struct {
-	model   *mesh.Model
-	options Options
-	changed map[policy.Ref]bool            // services that have changed, come or gone since the translation before
-	anew    bool                           // what all listeners share has
-	before  map[string][]*Resource         // made before, by whose they are
-	of      map[string][]*Resource         // made, by whose they are
-	whole   map[string]bool                // whose they are of whom all are made
-	chains  map[string][]*hcmv3.HttpFilter // of listeners, by their route configurations
-	door    string                         // the route configuration of which routes are made
-	last    rows                           // made last
-	err     error
+	model                 *mesh.Model
+	options               Options
+	changed               map[policy.Ref]bool    // services that have changed, come or gone since the translation before
+	anew                  bool                   // what all listeners share has
+	before                map[string][]*Resource // made before, by whose they are
+	of                    map[string]*owner      // by their names
+	now                   *owner                 // of what is made by itself; nil: nobody
+	whole                 map[string]bool        // audiences of which all is made
+	door                  string                 // the route configuration of which routes are made
+	lastHost, lastCluster rest                   // made last
+	shared                func() shared          // of listeners of proxies beside workloads
+	err                   error
 }
 
 func newTranslator(m *mesh.Model, o Options) *translator {
 	return &translator{
-		model: m, options: o, changed: make(map[policy.Ref]bool), of: make(map[string][]*Resource), whole: make(map[string]bool),
-		chains: make(map[string][]*hcmv3.HttpFilter),
+		model: m, options: o, changed: make(map[policy.Ref]bool), of: make(map[string]*owner), whole: make(map[string]bool),
 	}
 }
 
-// fork gives a translator that makes what is others' than what this one makes, at the same time.
+// fork gives a translator that does jobs, while others do other ones.
 func (t *translator) fork() *translator {
-	fork := newTranslator(t.model, t.options)
-	fork.before = t.before
-	return fork
+	return &translator{model: t.model, options: t.options, before: t.before, shared: t.shared}
 }
 
-// join takes what a fork has made.
-func (t *translator) join(fork *translator) {
-	maps.Copy(t.of, fork.of)
-	if t.err == nil {
-		t.err = fork.err
+// rest is what messages of a service share that differ in their names, encoded.
+type rest struct {
+	of      *mesh.Service
+	like    uint64 // what it depends on besides
+	encoded []byte
+}
+
+// get gives the rest of a message, making it unless it is there.
+func (r *rest) get(s *mesh.Service, like uint64, build func() []byte) []byte {
+	if r.of != s || r.like != like {
+		*r = rest{of: s, like: like, encoded: build()}
 	}
+	return r.encoded
 }
 
-// resource gives the named resource, building it the first time. whose it is, a service's or an audience's by their names,
-// says for how long it is kept.
+// owner is whose resources are, a service's or an audience's by their names, which says for how long they are kept.
+type owner struct {
+	name         string
+	before, made []*Resource
+}
+
+// owner gives the named owner.
+func (t *translator) owner(name string) *owner {
+	if t.now != nil && t.now.name == name {
+		return t.now
+	}
+	o := t.of[name]
+	if o == nil {
+		o = &owner{name: name, before: t.before[name]}
+		t.of[name] = o
+	}
+	return o
+}
+
+// resource gives the named resource, building it the first time.
 func (t *translator) resource(kind, name, whose string, sources []policy.Key, build func() proto.Message) *Resource {
-	if r := find(t.of[whose], kind, name); r != nil {
+	return t.made(kind, name, whose, sources, func() []byte { return t.marshal(build()) })
+}
+
+// named gives a resource as resource does, of a message whose first field is its name; rest gives the others, encoded: what
+// differs in nothing but its name is encoded once.
+func (t *translator) named(kind, name, whose string, sources []policy.Key, rest func() []byte) *Resource {
+	return t.made(kind, name, whose, sources, func() []byte {
+		others := rest()
+		body := make([]byte, 0, protowire.SizeTag(1)+protowire.SizeBytes(len(name))+len(others))
+		return append(protowire.AppendString(protowire.AppendTag(body, 1, protowire.BytesType), name), others...)
+	})
+}
+
+func (t *translator) made(kind, name, whose string, sources []policy.Key, body func() []byte) *Resource {
+	o := t.owner(whose)
+	if r := find(o.made, kind, name); r != nil {
 		return r
 	}
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(build())
-	if err != nil && t.err == nil {
-		t.err = fmt.Errorf("marshal %s: %w", name, err)
-	}
-	r := &Resource{
-		Type: kind, Name: name, Body: body, Sources: sortedKeys(sources),
-		Version: versionOf(body),
-	}
-	if old := find(t.before[whose], kind, name); old != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
+	r := newResource(kind, name, body(), sources)
+	if old := find(o.before, kind, name); old != nil && old.Version == r.Version && slices.Equal(old.Sources, r.Sources) {
 		r = old // whoever has it needs no other
 	}
-	t.of[whose] = append(t.of[whose], r)
+	o.made = append(o.made, r)
 	return r
+}
+
+// marshal gives the same bytes for the same message.
+func (t *translator) marshal(m proto.Message) []byte {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil && t.err == nil {
+		t.err = fmt.Errorf("marshal %s: %w", m.ProtoReflect().Descriptor().Name(), err)
+	}
+	return body
 }
 
 func find(all []*Resource, kind, name string) *Resource {
@@ -201,22 +248,41 @@ func find(all []*Resource, kind, name string) *Resource {
 }
 
 // keep keeps what was made for the next translation, and what was made before of those of whom not all were made.
-func (t *translator) keep(made map[string][]*Resource) {
+func (t *translator) keep(made map[string][]*Resource, jobs []*job) {
 	for whose := range t.whole {
 		delete(made, whose)
 	}
-	for whose, all := range t.of {
-		for _, old := range made[whose] {
-			if find(all, old.Type, old.Name) == nil {
-				all = append(all, old)
-			}
+	for _, j := range jobs {
+		if t.changed[j.ref] {
+			delete(made, j.name)
 		}
-		made[whose] = slices.Clip(all)
+		j.keep(made)
+	}
+	for _, o := range t.of {
+		o.keep(made)
+	}
+}
+
+func (o *owner) keep(made map[string][]*Resource) {
+	for _, old := range made[o.name] {
+		if find(o.made, old.Type, old.Name) == nil {
+			o.made = append(o.made, old)
+		}
+	}
+	if len(o.made) > 0 {
+		made[o.name] = slices.Clip(o.made)
 	}
 }
 
 // sortedKeys leaves out what no document says, such as a Mesh of defaults only.
 func sortedKeys(keys []policy.Key) []policy.Key {
+	inOrder := true
+	for i, k := range keys {
+		inOrder = inOrder && k.Name != "" && (i == 0 || keys[i-1].Compare(k) < 0)
+	}
+	if inOrder {
+		return keys
+	}
 	keys = slices.DeleteFunc(slices.Clone(keys), func(k policy.Key) bool { return k.Name == "" })
 	slices.SortFunc(keys, policy.Key.Compare)
 	return slices.Compact(keys)
@@ -255,20 +321,16 @@ func doorsOf(g *mesh.Gateway) (doors []door) {
 // job is what is made of a service, by itself: its part of views, and the listener of a proxy beside it. All those proxies
 // share everything but the listener, which says whose requests it takes.
 type job struct {
+	owner
 	ref      policy.Ref
 	parts    []part
 	own      bool
 	listener *Resource // nil: there is no such service
 }
 
-type part struct {
-	of  *revision
-	all []*Resource
-}
-
 // work makes what is made of services, on all cores, and notes what is others in views then.
 func (t *translator) work(revisions []*revision) []*job {
-	byRef := make(map[policy.Ref]*job)
+	byRef := make(map[policy.Ref]*job, len(t.changed))
 	of := func(ref policy.Ref) *job {
 		j := byRef[ref]
 		if j == nil {
@@ -300,11 +362,11 @@ func (t *translator) work(revisions []*revision) []*job {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		t.join(fork)
+		t.err = cmp.Or(t.err, fork.err)
 	})
 	for _, j := range jobs {
-		for _, p := range j.parts {
-			p.of.replace(j.ref, p.all)
+		for i := range j.parts {
+			j.parts[i].of.replace(j.ref, &j.parts[i])
 		}
 	}
 	return jobs
@@ -313,18 +375,23 @@ func (t *translator) work(revisions []*revision) []*job {
 func (t *translator) do(j *job) {
 	s := serviceOf(t.model.Services, j.ref)
 	if s == nil {
-		return
+		j.name = j.ref.String()
+	} else {
+		j.name = s.Name
+		j.before = t.before[j.name]
+		t.now = &j.owner
 	}
 	for i := range j.parts {
-		j.parts[i].all = t.part(j.parts[i].of.audience, s)
+		p := &j.parts[i]
+		if s != nil {
+			p.all = t.part(p.of.audience, s)
+		}
+		p.differ(p.of.parts[j.ref])
 	}
-	if j.own {
-		d := door{name: besideListener(j.ref), routes: outbound, address: OutboundAddress, port: OutboundPort, owner: s.Ref}
-		j.listener = t.listener(d, s.Ref.String())
+	if j.own && s != nil {
+		j.listener = t.beside(s)
 	}
 }
-
-func besideListener(ref policy.Ref) string { return outbound + "/" + ref.String() }
 
 // listen takes the listeners of proxies beside workloads that are others now.
 func (k *Translator) listen(jobs []*job) {

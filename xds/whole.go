@@ -73,7 +73,7 @@ func withVirtualHosts(r *Resource, hosts []*Resource) (*Resource, error) {
 		body = protowire.AppendBytes(protowire.AppendTag(body, field, protowire.BytesType), h.Body)
 		sources = append(sources, h.Sources...)
 	}
-	return &Resource{Type: r.Type, Name: r.Name, Body: body, Sources: sortedKeys(sources), Version: versionOf(body)}, nil
+	return newResource(r.Type, r.Name, body, sources), nil
 }
 
 // versionOf is a hash, so that equal bytes have equal versions on every replica.
