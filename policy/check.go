@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"math"
 	"net"
 	"net/netip"
@@ -150,7 +149,7 @@ func (s *MeshSpec) checkTracing(c *checker) {
 	}
 	seen := make(map[string]bool)
 	for i, tag := range t.Tags {
-		path := fmt.Sprintf("spec.tracing.tags[%d]", i)
+		path := item("spec.tracing.tags", i)
 		if tag.Name == "" {
 			c.problem(path, "", "a tag needs a name")
 		}
@@ -170,14 +169,14 @@ func (s *GatewaySpec) check(c *checker) {
 	}
 	names, ports := make(map[string]bool), make(map[string]bool)
 	for i, l := range s.Listeners {
-		path := fmt.Sprintf("spec.listeners[%d]", i)
+		path := item("spec.listeners", i)
 		l.check(c, path)
 		c.unique(path+".name", l.Name, names)
 		c.unique(path+".port", strconv.Itoa(l.Port), ports)
 	}
 	for i, pattern := range s.Services {
 		if !wildPattern.MatchString(pattern) {
-			c.problem(fmt.Sprintf("spec.services[%d]", i), "", "want NAMESPACE/NAME with * as wildcard, got %q", pattern)
+			c.problem(item("spec.services", i), "", "want NAMESPACE/NAME with * as wildcard, got %q", pattern)
 		}
 	}
 }
@@ -197,7 +196,7 @@ func (s *GatewaySpec) references() []reference { return nil }
 func (s *ServiceSpec) check(c *checker) {
 	for i, host := range s.Hosts {
 		if !hostPattern.MatchString(host) || len(host) > 253 {
-			c.problem(fmt.Sprintf("spec.hosts[%d]", i), "", "want a host name in lower case, *.DOMAIN, *, or an address, without a port; got %q", host)
+			c.problem(item("spec.hosts", i), "", "want a host name in lower case, *.DOMAIN, *, or an address, without a port; got %q", host)
 		}
 	}
 	if s.Port != 0 {
@@ -210,11 +209,11 @@ func (s *ServiceSpec) check(c *checker) {
 	}
 	names := make(map[string]bool)
 	for i, v := range s.Versions {
-		path := fmt.Sprintf("spec.versions[%d].name", i)
+		path := item("spec.versions", i) + ".name"
 		c.name(path, v.Name)
 		c.unique(path, v.Name, names)
-		v.RequestHeaders.check(c, fmt.Sprintf("spec.versions[%d].requestHeaders", i))
-		v.ResponseHeaders.check(c, fmt.Sprintf("spec.versions[%d].responseHeaders", i))
+		v.RequestHeaders.check(c, item("spec.versions", i)+".requestHeaders")
+		v.ResponseHeaders.check(c, item("spec.versions", i)+".responseHeaders")
 	}
 	s.RequestHeaders.check(c, "spec.requestHeaders")
 	s.ResponseHeaders.check(c, "spec.responseHeaders")
@@ -233,7 +232,7 @@ func (s *ServiceSpec) checkEndpoints(c *checker) {
 		c.problem("spec.endpoints", "", "want exactly one of static (with an endpoint in it), dns, and none: true for a service that runs nowhere")
 	}
 	for i, one := range e.Static {
-		path := fmt.Sprintf("spec.endpoints.static[%d]", i)
+		path := item("spec.endpoints.static", i)
 		if _, err := netip.ParseAddr(one.Address); err != nil {
 			c.problem(path+".address", "", "want an IP address, got %q: names are for endpoints.dns", one.Address)
 		}
@@ -315,11 +314,11 @@ func (r *Retries) check(c *checker, path string) {
 		c.duration(path+".perTry", *r.PerTry, false)
 	}
 	for i, on := range r.On {
-		c.oneOf(fmt.Sprintf("%s.on[%d]", path, i), on, retryOn)
+		c.oneOf(item(path+".on", i), on, retryOn)
 	}
 	c.percent(path+".budget", r.Budget)
 	for i, code := range r.Codes {
-		c.between(fmt.Sprintf("%s.codes[%d]", path, i), code, 100, 599)
+		c.between(item(path+".codes", i), code, 100, 599)
 	}
 	if r.Backoff != nil {
 		c.duration(path+".backoff", *r.Backoff, false)
@@ -337,7 +336,7 @@ func (s *RouteSpec) check(c *checker) {
 	}
 	names := make(map[string]bool)
 	for i := range s.Rules {
-		r, path := &s.Rules[i], fmt.Sprintf("spec.rules[%d]", i)
+		r, path := &s.Rules[i], item("spec.rules", i)
 		if r.Name != "" {
 			c.name(path+".name", r.Name)
 			c.unique(path+".name", r.Name, names)
@@ -379,7 +378,7 @@ func (m *Match) check(c *checker, path string) {
 		m.GRPC.check(c, path, m)
 	}
 	for i, method := range m.Methods {
-		c.oneOf(fmt.Sprintf("%s.methods[%d]", path, i), method, methods)
+		c.oneOf(item(path+".methods", i), method, methods)
 	}
 	c.conditions(path+".headers", m.Headers, c.headerName)
 	c.conditions(path+".query", m.Query, func(path, name string) {
@@ -393,7 +392,7 @@ func (m *Match) check(c *checker, path string) {
 // conditions checks those on headers, query parameters or cookies, whose names are checked by name.
 func (c *checker) conditions(path string, all []NamedMatch, name func(path, name string)) {
 	for i := range all {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := item(path, i)
 		name(at+".name", all[i].Name)
 		all[i].check(c, at)
 	}
@@ -444,7 +443,7 @@ func (r *Rule) checkTo(c *checker, path string) {
 		weight := 1
 		if to.Weight != nil {
 			weight = *to.Weight
-			c.between(fmt.Sprintf("%s[%d].weight", path, i), weight, 0, 1_000_000)
+			c.between(item(path, i)+".weight", weight, 0, 1_000_000)
 		}
 		sum += weight
 	}
@@ -465,7 +464,7 @@ func (h HeaderChanges) check(c *checker, path string) {
 		}
 	}
 	for i, name := range h.Remove {
-		c.changeable(fmt.Sprintf("%s.remove[%d]", path, i), name)
+		c.changeable(item(path+".remove", i), name)
 	}
 }
 
@@ -491,12 +490,12 @@ func (s *RouteSpec) references() []reference {
 	for i, r := range s.Rules {
 		for j, to := range r.To {
 			if to.Service != s.Service || to.Version != "" {
-				path := fmt.Sprintf("spec.rules[%d].to[%d]", i, j)
+				path := item(item("spec.rules", i)+".to", j)
 				all = append(all, reference{path: path, service: to.Service, version: to.Version, again: to.Service == s.Service})
 			}
 		}
 		for j, to := range r.Mirror {
-			path := fmt.Sprintf("spec.rules[%d].mirror[%d]", i, j)
+			path := item(item("spec.rules", i)+".mirror", j)
 			all = append(all, reference{path: path, service: to.Service, version: to.Version, again: to.Service == s.Service})
 		}
 	}
@@ -511,7 +510,7 @@ func (s *RateLimitSpec) check(c *checker) {
 		c.problem("spec.limits", "", "want a limit")
 	}
 	for i := range s.Limits {
-		s.Limits[i].check(c, fmt.Sprintf("spec.limits[%d]", i), s.Scope)
+		s.Limits[i].check(c, item("spec.limits", i), s.Scope)
 	}
 	c.protocol("spec.scope", s.Scope, nil, limitScopes)
 	if h := s.Headers; s.Scope == "quota" && (h.RateLimit != nil || h.XRateLimit != nil || h.RetryAfter != nil) {
@@ -532,7 +531,7 @@ func (s *SamplingSpec) check(c *checker) {
 		c.percent("spec.classes."+class, percent)
 	}
 	for i, o := range s.Operations {
-		path := fmt.Sprintf("spec.operations[%d]", i)
+		path := item("spec.operations", i)
 		if o.Operation == "" {
 			c.problem(path+".operation", "", "want a span's name, with * as wildcard")
 		}
@@ -557,7 +556,7 @@ func (k *Keep) check(c *checker) {
 	c.percent(path+".slowestPercent", k.SlowestPercent)
 	for i, name := range k.Marked {
 		if name == "" {
-			c.problem(fmt.Sprintf("%s.marked[%d]", path, i), "", "want the name of a span's attribute, or of a member of baggage")
+			c.problem(item(path+".marked", i), "", "want the name of a span's attribute, or of a member of baggage")
 		}
 	}
 }

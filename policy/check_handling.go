@@ -284,7 +284,7 @@ func (p *CORS) check(c *checker, path string) {
 	}
 	for i, origin := range p.AllowOrigins {
 		if origin != "*" && !originPattern.MatchString(origin) {
-			c.problem(fmt.Sprintf("%s.allowOrigins[%d]", path, i), "", "want an origin as browsers send it, such as https://shop.example.com or https://*.example.com, or *; got %q", origin)
+			c.problem(item(path+".allowOrigins", i), "", "want an origin as browsers send it, such as https://shop.example.com or https://*.example.com, or *; got %q", origin)
 		}
 	}
 	for _, list := range []struct {
@@ -332,7 +332,7 @@ var compressionAlgorithms = []string{"zstd", "br", "gzip"}
 func (p *Compression) check(c *checker, path string) {
 	seen := make(map[string]bool)
 	for i, a := range p.Algorithms {
-		at := fmt.Sprintf("%s.algorithms[%d]", path, i)
+		at := item(path+".algorithms", i)
 		c.oneOf(at, a, compressionAlgorithms)
 		c.unique(at, a, seen)
 	}
@@ -340,7 +340,7 @@ func (p *Compression) check(c *checker, path string) {
 		c.problem(path+".minBytes", "", "want less than 4GiB, got %s", p.MinBytes)
 	}
 	for i, one := range p.ContentTypes {
-		at := fmt.Sprintf("%s.contentTypes[%d]", path, i)
+		at := item(path+".contentTypes", i)
 		if strings.ContainsAny(one, ";*") {
 			c.problem(at, "", "want a media type without parameters and wildcards, such as application/json, got %q", one)
 			continue

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +49,7 @@ func (s *RouteSpec) checkReal(c *checker) {
 	someReal := slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.LoadTest == nil && r.Answers() == "" })
 	for i := range s.Rules {
 		if l := s.Rules[i].LoadTest; l != nil && l.StopWhen != nil && !someReal {
-			c.problem(fmt.Sprintf("spec.rules[%d].loadTest.stopWhen", i), "", "there are no real requests that could suffer: no other rule of this Route sends any on")
+			c.problem(item("spec.rules", i)+".loadTest.stopWhen", "", "there are no real requests that could suffer: no other rule of this Route sends any on")
 		}
 	}
 }

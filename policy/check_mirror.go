@@ -1,10 +1,8 @@
 package policy
 
-import "fmt"
-
 func (r *Rule) checkMirror(c *checker, path string) {
 	for i, m := range r.Mirror {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := item(path, i)
 		if m.Percent != nil {
 			c.percent(at+".percent", *m.Percent)
 		}

@@ -18,33 +18,36 @@ type decoder struct {
 	problems []Problem
 	places   *places         // for the checks that come after it
 	zeros    map[string]bool // paths at which a value was written that is 0
+	at       []step          // from the whole of it to where the decoder is
 }
 
-// trail is where a decoder is in a document. Most are never told, so that they are put together only where one is. nil is
-// the whole of it.
-type trail struct {
-	above *trail
+// step is one from a value to one in it. Where a decoder is is hardly ever told, so that the path is put together only then.
+type step struct {
 	field string
 	index int // of an item, from 1; 0: it is a field
 }
 
-func (p *trail) String() string {
-	switch {
-	case p == nil:
-		return ""
-	case p.index > 0:
-		return item(p.above.String(), p.index-1)
-	default:
-		return join(p.above.String(), p.field)
+func (d *decoder) path() (path string) {
+	for _, s := range d.at {
+		if s.index > 0 {
+			path = item(path, s.index-1)
+		} else {
+			path = join(path, s.field)
+		}
 	}
+	return path
 }
+
+func (d *decoder) enter(s step) { d.at = append(d.at, s) }
+
+func (d *decoder) leave() { d.at = d.at[:len(d.at)-1] }
 
 func item(path string, index int) string { return path + "[" + strconv.Itoa(index) + "]" }
 
 func placeOf(n *yaml.Node) Place { return Place{Line: n.Line, Column: n.Column} }
 
-func (d *decoder) problem(n *yaml.Node, at *trail, suggestion, format string, args ...any) {
-	d.problemAt(placeOf(n), at.String(), suggestion, format, args...)
+func (d *decoder) problem(n *yaml.Node, suggestion, format string, args ...any) {
+	d.problemAt(placeOf(n), d.path(), suggestion, format, args...)
 }
 
 func (d *decoder) problemAt(n Place, path, suggestion, format string, args ...any) {
@@ -57,91 +60,99 @@ func (d *decoder) problemAt(n Place, path, suggestion, format string, args ...an
 // scalar is a type that reads itself from a YAML scalar.
 type scalar interface{ parse(s string) error }
 
-func (d *decoder) value(n *yaml.Node, v reflect.Value, at *trail) {
+// field decodes a field of the document itself.
+func (d *decoder) field(name string, n *yaml.Node, into reflect.Value) {
+	d.enter(step{field: name})
+	d.value(n, into.Elem())
+	d.leave()
+}
+
+func (d *decoder) value(n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
 	if v.Kind() == reflect.Pointer {
 		if n.Tag == "!!null" && v.Type().Elem().Kind() == reflect.Struct {
-			d.problem(n, at, "", "want a mapping of fields, got nothing: write {} for the defaults")
+			d.problem(n, "", "want a mapping of fields, got nothing: write {} for the defaults")
 			return
 		}
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
-	d.fill(n, v, at)
+	d.fill(n, v)
 	if n.Kind == yaml.ScalarNode && v.IsZero() {
-		put(&d.zeros, at.String())
+		put(&d.zeros, d.path())
 	}
 }
 
-func (d *decoder) fill(n *yaml.Node, v reflect.Value, at *trail) {
+func (d *decoder) fill(n *yaml.Node, v reflect.Value) {
 	if s, ok := reflect.TypeAssert[scalar](v.Addr()); ok {
-		d.own(n, s, at)
+		d.own(n, s)
 		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		d.structure(n, v, at)
+		d.structure(n, v)
 	case reflect.Slice:
-		d.slice(n, v, at)
+		d.slice(n, v)
 	case reflect.Map:
-		d.mapping(n, v, at)
+		d.mapping(n, v)
 	default:
-		d.plain(n, v, at)
+		d.plain(n, v)
 	}
 }
 
-func (d *decoder) own(n *yaml.Node, s scalar, at *trail) {
+func (d *decoder) own(n *yaml.Node, s scalar) {
 	if n.Kind != yaml.ScalarNode {
-		d.problem(n, at, "", "want a single value, got %s", kindName(n))
+		d.problem(n, "", "want a single value, got %s", kindName(n))
 		return
 	}
 	if err := s.parse(n.Value); err != nil {
-		d.problem(n, at, "", "%s", err)
+		d.problem(n, "", "%s", err)
 	}
 }
 
-func (d *decoder) structure(n *yaml.Node, v reflect.Value, at *trail) {
+func (d *decoder) structure(n *yaml.Node, v reflect.Value) {
 	fields := fieldsOf(v.Type())
-	d.pairs(n, at, func(key, value *yaml.Node) {
-		below := trail{above: at, field: key.Value}
+	d.pairs(n, func(key, value *yaml.Node) {
 		index, ok := fields[key.Value]
 		if !ok {
-			if what, later := laterFields[generic(d.document.Kind, below.String())]; later {
-				d.problem(key, &below, "", "%s", what)
+			if what, later := laterFields[generic(d.document.Kind, d.path())]; later {
+				d.problem(key, "", "%s", what)
 				return
 			}
-			d.problem(key, &below, closest(key.Value, fields), "unknown field")
+			d.problem(key, closest(key.Value, fields), "unknown field")
 			return
 		}
-		d.value(value, v.FieldByIndex(index), &below)
+		d.value(value, v.FieldByIndex(index))
 	})
 	if r, ok := reflect.TypeAssert[*Rule](v.Addr()); ok && r.LoadTest != nil {
 		r.LoadTest.written, _ = hashNode(n)
 	}
 }
 
-// pairs calls f for each key of a mapping, and reports what is no mapping and keys that come twice.
-func (d *decoder) pairs(n *yaml.Node, at *trail, f func(key, value *yaml.Node)) {
+// pairs calls f for each key of a mapping, being there, and reports what is no mapping and keys that come twice.
+func (d *decoder) pairs(n *yaml.Node, f func(key, value *yaml.Node)) {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		d.problem(n, at, "", "want a mapping of fields, got %s", kindName(n))
+		d.problem(n, "", "want a mapping of fields, got %s", kindName(n))
 		return
 	}
 	twice := repeated(n)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		if twice[key] {
-			d.problem(key, &trail{above: at, field: key.Value}, "", "this field is given twice")
-			continue
-		}
 		if value.Kind == yaml.AliasNode {
 			value = value.Alias
 		}
-		f(key, value)
+		d.enter(step{field: key.Value})
+		if twice[key] {
+			d.problem(key, "", "this field is given twice")
+		} else {
+			f(key, value)
+		}
+		d.leave()
 	}
 }
 
@@ -168,29 +179,46 @@ func repeated(n *yaml.Node) (twice map[*yaml.Node]bool) {
 	return twice
 }
 
-func (d *decoder) slice(n *yaml.Node, v reflect.Value, at *trail) {
+func (d *decoder) slice(n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		d.problem(n, at, "", "want a list, got %s", kindName(n))
+		d.problem(n, "", "want a list, got %s", kindName(n))
 		return
 	}
-	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	if len(n.Content) == 0 {
+		v.Set(reflect.MakeSlice(v.Type(), 0, 0)) // which is not nil
+	}
+	v.Grow(len(n.Content))
+	v.SetLen(len(n.Content))
 	for i, item := range n.Content {
-		d.value(item, v.Index(i), &trail{above: at, index: i + 1})
+		d.enter(step{index: i + 1})
+		d.value(item, v.Index(i))
+		d.leave()
 	}
 }
 
-func (d *decoder) mapping(n *yaml.Node, v reflect.Value, at *trail) {
-	v.Set(reflect.MakeMap(v.Type()))
-	d.pairs(n, at, func(key, value *yaml.Node) {
+func (d *decoder) mapping(n *yaml.Node, v reflect.Value) {
+	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.Content)/2))
+	if texts, ok := reflect.TypeAssert[map[string]string](v); ok { // most are
+		d.pairs(n, func(key, value *yaml.Node) {
+			one := value.Value
+			if value.Kind != yaml.ScalarNode || value.Tag != "!!str" || one == "" {
+				one = ""
+				d.value(value, reflect.ValueOf(&one).Elem())
+			}
+			texts[key.Value] = one
+		})
+		return
+	}
+	d.pairs(n, func(key, value *yaml.Node) {
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(value, item, &trail{above: at, field: key.Value})
+		d.value(value, item)
 		v.SetMapIndex(reflect.ValueOf(key.Value), item)
 	})
 }
 
-func (d *decoder) plain(n *yaml.Node, v reflect.Value, at *trail) {
+func (d *decoder) plain(n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode || !setPlain(n, v) {
-		d.problem(n, at, "", "want %s, got %s", plainKinds[v.Kind()], kindName(n))
+		d.problem(n, "", "want %s, got %s", plainKinds[v.Kind()], kindName(n))
 	}
 }
 

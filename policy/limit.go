@@ -116,7 +116,7 @@ func (l *Limit) check(c *checker, path, scope string) {
 	l.Per.check(c, path+".per")
 	l.checkAlgorithm(c, path, scope)
 	for i, by := range l.By {
-		by.check(c, fmt.Sprintf("%s.by[%d]", path, i))
+		by.check(c, item(path+".by", i))
 	}
 	if l.Cost != nil {
 		l.Cost.check(c, path+".cost", scope)

@@ -81,7 +81,8 @@ func (r reference) key() Key {
 //
 // What was made of files that are as they were when last was loaded is taken over, so that an edit costs what depends on it.
 func Load(files []File, last *Set) (*Set, []Problem) {
-	read, touched, come := last.read().next(files)
+	before := last.read()
+	read, touched, come := before.next(files)
 	l := loader{readings: read, before: last.table(), held: make(map[Key]bool), refused: maps.Clone(read.wrong)}
 	if l.refused == nil {
 		l.refused = make(map[*document]bool)
@@ -92,7 +93,7 @@ func Load(files []File, last *Set) (*Set, []Problem) {
 		}
 	}
 	l.admit()
-	l.missing(touched, come)
+	l.missing(touched, come, before.needed)
 	l.holdUnreadable()
 	l.settle()
 	slices.SortStableFunc(l.problems, func(a, b Problem) int {
@@ -154,20 +155,25 @@ func (l *loader) admit() {
 }
 
 // missing notes which documents need what was not read: of those that have come, or that need what has come or gone.
-func (l *loader) missing(touched map[Key]*group, come []*document) {
+func (l *loader) missing(touched []sorted.Edit[Key, *group], come []*document, before *sorted.Map[Key, *group]) {
 	concerned := make(map[*document]bool, len(come))
 	for _, d := range come {
-		concerned[d] = d.named()
+		if len(d.needs) > 0 && d.named() {
+			concerned[d] = true
+		}
 	}
 	concern := func(key Key) {
+		if _, ok := before.Get(key); !ok {
+			return // who needs it has come just now
+		}
 		if g, ok := l.needed.Get(key); ok {
 			for _, d := range *g {
 				concerned[d] = true
 			}
 		}
 	}
-	for key := range touched {
-		concern(key)
+	for _, edit := range touched {
+		concern(edit.Key)
 	}
 	for key := range l.sameName {
 		concern(key)
@@ -182,7 +188,7 @@ func (l *loader) missing(touched map[Key]*group, come []*document) {
 	lacks := make([]bool, len(all))
 	parallel.Runs(len(all), 1000, func(from, to int) {
 		for i := from; i < to; i++ {
-			lacks[i] = concerned[all[i]] && slices.ContainsFunc(all[i].needs, func(r reference) bool { return !r.resolvedBy(l.read(r.key())) })
+			lacks[i] = l.lacks(all[i])
 		}
 	})
 	for i, d := range all {
@@ -191,6 +197,18 @@ func (l *loader) missing(touched map[Key]*group, come []*document) {
 		}
 	}
 	l.amiss = amiss
+}
+
+// lacks says whether a document needs what was not read.
+func (l *loader) lacks(d *document) bool {
+	var service string
+	var target *document // of that
+	return slices.ContainsFunc(d.needs, func(r reference) bool {
+		if r.service != service || target == nil {
+			service, target = r.service, l.read(r.key())
+		}
+		return !r.resolvedBy(target)
+	})
 }
 
 // holdUnreadable holds what files had that are no YAML now.
@@ -287,29 +305,68 @@ func (l *loader) choose() {
 }
 
 // claim is something that only one document in force may have.
-type claim struct{ path, id, complaint string }
+type claim struct{ what, name string }
+
+func compareClaims(a, b claim) int {
+	if a.what != b.what {
+		return strings.Compare(a.what, b.what)
+	}
+	return strings.Compare(a.name, b.name)
+}
+
+// What is claimed.
+const (
+	aHost      = "host"
+	aRoute     = "route"        // of a service
+	aSubset    = "subset"       // what is balanced over as one, by its name
+	theOnlyOne = "the only one" // of a kind
+)
 
 func claims(d *document) []claim {
 	switch s := d.spec.(type) {
 	case *ServiceSpec:
-		all := make([]claim, len(s.Hosts))
-		for i, host := range s.Hosts {
-			all[i] = claim{fmt.Sprintf("spec.hosts[%d]", i), "host " + host, fmt.Sprintf("the host %q is taken already, by", host)}
+		all := make([]claim, 0, len(s.Hosts)+1)
+		for _, host := range s.Hosts {
+			all = append(all, claim{aHost, host})
+		}
+		if d.key.Namespace != "" {
+			return append(all, claim{aSubset, d.key.Ref().String()})
+		}
+		for _, v := range s.Versions {
+			all = append(all, claim{aSubset, d.key.Name + "/" + v.Name})
 		}
 		return all
 	case *RouteSpec:
-		return []claim{{"spec.service", "route " + s.Service, fmt.Sprintf("the service %q has a Route already, so put the rules together in", s.Service)}}
+		return []claim{{aRoute, s.Service}}
 	}
 	if single[d.key.Kind] {
-		return []claim{{"metadata.name", d.key.Kind, fmt.Sprintf("a set has one %s, and has it already:", d.key.Kind)}}
+		return []claim{{theOnlyOne, d.key.Kind}}
 	}
 	return nil
 }
 
+// complaint says where a document makes the i-th of its claims, and what is wrong with it if another has made it.
+func (d *document) complaint(i int) (path, complaint string) {
+	switch c := d.claims[i]; c.what {
+	case aHost:
+		return item("spec.hosts", i), fmt.Sprintf("the host %q is taken already, by", c.name)
+	case aSubset:
+		path = "metadata.name"
+		if s := d.spec.(*ServiceSpec); d.key.Namespace == "" {
+			path = item("spec.versions", i-len(s.Hosts)) + ".name"
+		}
+		return path, fmt.Sprintf("proxies would know it as %q, as they do another one, which would be sent its requests: call it otherwise than", c.name)
+	case aRoute:
+		return "spec.service", fmt.Sprintf("the service %q has a Route already, so put the rules together in", c.name)
+	default:
+		return "metadata.name", fmt.Sprintf("a set has one %s, and has it already:", c.name)
+	}
+}
+
 // refuseClashes refuses documents that claim what another has: one that was read before, or a last good version.
 func (l *loader) refuseClashes() (changed bool) {
-	owners, concerned := make(map[string]*document), make(map[*document]bool)
-	concern := func(id string) {
+	owners, concerned := make(map[claim]*document), make(map[*document]bool)
+	concern := func(id claim) {
 		if g, ok := l.claimed.Get(id); ok {
 			for _, d := range *g {
 				concerned[d] = true
@@ -318,8 +375,8 @@ func (l *loader) refuseClashes() (changed bool) {
 	}
 	for d := range l.lasts {
 		for _, c := range d.claims {
-			owners[c.id] = d
-			concern(c.id)
+			owners[c] = d
+			concern(c)
 		}
 	}
 	for id := range l.sameClaim {
@@ -328,9 +385,10 @@ func (l *loader) refuseClashes() (changed bool) {
 	maps.DeleteFunc(concerned, func(d *document, _ bool) bool { return !l.isNew(d) })
 	for _, d := range l.inPlace(slices.Collect(maps.Keys(concerned))) {
 		c := d.checker()
-		for _, claimed := range d.claims {
-			if owner, taken := owners[claimed.id]; taken {
-				c.problem(claimed.path, "", "%s %s", claimed.complaint, l.describe(owner))
+		for i, claimed := range d.claims {
+			if owner, taken := owners[claimed]; taken {
+				path, complaint := d.complaint(i)
+				c.problem(path, "", "%s %s", complaint, l.describe(owner))
 			}
 		}
 		if l.take(d, c) {
@@ -338,7 +396,7 @@ func (l *loader) refuseClashes() (changed bool) {
 			continue
 		}
 		for _, claimed := range d.claims {
-			owners[claimed.id] = d
+			owners[claimed] = d
 		}
 	}
 	return changed
@@ -496,47 +554,66 @@ func fill[S any](t map[Key]*document, kind string, documents []*Document[S], asS
 
 // set makes the set, of the last one where Load made that. touched are names of which something was read, or is not any
 // more.
-func (l *loader) set(last *Set, touched map[Key]*group) *Set {
+func (l *loader) set(last *Set, touched []sorted.Edit[Key, *group]) *Set {
 	if last == nil || last.inForce == nil {
 		last = &Set{inForce: sorted.NewMap[Key, *document](Key.Compare)}
 	}
-	changed := make(map[Key]*document)
-	look := func(key Key) {
-		was, _ := last.inForce.Get(key)
-		if d := l.inForce(key); d != was {
-			changed[key] = d
-		}
-	}
-	for key := range touched {
-		look(key)
-	}
-	for _, some := range []iter.Seq[Key]{
-		maps.Keys(l.instead), maps.Keys(last.instead), maps.Keys(l.sameName), maps.Keys(last.read().sameName),
-	} {
-		for key := range some {
-			look(key)
-		}
-	}
-	edits := sorted.Edits(changed, Key.Compare)
-	return &Set{
-		inForce: last.inForce.Edited(edits), instead: l.instead, readings: l.readings,
+	edits := l.edits(last, touched)
+	set := &Set{
+		instead: l.instead, readings: l.readings,
 		Mesh:       oneOf(last.Mesh, "Mesh", edits),
 		Gateways:   allOf(last.Gateways, "Gateway", edits),
-		Services:   allOf(last.Services, "Service", edits),
-		Routes:     allOf(last.Routes, "Route", edits),
 		RateLimits: allOf(last.RateLimits, "RateLimit", edits),
 		Sampling:   oneOf(last.Sampling, "Sampling", edits),
 		Retention:  oneOf(last.Retention, "Retention", edits),
 	}
+	parallel.Do(
+		func() { set.inForce = last.inForce.Edited(edits) },
+		func() {
+			set.Services = allOf(last.Services, "Service", edits)
+			set.Routes = allOf(last.Routes, "Route", edits)
+		},
+	)
+	return set
+}
+
+// edits gives what is in force now and was not, or was and is not any more, sorted by key.
+func (l *loader) edits(last *Set, touched []sorted.Edit[Key, *group]) []sorted.Edit[Key, *document] {
+	edits := make([]sorted.Edit[Key, *document], 0, len(touched))
+	look := func(key Key, d *document) {
+		if was, _ := last.inForce.Get(key); d != was {
+			edits = append(edits, sorted.Edit[Key, *document]{Key: key, Value: d, Gone: d == nil})
+		}
+	}
+	others := make(map[Key]bool) // that are not simply what was read
+	for _, some := range []iter.Seq[Key]{
+		maps.Keys(l.instead), maps.Keys(last.instead), maps.Keys(l.sameName), maps.Keys(last.read().sameName),
+	} {
+		for key := range some {
+			others[key] = true
+		}
+	}
+	for _, edit := range touched {
+		switch {
+		case others[edit.Key]:
+		case edit.Gone:
+			look(edit.Key, nil)
+		default:
+			look(edit.Key, (*edit.Value)[0])
+		}
+	}
+	for key := range others {
+		look(key, l.inForce(key))
+	}
+	slices.SortFunc(edits, func(a, b sorted.Edit[Key, *document]) int { return a.Key.Compare(b.Key) })
+	return edits
 }
 
 // allOf gives the documents of a kind, of those that there were.
 func allOf[S any](last []*Document[S], kind string, edits []sorted.Edit[Key, *document]) []*Document[S] {
-	var of []sorted.Edit[Ref, *Document[S]]
+	edits = ofKind(edits, kind)
+	of := make([]sorted.Edit[Ref, *Document[S]], 0, len(edits))
 	for _, edit := range edits {
-		if edit.Key.Kind != kind {
-			continue
-		}
 		one := sorted.Edit[Ref, *Document[S]]{Key: edit.Key.Ref(), Gone: edit.Gone}
 		if !edit.Gone {
 			one.Value = edit.Value.public.(*Document[S])
@@ -544,6 +621,17 @@ func allOf[S any](last []*Document[S], kind string, edits []sorted.Edit[Key, *do
 		of = append(of, one)
 	}
 	return sorted.Edited(last, of, func(d *Document[S], r Ref) int { return d.Ref().Compare(r) })
+}
+
+// ofKind gives the edits of documents of a kind.
+func ofKind(edits []sorted.Edit[Key, *document], kind string) []sorted.Edit[Key, *document] {
+	byKind := func(e sorted.Edit[Key, *document], kind string) int { return strings.Compare(e.Key.Kind, kind) }
+	from, _ := slices.BinarySearchFunc(edits, kind, byKind)
+	edits = edits[from:]
+	if to := slices.IndexFunc(edits, func(e sorted.Edit[Key, *document]) bool { return e.Key.Kind != kind }); to >= 0 {
+		edits = edits[:to]
+	}
+	return edits
 }
 
 // oneOf gives the only document of a kind, or one of all defaults.

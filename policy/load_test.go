@@ -127,3 +127,19 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+// TestNamesThatProxiesWouldConfuse: a version of a service without a namespace, and a service of a namespace, are one name to
+// proxies.
+func TestNamesThatProxiesWouldConfuse(t *testing.T) {
+	const plain = "kind: Service\nmetadata: {name: a}\nspec: {versions: [{name: c}, {name: b}], endpoints: {static: [{address: 10.0.0.1, port: 1}]}}\n"
+	const spaced = "kind: Service\nmetadata: {name: b, namespace: a}\nspec: {endpoints: {static: [{address: 10.0.0.1, port: 1}]}}\n"
+	for _, c := range [][3]string{
+		{plain, spaced, "2.yaml:2:18: Service a/b: metadata.name"},
+		{spaced, plain, "2.yaml:3:37: Service a: spec.versions[1].name"},
+	} {
+		_, problems := policy.Load([]policy.File{{Name: "1.yaml", Data: []byte(c[0])}, {Name: "2.yaml", Data: []byte(c[1])}}, nil)
+		if len(problems) != 1 || !strings.HasPrefix(problems[0].String(), c[2]+`: proxies would know it as "a/b"`) {
+			t.Errorf("want %s, got %v", c[2], problems)
+		}
+	}
+}

@@ -253,12 +253,11 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 	dec := &decoder{file: file, places: d.origin.places}
 	d.origin.Hash, d.origin.layout = hashNode(n)
 	var specNode, metaNode *yaml.Node
-	dec.pairs(n, nil, func(key, value *yaml.Node) {
-		at := &trail{field: key.Value}
+	dec.pairs(n, func(key, value *yaml.Node) {
 		switch key.Value {
 		case "apiVersion":
 			if value.Value != APIVersion {
-				dec.problem(value, at, APIVersion, "unknown apiVersion %q", value.Value)
+				dec.problem(value, APIVersion, "unknown apiVersion %q", value.Value)
 			}
 		case "kind":
 			d.key.Kind = value.Value
@@ -267,11 +266,11 @@ func decode(file string, n *yaml.Node, texts texts) piece {
 		case "spec":
 			specNode = value
 		default:
-			dec.problem(key, at, closest(key.Value, documentFields), "unknown field")
+			dec.problem(key, closest(key.Value, documentFields), "unknown field")
 		}
 	})
 	if metaNode != nil {
-		dec.value(metaNode, reflect.ValueOf(&d.metadata).Elem(), &trail{field: "metadata"})
+		dec.field("metadata", metaNode, reflect.ValueOf(&d.metadata))
 	}
 	d.key.Namespace, d.key.Name = d.metadata.Namespace, d.metadata.Name
 	dec.document = d.key
@@ -322,7 +321,7 @@ func (d *document) decodeSpec(c *checker, n *yaml.Node) {
 	}
 	d.spec = build()
 	if n != nil {
-		c.value(n, reflect.ValueOf(d.spec).Elem(), &trail{field: "spec"})
+		c.field("spec", n, reflect.ValueOf(d.spec))
 	}
 	if len(c.problems) > 0 {
 		c.known = c.problems

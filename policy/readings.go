@@ -3,9 +3,9 @@ package policy
 import (
 	"bytes"
 	"cmp"
-	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/machinenativeops/weir/internal/parallel"
 	"github.com/machinenativeops/weir/internal/sorted"
@@ -16,13 +16,13 @@ import (
 type readings struct {
 	files   []*parsed // in order
 	byFile  *sorted.Map[string, *parsed]
-	named   *sorted.Map[Key, *group]    // by name; those without one are in none
-	claimed *sorted.Map[string, *group] // by what they claim
-	needed  *sorted.Map[Key, *group]    // by the services that they need
+	named   *sorted.Map[Key, *group]   // by name; those without one are in none
+	claimed *sorted.Map[claim, *group] // by what they claim
+	needed  *sorted.Map[Key, *group]   // by the services that they need
 
 	// Few, as a rule:
 	sameName  map[Key]bool // of more than one
-	sameClaim map[string]bool
+	sameClaim map[claim]bool
 	wrong     map[*document]bool // by themselves
 	amiss     map[*document]bool // that need what was not read
 	troubled  map[*parsed]bool   // files with problems
@@ -34,33 +34,26 @@ type group []*document
 func newReadings() *readings {
 	return &readings{
 		byFile: sorted.NewMap[string, *parsed](cmp.Compare[string]), named: sorted.NewMap[Key, *group](Key.Compare),
-		claimed: sorted.NewMap[string, *group](cmp.Compare[string]), needed: sorted.NewMap[Key, *group](Key.Compare),
+		claimed: sorted.NewMap[claim, *group](compareClaims), needed: sorted.NewMap[Key, *group](Key.Compare),
 	}
 }
 
 // next reads files. touched are the names of which a document has come or gone, and come the documents that have.
-func (r *readings) next(files []File) (next *readings, touched map[Key]*group, come []*document) {
+func (r *readings) next(files []File) (next *readings, touched []sorted.Edit[Key, *group], come []*document) {
 	all, gone, anew := r.parse(files)
 	next = &readings{files: all, amiss: r.amiss, byFile: r.byFile.Edited(fileEdits(gone, anew))}
-	leaves, comes := documentsOf(gone), documentsOf(anew)
-	for d := range comes {
-		if leaves[d] { // it stays: its file has changed elsewhere
-			delete(leaves, d)
-			delete(comes, d)
-		}
-	}
+	leave, come := changes(gone, anew)
 	next.wrong, next.troubled = maps.Clone(r.wrong), maps.Clone(r.troubled)
-	for d := range leaves {
+	for _, d := range leave {
 		delete(next.wrong, d)
 	}
 	for _, p := range gone {
 		delete(next.troubled, p)
 	}
-	for d := range comes {
+	for _, d := range come {
 		if d.wrong {
 			put(&next.wrong, d)
 		}
-		come = append(come, d)
 	}
 	for _, p := range anew {
 		if slices.ContainsFunc(p.pieces, func(one piece) bool { return len(one.problems) > 0 }) {
@@ -69,13 +62,13 @@ func (r *readings) next(files []File) (next *readings, touched map[Key]*group, c
 	}
 	parallel.Do(
 		func() {
-			next.named, next.sameName, touched = regroup(r.named, r.sameName, Key.Compare, leaves, comes, (*document).names)
+			next.named, next.sameName, touched = regroup(r.named, r.sameName, Key.Compare, leave, come, (*document).names)
 		},
 		func() {
-			next.claimed, next.sameClaim, _ = regroup(r.claimed, r.sameClaim, cmp.Compare[string], leaves, comes, (*document).claimIDs)
+			next.claimed, next.sameClaim, _ = regroup(r.claimed, r.sameClaim, compareClaims, leave, come, (*document).eachClaim)
 		},
 		func() {
-			next.needed, _, _ = regroup(r.needed, nil, Key.Compare, leaves, comes, (*document).neededKeys)
+			next.needed, _, _ = regroup(r.needed, nil, Key.Compare, leave, come, (*document).neededKeys)
 		},
 	)
 	return next, touched, come
@@ -89,26 +82,42 @@ func put[K comparable](set *map[K]bool, key K) {
 }
 
 func fileEdits(gone, anew []*parsed) []sorted.Edit[string, *parsed] {
-	edits := make(map[string]*parsed, len(anew))
+	edits := make([]sorted.Edit[string, *parsed], 0, len(gone)+len(anew))
 	for _, p := range gone {
-		edits[p.name] = nil
+		edits = append(edits, sorted.Edit[string, *parsed]{Key: p.name, Gone: true})
 	}
 	for _, p := range anew {
-		edits[p.name] = p
+		edits = append(edits, sorted.Edit[string, *parsed]{Key: p.name, Value: p})
 	}
-	return sorted.Edits(edits, cmp.Compare[string])
+	return sorted.Merged(edits, strings.Compare)
 }
 
-func documentsOf(files []*parsed) map[*document]bool {
-	all := make(map[*document]bool, len(files))
-	for _, p := range files {
-		for i := range p.pieces {
-			if d := p.pieces[i].document; d != nil {
-				all[d] = true
+// changes gives the documents that leave with files and those that come with others; what is in both stays.
+func changes(gone, anew []*parsed) (leave, come []*document) {
+	leaves := make(map[*document]bool)
+	for _, p := range gone {
+		for d := range p.documents {
+			leaves[d] = true
+		}
+	}
+	for _, p := range anew {
+		for d := range p.documents {
+			if leaves[d] {
+				delete(leaves, d)
+			} else {
+				come = append(come, d)
 			}
 		}
 	}
-	return all
+	return slices.Collect(maps.Keys(leaves)), come
+}
+
+func (p *parsed) documents(yield func(*document) bool) {
+	for i := range p.pieces {
+		if d := p.pieces[i].document; d != nil && !yield(d) {
+			return
+		}
+	}
 }
 
 // names yields the document's name, unless it has none to tell it by; it is refused then.
@@ -120,12 +129,12 @@ func (d *document) names(yield func(Key) bool) {
 
 func (d *document) named() bool { return d.key.Kind != "" && d.key.Name != "" }
 
-func (d *document) claimIDs(yield func(string) bool) {
+func (d *document) eachClaim(yield func(claim) bool) {
 	if !d.named() {
 		return
 	}
 	for _, c := range d.claims {
-		if !yield(c.id) {
+		if !yield(c) {
 			return
 		}
 	}
@@ -143,47 +152,48 @@ func (d *document) neededKeys(yield func(Key) bool) {
 }
 
 // regroup takes documents out of their groups and puts others into theirs. many are the keys of more than one document,
-// and touched the groups that have changed; nil: it has nobody any more.
-func regroup[K comparable](of *sorted.Map[K, *group], many map[K]bool, compare func(a, b K) int, leaves, comes map[*document]bool, keys func(*document, func(K) bool)) (
-	_ *sorted.Map[K, *group], _ map[K]bool, touched map[K]*group,
+// and touched what becomes of the groups that have changed, by key.
+func regroup[K comparable](of *sorted.Map[K, *group], many map[K]bool, compare func(a, b K) int, leave, come []*document, keys func(*document, func(K) bool)) (
+	_ *sorted.Map[K, *group], _ map[K]bool, touched []sorted.Edit[K, *group],
 ) {
-	touched = make(map[K]*group, len(comes))
-	edit := func(key K) *group {
-		g := touched[key]
-		if g == nil {
-			g = new(group)
-			if was, ok := of.Get(key); ok {
-				*g = slices.Clone(*was)
-			}
-			touched[key] = g
-		}
-		return g
+	type change struct {
+		key   K
+		of    *document
+		comes bool
 	}
-	each := func(d *document) iter.Seq[K] { return func(yield func(K) bool) { keys(d, yield) } }
-	for d := range leaves {
-		for key := range each(d) {
-			g := edit(key)
-			*g = slices.DeleteFunc(*g, func(o *document) bool { return o == d })
+	all := make([]change, 0, len(leave)+len(come))
+	note := func(documents []*document, comes bool) {
+		for _, d := range documents {
+			keys(d, func(key K) bool {
+				all = append(all, change{key, d, comes})
+				return true
+			})
 		}
 	}
-	for d := range comes {
-		for key := range each(d) {
-			g := edit(key)
-			*g = append(*g, d)
-		}
-	}
+	note(leave, false)
+	note(come, true)
+	slices.SortFunc(all, func(a, b change) int { return compare(a.key, b.key) })
 	many = maps.Clone(many)
-	for key, g := range touched {
-		delete(many, key)
-		switch len(*g) {
-		case 0:
-			touched[key] = nil
-		case 1:
-		default:
+	touched = make([]sorted.Edit[K, *group], 0, len(all))
+	for len(all) > 0 {
+		key, g := all[0].key, new(group)
+		if was, ok := of.Get(key); ok {
+			*g = slices.Clone(*was)
+		}
+		for len(all) > 0 && all[0].key == key {
+			if one := all[0]; one.comes {
+				*g = append(*g, one.of)
+			} else {
+				*g = slices.DeleteFunc(*g, func(o *document) bool { return o == one.of })
+			}
+			all = all[1:]
+		}
+		if delete(many, key); len(*g) > 1 {
 			put(&many, key)
 		}
+		touched = append(touched, sorted.Edit[K, *group]{Key: key, Value: g, Gone: len(*g) == 0})
 	}
-	return of.Edited(sorted.Edits(touched, compare)), many, touched
+	return of.Edited(touched), many, touched
 }
 
 // parse gives the files as they are now, those of before that are none of them, and those of them that are anew.
