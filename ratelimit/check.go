@@ -1,9 +1,11 @@
 package ratelimit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +43,9 @@ func (s *Service) Check(ctx context.Context, domain string, d *commonratelimitv3
 		return Standing{}, ErrNoLimit
 	}
 	l := a.limit
+	if wants, ok := l.fits(d.GetEntries()); !ok {
+		return Standing{}, fmt.Errorf("%w: %s is by %s", ErrNoLimit, l.ID, wants)
+	}
 	out := Standing{Limit: l.ID, Source: l.Source, Requests: l.Requests, Per: perName(l), Algorithm: l.rate.Algorithm().String(), Shadow: l.Shadow, Allowed: true, RetryAfter: "0s", Reset: "0s"}
 	if a.hit == nil { // unlimited
 		out.Remaining = l.rate.Limit()
@@ -58,6 +63,39 @@ func (s *Service) Check(ctx context.Context, domain string, d *commonratelimitv3
 // wholeMillis is for people, and rounds up: what is told to wait for is enough.
 func wholeMillis(d time.Duration) string {
 	return (d + time.Millisecond - 1).Truncate(time.Millisecond).String()
+}
+
+// fits says whether a request at a limit of a document can have these entries, and what they have to be.
+func (l *limit) fits(entries []*commonratelimitv3.RateLimitDescriptor_Entry) (wants string, ok bool) {
+	if l.compat {
+		return "", true
+	}
+	entries, ok = entries[1:], true
+	var all []string
+	take := func(key, value string, optional bool) {
+		all = append(all, key+"="+cmp.Or(value, "VALUE"))
+		switch {
+		case len(entries) > 0 && entries[0].GetKey() == key && (value == "" || entries[0].GetValue() == value):
+			entries = entries[1:]
+		case !optional:
+			ok = false
+		}
+	}
+	for _, by := range l.By {
+		switch {
+		case by.RemoteAddress:
+			take("remote_address", "", false)
+		case by.Any():
+			take(by.Header, "", true) // requests without the header share a counter
+		default:
+			take(by.Header, by.Form(), false)
+			if by.Exact == "" && !by.Share {
+				take(by.Header, "", false)
+			}
+		}
+	}
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e *commonratelimitv3.RateLimitDescriptor_Entry) bool { return l.markers && e.GetKey() == notKey })
+	return cmp.Or(strings.Join(all, " "), "nothing: all requests share one counter"), ok && len(entries) == 0
 }
 
 // ParseDescriptor reads domain=DOMAIN KEY=VALUE KEY=VALUE…; a value with a space in it is in double quotes.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/machinenativeops/weir/mesh"
+	"github.com/machinenativeops/weir/policy"
 )
 
 // TestHitters: of keys that follow a Zipf law, with very many that come once between them, the heaviest are found, and
@@ -53,7 +54,7 @@ func TestHitters(t *testing.T) {
 // TestTopAndCheck: who was refused is told, and what is checked is not counted.
 func TestTopAndCheck(t *testing.T) {
 	s := New(slog.New(slog.DiscardHandler), Options{Keys: 1000})
-	s.Apply([]*mesh.Limit{{ID: "l", Requests: 2, Per: time.Hour, Burst: 2}, {ID: "c", Requests: 2, Per: time.Hour, Burst: 2}})
+	s.Apply([]*mesh.Limit{{ID: "l", By: []policy.LimitBy{{Header: "x-t"}, {Header: "x-api-key"}}, Requests: 2, Per: time.Hour, Burst: 2}, {ID: "c", Requests: 2, Per: time.Hour, Burst: 2}})
 	for range 5 {
 		ask(t, s, request(descriptor("l", "x-t", "a")))
 	}
@@ -96,6 +97,31 @@ func TestTopAndCheck(t *testing.T) {
 		}
 	}
 	assert.Equal(t, st, s.Status(), "a check counts nothing")
+}
+
+// TestCheckWants: what no request can be is no key that would pass.
+func TestCheckWants(t *testing.T) {
+	s := New(slog.New(slog.DiscardHandler), Options{Keys: 1000})
+	s.Apply([]*mesh.Limit{{ID: "l", By: []policy.LimitBy{{RemoteAddress: true}, {Header: "x-t"}, {Header: "x-u", Prefix: "a"}, {Header: "x-v", Exact: "b"}}, Requests: 2, Per: time.Hour, Burst: 2}, {ID: "all", Per: time.Hour}})
+	for text, want := range map[string]string{
+		"l remote_address=10.0.0.1 x-t=a x-u=a* x-u=ab x-v=b":       "",
+		"l remote_address=10.0.0.1 x-u=a* x-u=ab x-v=b not=x not=y": "",
+		"l remote_address=10.0.0.1 x-t=a x-u=ab x-v=b":              "l is by remote_address=VALUE x-t=VALUE x-u=a* x-u=VALUE x-v=b",
+		"l x-t=a x-u=a* x-u=ab x-v=b":                               "l is by",
+		"l remote_address=10.0.0.1 x-u=a* x-u=ab x-v=c":             "l is by",
+		"all":       "",
+		"all x-t=a": "all is by nothing",
+	} {
+		_, d, err := ParseDescriptor("domain=weir limit=" + text)
+		assert.NoError(t, err)
+		_, err = s.Check(t.Context(), "weir", d)
+		if want == "" {
+			assert.NoError(t, err, text)
+		} else {
+			assert.ErrorIs(t, err, ErrNoLimit)
+			assert.ErrorContains(t, err, want, text)
+		}
+	}
 }
 
 // TestTopIsRightUnderLoad: not every question is noted then, and the counts are right all the same.
