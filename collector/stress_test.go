@@ -42,7 +42,7 @@ func TestStress(t *testing.T) {
 	requests, refused := sendStubbornly(t, c, 60, lasts)
 	took := time.Since(began)
 	spans := requests * blockSpans / 2
-	if n := c.metric(t, "otelcol_weir_sampling_held_spans"); n > held+4*blockSpans/2 { // each sender's batch may be on top
+	if n := c.metric(t, "otelcol_weir_sampling_held_spans"); n > held {
 		t.Errorf("%d spans are held, and %d may be", n, held)
 	}
 	if c.metric(t, "otelcol_weir_sampling_traces(?:_total)?", `shed="true"`) == 0 {

@@ -147,6 +147,39 @@ func TestBatchesAreNoFlood(t *testing.T) {
 	}
 }
 
+// TestRoutesHaveTheHighestOfTheirOperations: what is rare is not lost beside a flood that comes by the same route, for SDKs tell
+// operations apart and proxies only routes; a flood that has a route of its own is thinned there.
+func TestRoutesHaveTheHighestOfTheirOperations(t *testing.T) {
+	lowest, highest := 0.1, 100.0
+	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
+		SpansPerSecond: 100, Min: &lowest, Max: &highest, Window: policy.Duration(time.Second),
+	}}
+	r := NewRates(&spec, services(), 1, nil)
+	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	now := int64(1)
+	r.Step(now)
+	for range 30 {
+		for name, spans := range map[string]int{"flood": 1000, "other flood": 1000, "rare": 1} {
+			for range spans {
+				s.Operation(name).Seen(1, false)
+			}
+		}
+		now += int64(time.Second)
+		r.Step(now)
+	}
+	s.Operation("flood").Placed("shop/checkout/default")
+	s.Operation("rare").Placed("shop/checkout/default")
+	s.Operation("other flood").Placed("shop/checkout/flooded")
+	source := r.Source()
+	told, routes := Told("checkout", source), source.Routes()
+	if flood, rare := shareOf(told, "flood"), shareOf(told, "rare"); flood > 0.1 || rare != 1 {
+		t.Errorf("an SDK is to make %v of the flood and %v of what is rare", flood, rare)
+	}
+	if routes["shop/checkout/default"] != 1 || routes["shop/checkout/flooded"] > 0.1 || len(routes) != 2 {
+		t.Errorf("proxies are to make %v", routes)
+	}
+}
+
 func shareOf(s Strategy, operation string) float64 {
 	i := slices.IndexFunc(s.Operations, func(o Share) bool { return o.Operation == operation })
 	if i < 0 {
