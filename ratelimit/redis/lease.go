@@ -100,19 +100,25 @@ func (l *lease) live(now int64) bool {
 	return l.heard != 0 && l.at.Before(l.end) && l.end.NS > now
 }
 
-// firstWish is how many a key is leased that was not asked about before: many come again a few times, most do not.
-const firstWish = 3
+// firstWish is how many a key is leased that was not asked about before, where so many are regained before the lease is over;
+// where they are not, fewer: many keys come again a few times, most do not.
+const (
+	firstWish = 8
+	slowWish  = 3
+)
 
 // want is how much more to lease, in a question at now of the store's clock, if no more than a share of the limit may be
 // held, and for how long: of a key that is asked about for the first time a few, where they can be held and so come free by
 // themselves, and then as much as is used in the time that a lease may last.
 func (l *lease) want(now int64, share float64) (wish uint64, holds int64) {
 	most := uint64(share * float64(min(l.rate.Limit(), 1<<40)))
-	wish = firstWish
-	if l.asked != 0 {
+	switch {
+	case l.asked != 0:
 		wish = uint64(float64(min(l.uses, maxWish)+1) * float64(l.lasts()) / float64(max(now-l.asked, 1)))
-	} else if !l.short(wish, holdFor) {
-		wish = 0
+	case l.short(firstWish, holdFirst):
+		wish = firstWish
+	case l.short(slowWish, holdFor):
+		wish = slowWish
 	}
 	wish = min(wish, most, maxWish)
 	switch {
