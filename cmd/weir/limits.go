@@ -55,7 +55,12 @@ func newLimitCheck() *cobra.Command {
 		Short: "Where a key stands at its limit, without counting anything; exit 1 if it would be refused",
 		Long: "Asks a running weir serve or weir ratelimit. A limit of a RateLimit document is\n" +
 			"'domain=weir limit=limit/NAMESPACE/NAME/INDEX KEY=VALUE...', with the keys in the order of its by.",
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("want one descriptor, in quotes: 'domain=DOMAIN KEY=VALUE...', got %d", len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, outputText, outputJSON); err != nil {
 				return err

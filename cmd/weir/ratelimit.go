@@ -66,9 +66,14 @@ func newRateLimit() *cobra.Command {
 			case len(o.config) > 0 && o.manager.Address != "":
 				return errors.New("--config and --config-xds exclude each other: give one")
 			case o.manager.Address != "" && o.manager.CA == "":
-				if err := checkLoopback(o.manager.Address); err != nil {
+				if err := checkLoopback(o.manager.Address); errors.Is(err, errHostPort) {
+					return fmt.Errorf("--config-xds %s: %w", o.manager.Address, err)
+				} else if err != nil {
 					return fmt.Errorf("--config-xds %s: without --config-xds-ca, TLS, the server must be on loopback", o.manager.Address)
 				}
+			}
+			if o.keys < 0 {
+				return fmt.Errorf("--keys: want a number from 0 (the default), got %d", o.keys)
 			}
 			if len(o.headers) != 0 && len(o.headers) != 3 {
 				return errors.New("--response-headers: want three names, LIMIT,REMAINING,RESET")
