@@ -27,7 +27,6 @@ type dictionary struct {
 	// Where what came lately is, each where its sample says, so that it is found without being written down first.
 	keys       [128]key
 	attributes [1024]uint16
-	next       [1024]uint16 // behind what is where the place says: spans of one kind have the same attributes in the same order
 }
 
 // sight is of an entry that was seen. What is seen a second time is put in.
@@ -108,30 +107,8 @@ func (d *dictionary) has(at uint16, name string, v pcommon.Value) bool {
 	if at == 0 {
 		return false
 	}
-	entry, ok := cutText(d.text.String()[int(at)+1:], name) // after the 0 of a text that is there itself
-	if !ok {
-		return false
-	}
-	if pcommon.ValueType(entry[0]) == pcommon.ValueTypeStr { // the usual case
-		_, ok := cutText(entry[1:], v.Str())
-		return ok && v.Type() == pcommon.ValueTypeStr
-	}
-	u := unpacker{data: entry}
-	return u.is(v)
-}
-
-// cutText gives what is behind a packed text, if it is that one.
-func cutText(packed, text string) (rest string, is bool) {
-	n := len(text) + 1
-	if n > 0x80 { // the length is more than a byte
-		u := unpacker{data: packed}
-		is = u.string() == text
-		return packed[u.at:], is
-	}
-	if len(packed) < n || int(packed[0]) != len(text) || packed[1:n] != text {
-		return "", false
-	}
-	return packed[n:], true
+	u := unpacker{data: d.text.String(), at: int(at) + 1} // after the 0 of a text that is there itself
+	return u.string() == name && u.is(v)
 }
 
 func (d *dictionary) hasKey(at uint16, name string) bool {
@@ -161,8 +138,6 @@ func sampleOf(v pcommon.Value) uint64 {
 func (d *dictionary) keyOf(name string) *key {
 	return &d.keys[sample(name)*mix>>(64-7)]
 }
-
-func (d *dictionary) nextOf(at uint16) *uint16 { return &d.next[at%uint16(len(d.next))] }
 
 func (d *dictionary) attributeOf(name string, v pcommon.Value) *uint16 {
 	return &d.attributes[(sample(name)*mix^sampleOf(v))*mix>>(64-10)]

@@ -32,7 +32,6 @@ const (
 type packer struct {
 	dictionary dictionary
 	out        []byte
-	last       uint16 // where the attribute, or its key, or the span's name is that was packed last
 }
 
 // begin is called before each batch. What was packed before is gone, but for what the dictionary has.
@@ -72,20 +71,12 @@ func (p *packer) attributes(m pcommon.Map) {
 	}
 }
 
-// attribute looks for one as a whole first, with its key spelled out: for that which came behind the last one lately, and then
-// by what it is. Of one that is not there at least the key may be.
+// attribute looks for one as a whole first, with its key spelled out. Of one that is not there at least the key may be.
 func (p *packer) attribute(name string, v pcommon.Value) {
-	next := p.dictionary.nextOf(p.last)
-	if p.dictionary.has(*next, name, v) { // the usual case
-		p.uint(uint64(*next))
-		p.last = *next
-		return
-	}
 	single := v.Type() != pcommon.ValueTypeMap && v.Type() != pcommon.ValueTypeSlice
 	lately := p.dictionary.attributeOf(name, v)
-	if single && p.dictionary.has(*lately, name, v) {
+	if single && p.dictionary.has(*lately, name, v) { // the usual case
 		p.uint(uint64(*lately))
-		p.last, *next = *lately, *lately
 		return
 	}
 	k := p.key(name)
@@ -93,14 +84,12 @@ func (p *packer) attribute(name string, v pcommon.Value) {
 		at := p.whole(name, v)
 		if k.looked(at != 0); at != 0 {
 			*lately = uint16(at)
-			p.last, *next = *lately, *lately
 			return
 		}
 	}
 	p.out = append(p.out, 0)
 	p.known(name, k)
 	p.value(v)
-	p.last = k.at
 }
 
 // known packs a text that was looked for.
@@ -175,9 +164,7 @@ func (p *packer) span(s ptrace.Span) {
 	if has&hasParent != 0 {
 		p.out = append(p.out, parent[:]...)
 	}
-	name := p.key(s.Name())
-	p.known(s.Name(), name)
-	p.last = name.at
+	p.known(s.Name(), p.key(s.Name()))
 	start := s.StartTimestamp()
 	p.out = binary.LittleEndian.AppendUint64(p.out, uint64(start))
 	p.int(int64(s.EndTimestamp() - start))
