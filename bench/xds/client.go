@@ -24,6 +24,7 @@ type fleet struct {
 	services int
 	virtual  bool // routes are virtual hosts
 	istio    bool // all routes are one resource, and names are Istio's
+	pings    bool // windows are guessed as gRPC libraries do it, with a ping for each message, and not set as Envoy's are
 
 	bytes, errors atomic.Int64
 	stuck         atomic.Bool                  // every tenth proxy reads nothing while this is so
@@ -123,10 +124,23 @@ var version = &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: &corev3.
 	Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 40},
 }}
 
+// What Envoy 1.40 says that it has room for, on a stream and on a connection.
+const streamWindow, connWindow = 16 << 20, 24 << 20
+
+func (f *fleet) options() []grpc.DialOption {
+	all := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithReadBufferSize(8 << 10), grpc.WithWriteBufferSize(8 << 10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(256<<20), grpc.WaitForReady(true)),
+	}
+	if f.pings {
+		return all
+	}
+	return append(all, grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow))
+}
+
 func (f *fleet) run(ctx context.Context, i int) error {
-	conn, err := grpc.NewClient("passthrough:///"+f.address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10), grpc.WithSharedWriteBuffer(true),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(256<<20), grpc.WaitForReady(true)))
+	conn, err := grpc.NewClient("passthrough:///"+f.address, f.options()...)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ func main() {
 		planes   = flag.String("planes", "weir,linear,snapshot", "control planes; another is istio, which is built when it is first asked for, for minutes")
 		steps    = flag.String("steps", "first,storm,route,flap,percent,all,stuck", "what is measured, in this order")
 		profiles = flag.String("profiles", "", "a folder for CPU and heap profiles of each step's control plane")
+		pings    = flag.Bool("pings", false, "clients ping with each message, as gRPC libraries do and Envoys do not")
 		patience = flag.Duration("patience", 2*time.Minute, "how long a step may take")
 	)
 	flag.Parse()
@@ -46,7 +47,7 @@ func main() {
 	fmt.Printf("%-9s %-9s %9s %9s %9s %9s %9s %9s %10s %9s\n", "plane", "step", "first", "p50", "p99", "last", "cpu s", "MB sent", "resident", "a proxy")
 	failed := false
 	for _, plane := range strings.Split(*planes, ",") {
-		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience, profiles: *profiles}
+		b := bench{plane: plane, services: *services, proxies: *proxies, rounds: *rounds, patience: *patience, profiles: *profiles, pings: *pings}
 		if err := b.run(strings.Split(*steps, ",")); err != nil {
 			fmt.Printf("%-9s %v\n", plane, err)
 			failed = true
@@ -64,6 +65,7 @@ type bench struct {
 	rounds            int
 	patience          time.Duration
 	profiles          string // folder; "" is none
+	pings             bool   // of clients
 
 	server *server
 	fleet  *fleet
@@ -111,7 +113,7 @@ func (b *bench) profile(path string) error {
 }
 
 func (b *bench) newFleet() {
-	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", istio: b.plane == istio, on: b.take, versions: b.versions}
+	b.fleet = &fleet{address: b.server.address, services: b.services, virtual: b.plane == "weir", istio: b.plane == istio, pings: b.pings, on: b.take, versions: b.versions}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 }
 
