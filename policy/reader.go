@@ -304,7 +304,7 @@ func (r *reader) scalar(flow bool) *yaml.Node {
 	case c == '\'':
 		n.Style = yaml.SingleQuotedStyle
 		r.quoted(n, c)
-	case isIndicator[c] && !(c == '-' && (isAlphanumeric(r.at(1)) || r.at(1) == '.')):
+	case isIndicator[c] && (c != '-' || !isAlphanumeric(r.at(1)) && r.at(1) != '.'):
 		r.alien = true
 	default:
 		r.plain(n, flow)
