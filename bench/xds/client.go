@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -171,7 +172,7 @@ func (f *fleet) run(ctx context.Context, i int) error {
 		}
 		f.bytes.Add(int64(s.bytes))
 		if err := stream.SendMsg(encode(&discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: s.kind, ResponseNonce: s.nonce})); err != nil {
-			return err
+			return errors.Join(err, stream.RecvMsg(&s)) // which says why
 		}
 		// What comes first of a type leads to the next.
 		if asked < len(kinds) && kinds[asked-1] == s.kind {

@@ -375,7 +375,8 @@ descriptors:
 }
 
 func TestProblems(t *testing.T) {
-	_, problems := compat.Parse([]compat.File{{Name: "a.yaml", Data: []byte(`domain: shop
+	_, problems := compat.Parse([]compat.File{
+		{Name: "a.yaml", Data: []byte(`domain: shop
 descriptors:
   - key: a
     rate_limit: {unit: fortnight, requests_per_unit: 1}
@@ -389,8 +390,13 @@ descriptors:
   - key: e
     share_threshold: true
     rate_limit: {requests_per_unit: -1}
-`)}, {Name: "b.yaml", Data: []byte("descriptors: []\n")}, {Name: "c.yaml", Data: []byte("domain: weir\n")}, {Name: "d.yaml", Data: []byte("a: [")}, {Name: "e.yaml", Data: []byte("- x\n")},
-		{Name: "f.yaml", Data: []byte("domain: [f]\n---\ndomain: f\ndescriptors:\n- {key: a, <<: x}\n- {key: b, <<: &m {<<: *m}}\n- {key: c, <<: {x: 1}}\n---\n- a\n\t- b\n")}})
+`)},
+		{Name: "b.yaml", Data: []byte("descriptors: []\n")},
+		{Name: "c.yaml", Data: []byte("domain: weir\n")},
+		{Name: "d.yaml", Data: []byte("a: [")},
+		{Name: "e.yaml", Data: []byte("- x\n")},
+		{Name: "f.yaml", Data: []byte("domain: [f]\n---\ndomain: f\ndescriptors:\n- {key: a, <<: x}\n- {key: b, <<: &m {<<: *m}}\n- {key: c, <<: {x: 1}}\n---\n- a\n\t- b\n")},
+	})
 	lines := make([]string, len(problems))
 	for i, p := range problems {
 		lines[i] = p.String()
