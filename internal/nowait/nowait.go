@@ -4,8 +4,8 @@
 // and wakes its monitor, which then looks every 20 microseconds. What never waits needs neither, and for a process that
 // sleeps between short bursts of work, as one does that answers questions, they are a fifth of its CPU time.
 //
-// What is lost: while nothing else in the process makes a system call, and it does not collect garbage, a goroutine that
-// computes for long is not interrupted for others on its processor.
+// What is lost: while nothing else in the process makes a system call, no timer fires, and no garbage is collected, a goroutine
+// that computes for long is not interrupted for others on its processor. Who may be about to do that calls [Announce].
 package nowait
 
 import "net"

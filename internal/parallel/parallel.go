@@ -5,10 +5,13 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/machinenativeops/weir/internal/nowait"
 )
 
-// Each calls f with each of 0 to n-1, and returns when all calls have.
+// Each calls f with each of 0 to n-1, and returns when all calls have. Others have their turns meanwhile.
 func Each(n int, f func(int)) {
+	nowait.Announce()
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range min(n, runtime.GOMAXPROCS(0)) {

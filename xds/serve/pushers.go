@@ -3,6 +3,8 @@ package serve
 import (
 	"runtime"
 	"sync"
+
+	"github.com/machinenativeops/weir/internal/nowait"
 )
 
 // pushers have streams looked at, in turn, by as many goroutines as there are processors, which are there only while
@@ -13,6 +15,9 @@ type pushers struct {
 	running int
 }
 
+// many streams take milliseconds to be looked at.
+const many = 64
+
 func (p *pushers) push(streams ...*stream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -20,6 +25,9 @@ func (p *pushers) push(streams ...*stream) {
 		if st.queued.CompareAndSwap(false, true) {
 			p.waiting = append(p.waiting, st)
 		}
+	}
+	if p.running == 0 && len(p.waiting) > many {
+		nowait.Announce() // else nobody is served while they are looked at, if it is an answer that was read which has changed something
 	}
 	for ; p.running < min(len(p.waiting), runtime.GOMAXPROCS(0)); p.running++ {
 		go p.run()
