@@ -62,7 +62,7 @@ const (
 	maxCallMessage = 64 << 20
 	longMessage    = 4 << 10          // from where on a message has to be admitted
 	gateSize       = 8 << 20          // bytes of long messages that are taken at once, by all connections
-	gatherTime     = 10 * time.Second // for one that was admitted to come,
+	gatherTime     = 30 * time.Second // for one that was admitted to come: long, as for handshakes,
 	gatherRate     = 1 << 20          // and a second more for so many bytes
 )
 
@@ -271,7 +271,9 @@ func (k *Call) admit(n int64) {
 		c.waits = true
 		c.flushAll() // meanwhile
 		c.mu.Unlock()
+		c.srv.waiting.Add(1)
 		err := c.srv.gate.Acquire(c.srv.ctx, n)
+		c.srv.waiting.Add(-1)
 		c.mu.Lock()
 		c.waits = false
 		if err != nil {
@@ -286,8 +288,8 @@ func (k *Call) admit(n int64) {
 	k.admitted, c.gatherer = n, k
 }
 
-// hurry sets the time in which a message of n bytes that was admitted has to come, since others wait for its place. A
-// client is cut off then, whether it is silent, says a little now and then, or reads nothing, so that it is not read either.
+// hurry sets the time in which a message of n bytes that was admitted has to come, if others wait for its place. A client is
+// cut off then, whether it is silent, says a little now and then, or reads nothing, so that it is not read either.
 func (k *Call) hurry(n int) {
 	if k.late != nil {
 		return
@@ -297,7 +299,11 @@ func (k *Call) hurry(n int) {
 	late = time.AfterFunc(gatherTime+time.Duration(n)*time.Second/gatherRate, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if k.late == late {
+		switch {
+		case k.late != late:
+		case c.srv.waiting.Load() == 0:
+			late.Reset(gatherTime)
+		default:
 			c.fail(errLate)
 		}
 	})

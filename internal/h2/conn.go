@@ -28,7 +28,8 @@ const (
 	pourSize      = 32 << 10 // bytes of calls' messages that are written at once
 	writeTimeout  = 30 * time.Second
 	sweep         = 10 * time.Second // how often connections are looked at
-	silentSweeps  = 3                // after so many a client that says nothing is asked whether it is there
+	silentSweeps  = 3                // after so many a client that says nothing is asked whether it is there,
+	goneSweeps    = 6                // and given up after so many: its machine may be too busy to answer at once
 )
 
 var errSilent = errors.New("the client does not answer")
@@ -396,7 +397,7 @@ func (c *conn) check() {
 	case c.heard || c.waits || !c.settled: // who has not settled has a deadline
 		c.heard, c.silent = false, 0
 		return
-	case c.silent >= silentSweeps:
+	case c.silent >= goneSweeps:
 		c.fail(errSilent)
 		return
 	}

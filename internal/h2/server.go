@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -55,6 +56,7 @@ type Server struct {
 	gate      *semaphore.Weighted // bytes of long messages that are taken at once
 	ctx       context.Context     // until it is closing
 	cancel    context.CancelFunc
+	waiting   atomic.Int64   // calls before the gate
 	done      sync.WaitGroup // of connections, of what works at answers, and of watch
 }
 
