@@ -261,7 +261,7 @@ func testExample(t *testing.T, args ...string) {
 	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	must(t, err)
-	for _, want := range []string{`{limit="rl.unspec|unspec=unspecified_value",result="refused"}`, `{limit="rl.foo.baz_shady",result="shadow_refused"}`} {
+	for _, want := range []string{`{limit="rl.unspec_unspecified_value",result="refused"}`, `{limit="rl.foo.baz_shady",result="shadow_refused"}`} {
 		if !strings.Contains(string(text), "weir_ratelimit_decisions_total"+want) {
 			t.Errorf("no metric %s", want)
 		}
