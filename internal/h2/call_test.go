@@ -471,10 +471,9 @@ func TestMessageThatNobodyWaitsFor(t *testing.T) {
 		l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 		startTalks(t, ts, l)
 		c := l.connect(t)
-		var pings int
-		go c.answerPings(&pings)
 		c.begin(1)
 		require.NoError(t, c.WriteData(1, false, append(binary.BigEndian.AppendUint32([]byte{0}, 8<<20), "begun"...)))
+		go c.answerPings(new(int))
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		require.Equal(t, 1, ts.open())
