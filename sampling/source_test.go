@@ -75,12 +75,7 @@ func TestNothingIsThinnedThatRulesChooseFrom(t *testing.T) {
 // TestSourcesMakeWhatTheBudgetKeeps: a flood is thinned to what is kept of it, with room, and nothing else is. When it is
 // over, everything is to be made at once, although little of it comes by then.
 func TestSourcesMakeWhatTheBudgetKeeps(t *testing.T) {
-	lowest, highest := 0.1, 100.0
-	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
-		SpansPerSecond: 100, Min: &lowest, Max: &highest, Window: policy.Duration(10 * time.Second),
-	}}
-	r := NewRates(&spec, services(), 1, nil)
-	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	r, s := thinned(100, 10*time.Second)
 	now := int64(1)
 	second := func(flood int, adjusted float64) {
 		for range flood {
@@ -118,12 +113,7 @@ func TestSourcesMakeWhatTheBudgetKeeps(t *testing.T) {
 
 // TestBatchesAreNoFlood: what a proxy sends of a quiet operation comes five spans at a time, in one step of ten a window.
 func TestBatchesAreNoFlood(t *testing.T) {
-	lowest, highest := 0.1, 100.0
-	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
-		SpansPerSecond: 20, Min: &lowest, Max: &highest, Window: policy.Duration(time.Second),
-	}}
-	r := NewRates(&spec, services(), 1, nil)
-	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	r, s := thinned(20, time.Second)
 	now := int64(1)
 	r.Step(now)
 	for step := range 300 {
@@ -150,12 +140,7 @@ func TestBatchesAreNoFlood(t *testing.T) {
 // TestRoutesHaveTheHighestOfTheirOperations: what is rare is not lost beside a flood that comes by the same route, for SDKs tell
 // operations apart and proxies only routes; a flood that has a route of its own is thinned there.
 func TestRoutesHaveTheHighestOfTheirOperations(t *testing.T) {
-	lowest, highest := 0.1, 100.0
-	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
-		SpansPerSecond: 100, Min: &lowest, Max: &highest, Window: policy.Duration(time.Second),
-	}}
-	r := NewRates(&spec, services(), 1, nil)
-	s := r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
+	r, s := thinned(100, time.Second)
 	now := int64(1)
 	r.Step(now)
 	for range 30 {
@@ -178,6 +163,16 @@ func TestRoutesHaveTheHighestOfTheirOperations(t *testing.T) {
 	if routes["shop/checkout/default"] != 1 || routes["shop/checkout/flooded"] > 0.1 || len(routes) != 2 {
 		t.Errorf("proxies are to make %v", routes)
 	}
+}
+
+// thinned gives rates that hold a budget, from 0.1 to 100 %, also at the source, and a service of theirs.
+func thinned(spansPerSecond float64, window time.Duration) (*Rates, *Service) {
+	lowest, highest := 0.1, 100.0
+	spec := policy.SamplingSpec{AtSource: "auto", Adaptive: &policy.Adaptive{
+		SpansPerSecond: spansPerSecond, Min: &lowest, Max: &highest, Window: policy.Duration(window),
+	}}
+	r := NewRates(&spec, services(), 1, nil)
+	return r, r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "")
 }
 
 func shareOf(s Strategy, operation string) float64 {

@@ -26,6 +26,7 @@ func TestAnnounce(t *testing.T) {
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _, _ = other.Process.Kill(), other.Wait() })
 	_ = file.Close()
 	if _, err := nowait.Conn(a).Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
@@ -38,6 +39,4 @@ func TestAnnounce(t *testing.T) {
 	if !ran.Load() {
 		t.Error("nobody else had a turn")
 	}
-	_ = other.Process.Kill()
-	_ = other.Wait()
 }

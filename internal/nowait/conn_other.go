@@ -6,6 +6,3 @@ import "net"
 
 // Conn gives the connection as it is.
 func Conn(nc net.Conn) net.Conn { return nc }
-
-// Announce does nothing: every call here is announced.
-func Announce() {}

@@ -2,7 +2,10 @@
 
 package nowait
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
 // Read reads what a socket has, and gives EAGAIN where that is nothing. 0 is the end.
 func Read(fd int, b []byte) (int, error) { return call(syscall.Read, fd, b) }
@@ -10,16 +13,13 @@ func Read(fd int, b []byte) (int, error) { return call(syscall.Read, fd, b) }
 // Write writes as much as a socket has room for, and gives EAGAIN where that is nothing.
 func Write(fd int, b []byte) (int, error) { return call(syscall.Write, fd, b) }
 
-// Announce does nothing: every call here is announced.
-func Announce() {}
-
 func call(f func(int, []byte) (int, error), fd int, b []byte) (int, error) {
 	for {
 		n, err := f(fd, b)
 		if err == nil {
 			return n, nil
 		}
-		if err != syscall.EINTR { //nolint:errorlint // it is a number
+		if !errors.Is(err, syscall.EINTR) {
 			return 0, err
 		}
 	}
