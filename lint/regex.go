@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"regexp/syntax"
 	"strings"
+	"sync"
 
 	"github.com/machinenativeops/weir/policy"
 )
@@ -194,15 +195,48 @@ func eachRegex(v reflect.Value, path string, f func(at, pattern string, ofPath b
 		if m, ok := reflect.TypeAssert[policy.NamedMatch](v); ok && m.Regex != nil {
 			f(path+".regex", *m.Regex, false)
 		}
-		for i := range v.NumField() {
-			name, inline := policy.FieldName(v.Type().Field(i))
-			switch {
-			case name != "":
-				eachRegex(v.Field(i), path+"."+name, f)
-			case inline:
-				eachRegex(v.Field(i), path, f)
+		for _, field := range conditional(v.Type()) {
+			if value := v.Field(field.index); !value.IsZero() {
+				eachRegex(value, path+field.path, f)
 			}
 		}
 	default:
+	}
+}
+
+// conditionalField is one that may have a condition somewhere.
+type conditionalField struct {
+	index int
+	path  string // from the struct on: .NAME, or "" where its fields stand in its place
+}
+
+// conditional gives such fields of a struct. Types that refer to themselves are none of a document's.
+func conditional(t reflect.Type) (fields []conditionalField) {
+	if known, ok := conditionalFields.Load(t); ok {
+		return known.([]conditionalField)
+	}
+	for i := range t.NumField() {
+		name, inline := policy.FieldName(t.Field(i))
+		if name != "" {
+			name = "." + name
+		}
+		if (name != "" || inline) && mayHaveCondition(t.Field(i).Type) {
+			fields = append(fields, conditionalField{i, name})
+		}
+	}
+	conditionalFields.Store(t, fields)
+	return fields
+}
+
+var conditionalFields sync.Map // what conditional gave, by type
+
+func mayHaveCondition(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		return mayHaveCondition(t.Elem())
+	case reflect.Struct:
+		return t == reflect.TypeFor[policy.StringMatch]() || t == reflect.TypeFor[policy.NamedMatch]() || len(conditional(t)) > 0
+	default:
+		return false
 	}
 }

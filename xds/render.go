@@ -2,43 +2,75 @@ package xds
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/machinenativeops/weir/internal/parallel"
 )
 
 // Render writes a view for people, a list of resources a type, as YAML or JSON. Route configurations are whole, with
 // their virtual hosts inside.
 func Render(v View, asJSON bool) ([]byte, error) {
-	v, err := v.Whole()
+	all, err := v.plain()
+	if err != nil {
+		return nil, err
+	}
+	if !asJSON {
+		return yamlOf(all)
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	err = enc.Encode(all)
+	return out.Bytes(), err
+}
+
+// plain is a view as maps and lists, by type.
+func (v View) plain() (map[string][]any, error) {
+	bare, err := v.routesWith(nil)
 	if err != nil {
 		return nil, err
 	}
 	all := make(map[string][]any)
-	for kind, resources := range v {
-		for _, r := range resources {
-			one, err := plain(r)
-			if err != nil {
-				return nil, err
-			}
-			all[kind] = append(all[kind], one)
+	for kind, resources := range v.with(bare) {
+		if len(resources) == 0 {
+			continue
+		}
+		if all[kind], err = plains(resources); err != nil {
+			return nil, err
 		}
 	}
-	var out bytes.Buffer
-	if asJSON {
-		enc := json.NewEncoder(&out)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		err := enc.Encode(all)
-		return out.Bytes(), err
+	hosts := v.hosts()
+	for i, r := range bare {
+		if r == v[RouteType][i] { // it has them
+			continue
+		}
+		list, err := plains(hosts[r.Name])
+		if err != nil {
+			return nil, err
+		}
+		c := all[RouteType][i].(map[string]any)
+		own, _ := c["virtual_hosts"].([]any)
+		if list = append(own, list...); len(list) > 0 {
+			c["virtual_hosts"] = list
+		}
 	}
-	enc := yaml.NewEncoder(&out)
-	enc.SetIndent(2)
-	err = enc.Encode(all)
-	return out.Bytes(), err
+	return all, nil
+}
+
+func plains(resources []*Resource) ([]any, error) {
+	all, errs := make([]any, len(resources)), make([]error, len(resources))
+	parallel.Runs(len(resources), 64, func(from, to int) {
+		for i := from; i < to; i++ {
+			all[i], errs[i] = plain(resources[i])
+		}
+	})
+	return all, cmp.Or(errs...)
 }
 
 // plain is a resource as maps and lists.

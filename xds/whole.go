@@ -37,12 +37,20 @@ func (v View) with(routes []*Resource) View {
 	return out
 }
 
-func (v View) wholeRoutes() ([]*Resource, error) {
+func (v View) wholeRoutes() ([]*Resource, error) { return v.routesWith(v.hosts()) }
+
+// hosts are the virtual hosts by their route configuration.
+func (v View) hosts() map[string][]*Resource {
 	hosts := make(map[string][]*Resource)
 	for _, h := range v[VirtualHostType] {
 		of := Namespace(h.Name)
 		hosts[of] = append(hosts[of], h)
 	}
+	return hosts
+}
+
+// routesWith gives route configurations with virtual hosts inside. One that has them already is the same.
+func (v View) routesWith(hosts map[string][]*Resource) ([]*Resource, error) {
 	routes := make([]*Resource, len(v[RouteType]))
 	for i, r := range v[RouteType] {
 		var err error
