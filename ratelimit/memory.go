@@ -77,8 +77,8 @@ func NewMemory(keys int) *Memory {
 
 // Take implements [Store]. It does not wait for anything but other calls, and gives no error.
 //
-// Fast path: the one hit's key is in its first bucket, which nobody else changes meanwhile. Slow path: all buckets
-// that are needed are locked.
+// Fast path: the one hit's key is there, in a bucket which nobody else changes meanwhile. Slow path: all buckets that
+// are needed are locked.
 func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 	if len(hits) != 1 || !m.takeOne(&hits[0], now) {
 		m.takeAll(hits, now)
@@ -90,9 +90,15 @@ func (m *Memory) Take(_ context.Context, now int64, hits []Hit) (bool, error) {
 // says by the way whether what was decided upon still holds.
 func (m *Memory) takeOne(h *Hit, now int64) bool {
 	hash := m.hash(h)
-	b := &m.buckets[m.first(hash)]
+	first, tag := m.first(hash), hash&tagMask
+	b := &m.buckets[first]
 	head, marks := b.head.Load(), b.marks.Load()
-	way := b.find(marks, hash&tagMask)
+	way := b.find(marks, tag)
+	if way < 0 { // a key which is in the second bucket is not in the first
+		b = &m.buckets[m.other(first, tag)]
+		head, marks = b.head.Load(), b.marks.Load()
+		way = b.find(marks, tag)
+	}
 	if head&locked != 0 || way < 0 {
 		return false
 	}
