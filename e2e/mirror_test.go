@@ -44,37 +44,73 @@ func TestMirrorShare(t *testing.T) {
 	v1.Handle, v2.Handle, audit.Handle = watch(false), watch(true), watch(true)
 	w := newWorld(t, mirrored(v1.Address, v2.Address, "[{version: v2, percent: 10}, {service: audit, percent: 2.5}]", "",
 		"      requestHeaders: {set: {x-rule: mirrored}}\n")+service("audit", audit.Address, ""))
-	const n, workers = 50_000, 8
+	mirrors := []*share{{up: v1, of: 1}, {up: v2, of: 0.1}, {up: audit, of: 0.025}}
+	w.sample(mirrors)
+	// Of right shares one in a thousand is outside all the same, so that what is gets a second sample, which knows nothing of the
+	// first. That both are is one in a million; a share that is wrong by as much as one sample tells is wrong in both.
+	if off := slices.DeleteFunc(mirrors, (*share).right); len(off) > 0 {
+		w.sample(off)
+		for _, s := range off {
+			if !s.right() {
+				t.Errorf("%s, twice", s)
+			}
+		}
+	}
+	if text := wrong.Load(); text != nil {
+		t.Errorf("a request arrives as %s", *text)
+	}
+}
+
+const sampled = 50_000 // requests
+
+// share is the part of all requests that a server is to get, and what it got of the last sample.
+type share struct {
+	up  *envoytest.Server
+	of  float64
+	got int64
+}
+
+// right is whether it got its share within 3.29 standard errors, which is chi-square at p = 0.001.
+func (s *share) right() bool {
+	return math.Abs(float64(s.got)/sampled-s.of) <= 3.29*math.Sqrt(s.of*(1-s.of)/sampled)
+}
+
+func (s *share) String() string {
+	return fmt.Sprintf("%s: %.4f of %d requests, want %.4f", s.up.Name, float64(s.got)/sampled, sampled, s.of)
+}
+
+// sample sends requests, and counts what the servers get until no more comes: nobody waits for copies.
+func (w *world) sample(shares []*share) {
+	before := make([]int64, len(shares))
+	for i, s := range shares {
+		before[i] = s.up.Requests.Load()
+	}
+	const workers = 8
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
-			for range n / workers {
+			for range sampled / workers {
 				// A stranger can't pass a request for a copy.
-				resp, err := w.do(t.Context(), request{host: checkout.host, path: "/", headers: map[string]string{shadowMark: "true"}})
+				resp, err := w.do(w.t.Context(), request{host: checkout.host, path: "/", headers: map[string]string{shadowMark: "true"}})
 				if err != nil || resp.status != 200 || resp.body != "v1" {
-					t.Errorf("request: %v %d %s", err, resp.status, resp.body)
+					w.t.Errorf("request: %v %d %s", err, resp.status, resp.body)
 					return
 				}
 			}
 		})
 	}
 	group.Wait()
-	for _, c := range []struct {
-		up    *envoytest.Server
-		share float64
-	}{{v1, 1}, {v2, 0.1}, {audit, 0.025}} {
-		standardError := math.Sqrt(c.share * (1 - c.share) / n)
-		w.eventually(c.up.Name+" has its share", func() error {
-			got := float64(c.up.Requests.Load()) / n
-			if math.Abs(got-c.share) > 3.29*standardError { // chi-square at p = 0.001
-				return fmt.Errorf("%.4f of the requests, want %.4f within 3.29 standard errors of %.4f", got, c.share, standardError)
-			}
-			t.Logf("%s: %.4f of %d requests", c.up.Name, got, n)
-			return nil
-		})
+	for more := true; more; {
+		time.Sleep(2 * time.Second)
+		more = false
+		for i, s := range shares {
+			got := s.up.Requests.Load() - before[i]
+			more = more || got != s.got
+			s.got = got
+		}
 	}
-	if text := wrong.Load(); text != nil {
-		t.Errorf("a request arrives as %s", *text)
+	for _, s := range shares {
+		w.t.Log(s)
 	}
 }
 
