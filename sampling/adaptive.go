@@ -17,7 +17,6 @@ type Operation struct {
 	threshold atomic.Uint64
 	arrived   atomic.Uint64 // spans since the last step
 	stand     atomic.Uint64 // for how many: their adjusted counts
-	kept      atomic.Uint64
 
 	service *Service
 	name    string
@@ -43,17 +42,7 @@ type Operation struct {
 // Threshold is the one in force.
 func (o *Operation) Threshold() Threshold { return Threshold(o.threshold.Load()) }
 
-// Seen counts a span that came, the adjusted count with which it did (1 unless somebody sampled it before), and
-// whether it was kept.
-func (o *Operation) Seen(adjusted float64, kept bool) {
-	o.arrived.Add(1)
-	o.stand.Add(uint64(min(max(adjusted, 1), 1<<40) + 0.5))
-	if kept {
-		o.kept.Add(1)
-	}
-}
-
-// Came counts spans that were judged together, and for how many they stood when they came.
+// Came counts spans that came, and for how many they stood when they did: their adjusted counts, of which none is below 1.
 func (o *Operation) Came(spans int, stand float64) {
 	o.arrived.Add(uint64(spans))
 	o.stand.Add(uint64(min(max(stand, float64(spans)), 1<<40) + 0.5))
@@ -192,8 +181,8 @@ func (r *Rates) Step(now int64) {
 		if o.fixed {
 			left -= min(o.demand*o.Threshold().Probability(), o.arrivals)
 		} else if o.demand > 0 {
-			o.spans = min(o.demand**a.spec.Max/100, o.arrivals)
-			o.least = min(o.demand**a.spec.Min/100, o.spans)
+			o.spans = min(o.demand*(*a.spec.Max/100), o.arrivals)
+			o.least = min(o.demand*(*a.spec.Min/100), o.spans)
 			moving = append(moving, o)
 		}
 		return false
@@ -201,7 +190,7 @@ func (r *Rates) Step(now int64) {
 	a.needs = needs
 	a.share(moving, left)
 	for _, o := range moving {
-		o.threshold.Store(uint64(FromPercent(min(100*o.spans/o.demand, 100))))
+		o.threshold.Store(uint64(FromPercent(100 * min(o.spans/o.demand, 1))))
 	}
 }
 

@@ -46,7 +46,7 @@ func (l *load) run(during, tick time.Duration, spans map[string]float64) map[str
 			p := o.Threshold().Probability()
 			for range poisson(l.random, rate*tick.Seconds()) {
 				keep := l.random.Float64() < p
-				o.Seen(1, keep)
+				o.Came(1, 1)
 				if keep {
 					kept[name]++
 					all++
@@ -92,6 +92,22 @@ func TestBudgetIsShared(t *testing.T) {
 	for name, want := range map[string]float64{"flood": 450, "busy": 450, "some": 100, "rare": 1} {
 		if got := kept[name] / 60; math.Abs(got-want) > 0.05*want+0.5 {
 			t.Errorf("%s: %.1f a second, want %.0f", name, got, want)
+		}
+	}
+}
+
+// TestAllIsAll: who may keep everything has the threshold of everything, and not one that is next to it.
+func TestAllIsAll(t *testing.T) {
+	r := budget(1e6, nil)
+	service, now := r.Service(policy.Ref{Name: "checkout"}, ""), int64(1e18)
+	r.Step(now)
+	for i := range 100 {
+		service.Operation(fmt.Sprint(i)).Came(i+1, float64(i+1))
+	}
+	r.Step(now + int64(time.Second)/3)
+	for i := range 100 {
+		if got := service.Operation(fmt.Sprint(i)).Threshold(); got != Always {
+			t.Errorf("%d spans: %014x", i+1, uint64(got))
 		}
 	}
 }
@@ -196,11 +212,11 @@ func TestInventedNames(t *testing.T) {
 	r := budget(100, nil)
 	for i := range 10_000 {
 		for range 3 {
-			r.Service(policy.Ref{Name: fmt.Sprint(i)}, "").Operation("x").Seen(1, false)
+			r.Service(policy.Ref{Name: fmt.Sprint(i)}, "").Operation("x").Came(1, 1)
 		}
 	}
 	for i := range 10_000 {
-		r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "").Operation(fmt.Sprint(i)).Seen(1, false)
+		r.Service(policy.Ref{Namespace: "shop", Name: "checkout"}, "").Operation(fmt.Sprint(i)).Came(1, 1)
 	}
 	if n := len(r.InForce(1 << 20)); n > maxServices+maxOperations+2 {
 		t.Errorf("%d operations are remembered", n)
@@ -213,7 +229,8 @@ func BenchmarkAdaptive(b *testing.B) {
 	b.ReportAllocs()
 	for i := range b.N {
 		o := s.Operation("GET /cart")
-		o.Seen(1, o.Threshold().Keep(Randomness(i)))
+		_ = o.Threshold().Keep(Randomness(i))
+		o.Came(1, 1)
 	}
 }
 

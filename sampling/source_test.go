@@ -79,9 +79,9 @@ func TestSourcesMakeWhatTheBudgetKeeps(t *testing.T) {
 	now := int64(1)
 	second := func(flood int, adjusted float64) {
 		for range flood {
-			s.Operation("flood").Seen(adjusted, false)
+			s.Operation("flood").Came(1, adjusted)
 		}
-		s.Operation("rare").Seen(1, true)
+		s.Operation("rare").Came(1, 1)
 		now += int64(time.Second)
 		r.Step(now)
 	}
@@ -118,11 +118,11 @@ func TestBatchesAreNoFlood(t *testing.T) {
 	r.Step(now)
 	for step := range 300 {
 		for range 100 {
-			s.Operation("flood").Seen(1, false)
+			s.Operation("flood").Came(1, 1)
 		}
 		if step%15 == 0 { // 3.3 a second of a budget of 20
 			for range 5 {
-				s.Operation("quiet").Seen(1, true)
+				s.Operation("quiet").Came(1, 1)
 			}
 		}
 		now += int64(100 * time.Millisecond)
@@ -146,7 +146,7 @@ func TestRoutesHaveTheHighestOfTheirOperations(t *testing.T) {
 	for range 30 {
 		for name, spans := range map[string]int{"flood": 1000, "other flood": 1000, "rare": 1} {
 			for range spans {
-				s.Operation(name).Seen(1, false)
+				s.Operation(name).Came(1, 1)
 			}
 		}
 		now += int64(time.Second)

@@ -17,7 +17,7 @@ cd "$root"
 stamp=$({
   cat builder-config.yaml go.mod go.sum
   go version
-  find policy sampling processors collector archive -name '*.go' ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum
+  find policy sampling processors collector archive internal -name '*.go' ! -name '*_test.go' | LC_ALL=C sort | xargs sha256sum
 } | sha256sum)
 if [ ! -x "$binary" ] || [ "$(cat "$out/.stamp" 2>/dev/null)" != "$stamp" ]; then
   echo "tools: building weir-collector" >&2

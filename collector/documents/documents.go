@@ -35,6 +35,7 @@ type Watcher struct {
 // NewWatcher watches files and directories; it starts nothing yet. Apply is called with the first set by Start,
 // and from one goroutine after that. An error of it is Start's, and logged later on.
 func NewWatcher(paths []string, logger *zap.Logger, apply func(*policy.Set) error) *Watcher {
+	logger = logger.WithOptions(zap.AddStacktrace(zap.FatalLevel)) // where in the documents it is says more than where in the program
 	return &Watcher{source: source.New(paths, slog.New(zapHandler{logger})), logger: logger, apply: apply}
 }
 

@@ -26,7 +26,7 @@ func TestWatcherHandsOverWhatIsNew(t *testing.T) {
 	write(t, file, "20")
 	core, logs := observer.New(zapcore.InfoLevel)
 	rates := make(chan float64, 100)
-	w := NewWatcher([]string{file}, zap.New(core), func(s *policy.Set) error {
+	w := NewWatcher([]string{file}, zap.New(core, zap.AddStacktrace(zap.ErrorLevel)), func(s *policy.Set) error {
 		rates <- s.Sampling.Spec.Classes["main"]
 		if s.Sampling.Spec.Classes["main"] == 99 {
 			return errors.New("not that one")
@@ -51,6 +51,11 @@ func TestWatcherHandsOverWhatIsNew(t *testing.T) {
 	said(t, logs, "policy documents are not applied")
 	write(t, file, "50")
 	expect(t, rates, 50)
+	for _, entry := range logs.All() {
+		if entry.Stack != "" {
+			t.Errorf("%s: it says where in the program: %s", entry.Message, entry.Stack)
+		}
+	}
 }
 
 func TestWatcherDoesNotStartWithoutDocuments(t *testing.T) {

@@ -304,7 +304,7 @@ func TestReports(t *testing.T) {
 		rates := w.extension.all[0].rates() // those in force, which a second look at the documents may put in place of the first
 		operation := rates.Service(ref("edge"), "").Operation("GET /flood")
 		for range 1000 {
-			operation.Seen(1, false)
+			operation.Came(1, 1)
 		}
 		operation.Placed("shop/a/flood")
 		rates.Step(time.Now().UnixNano())

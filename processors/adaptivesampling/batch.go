@@ -110,6 +110,9 @@ type name struct {
 	threshold sampling.Threshold
 	learnt    *sampling.Operation // nil where rates don't move
 	history   *whole.Operation
+
+	came  int // spans that learnt was not told of yet, and for how many they stood
+	stand float64
 }
 
 func memoPlace[T ~string | ~[]byte](name T) uint {

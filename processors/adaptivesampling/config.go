@@ -17,23 +17,23 @@ type Config struct {
 	Replicas int `mapstructure:"replicas"`
 	// Storage is an extension that keeps held spans over a restart and a crash; without one, a crash loses them.
 	Storage *component.ID `mapstructure:"storage"`
+	// Why begins the names of attributes: Why.rule and Why.rate tell on the root of a trace that was judged whole why it was
+	// kept, and Why.keep what a dry run found. "" writes none.
+	Why string `mapstructure:"why"`
+	// DryRun drops nothing and writes no thresholds, but marks each span with Why.keep: true or false.
+	DryRun bool `mapstructure:"dry_run"`
 
-	// Whole bounds and tells what is done where the documents have traces judged whole (keep).
+	// Whole is of use where the documents have traces judged whole (keep).
 	Whole WholeConfig `mapstructure:"whole"`
 }
 
-// WholeConfig is what concerns traces that are judged whole.
+// WholeConfig bounds what is held and remembered of traces that are judged whole.
 type WholeConfig struct {
 	// MaxSpans and MaxBytes bound what is held. When there is more, the oldest traces are judged before their time.
 	MaxSpans int `mapstructure:"max_spans"`
 	MaxBytes int `mapstructure:"max_bytes"`
 	// Decisions is how many are remembered for late spans.
 	Decisions int `mapstructure:"decisions"`
-	// Why begins the names of the attributes (Why.rule, Why.rate) that tell on the root why its trace was kept; ""
-	// writes none.
-	Why string `mapstructure:"why"`
-	// DryRun drops nothing and writes no thresholds, but marks each span with Why.keep: true or false.
-	DryRun bool `mapstructure:"dry_run"`
 }
 
 // Validate says what is missing.
@@ -48,8 +48,8 @@ func (c *Config) Validate() error {
 	if w.MaxSpans < whole.Shards || w.MaxBytes < whole.Shards || w.Decisions < whole.Shards {
 		return fmt.Errorf("whole: max_spans, max_bytes and decisions must be at least %d", whole.Shards)
 	}
-	if w.DryRun && w.Why == "" {
-		return errors.New("whole.dry_run: needs whole.why, by which spans are marked")
+	if c.DryRun && c.Why == "" {
+		return errors.New("dry_run: needs why, by which spans are marked")
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func NewFactory() processor.Factory {
 }
 
 func defaultConfig() component.Config {
-	return &Config{Replicas: 1, Whole: WholeConfig{MaxSpans: 4_000_000, MaxBytes: 512 << 20, Decisions: 200_000, Why: "weir.sampling"}}
+	return &Config{Replicas: 1, Why: "weir.sampling", Whole: WholeConfig{MaxSpans: 4_000_000, MaxBytes: 512 << 20, Decisions: 200_000}}
 }
 
 func createTraces(ctx context.Context, set processor.Settings, cfg component.Config, next consumer.Traces) (processor.Traces, error) {

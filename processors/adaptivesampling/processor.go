@@ -24,6 +24,7 @@ import (
 // sampler drops the spans that the rates in force don't keep.
 type sampler struct {
 	replicas int
+	mark     string                         // the attribute of a dry run; "": it is none
 	rates    atomic.Pointer[sampling.Rates] // nil before the first documents are applied
 	told     *metadata.TelemetryBuilder
 	whole    *holder
@@ -39,7 +40,10 @@ func newSampler(set component.TelemetrySettings, cfg *Config, next consumer.Trac
 		return nil, err
 	}
 	s := &sampler{replicas: cfg.Replicas, told: told}
-	if s.whole, err = newHolder(set, told, cfg.Whole, s, next); err != nil {
+	if cfg.DryRun {
+		s.mark = cfg.Why + ".keep"
+	}
+	if s.whole, err = newHolder(set, told, cfg, s, next); err != nil {
 		return nil, err
 	}
 	return s, errors.Join(
@@ -109,11 +113,16 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 	defer j.release()
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
 		j.service, j.adaptive = rates.Service(documents.Service(rs.Resource())), rates.Adaptive()
-		kept, dropped := j.filter(rs)
+		judge := j.filter
+		if s.mark != "" {
+			judge = func(rs ptrace.ResourceSpans) (kept, dropped int64) { return j.try(rs, s.mark) }
+		}
+		kept, dropped := judge(rs)
 		j.counts.add(j.service.Class, kept, dropped)
 		all += kept
-		return kept == 0
+		return kept == 0 && s.mark == ""
 	})
+	j.names.tell()
 	rates.Kept(all, time.Now().UnixNano())
 	j.counts.record(ctx, s.told.WeirSamplingSpans)
 	if td.ResourceSpans().Len() == 0 {
@@ -152,6 +161,24 @@ func (j *judge) filter(rs ptrace.ResourceSpans) (kept, dropped int64) {
 	return kept, dropped
 }
 
+// try marks spans of the service with what would become of them, and drops none.
+func (j *judge) try(rs ptrace.ResourceSpans, mark string) (kept, dropped int64) {
+	for _, ss := range rs.ScopeSpans().All() {
+		for _, span := range ss.Spans().All() {
+			before := span.TraceState().AsRaw()
+			keep := j.keep(span)
+			span.TraceState().FromRaw(before)
+			span.Attributes().PutBool(mark, keep)
+			if keep {
+				kept++
+			} else {
+				dropped++
+			}
+		}
+	}
+	return kept, dropped
+}
+
 // keep says whether the span is kept, and if so writes on it at which threshold.
 func (j *judge) keep(span ptrace.Span) bool {
 	n := j.name(span.Name())
@@ -160,7 +187,8 @@ func (j *judge) keep(span ptrace.Span) bool {
 		return kept
 	}
 	kept, adjusted := j.decide(span, n.learnt.Threshold())
-	n.learnt.Seen(adjusted, kept)
+	n.came++
+	n.stand += adjusted
 	if n.learnt.Unplaced() {
 		n.learnt.Placed(routeOf(span))
 	}
@@ -170,6 +198,7 @@ func (j *judge) keep(span ptrace.Span) bool {
 func (j *judge) name(text string) *name {
 	n := &j.names[memoPlace(text)]
 	if n.service != j.service || n.text != text {
+		n.tell()
 		*n = name{service: j.service, text: text}
 		if j.adaptive {
 			n.learnt = j.service.Operation(text)
@@ -178,6 +207,20 @@ func (j *judge) name(text string) *name {
 		}
 	}
 	return n
+}
+
+// tell tells an operation what came of it in a batch.
+func (n *name) tell() {
+	if n.came > 0 {
+		n.learnt.Came(n.came, n.stand)
+		n.came, n.stand = 0, 0
+	}
+}
+
+func (m *memo) tell() {
+	for i := range m {
+		m[i].tell()
+	}
 }
 
 // decide decides by a threshold. It gives the adjusted count with which the span came, too.

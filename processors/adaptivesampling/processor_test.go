@@ -169,7 +169,7 @@ func TestSpansAreCounted(t *testing.T) {
 		spans.AppendEmpty().SetTraceID(traceID(0xf0000000000000))
 	}
 	resource(td, "other", "invented").AppendEmpty()
-	p := start(t, set, consumertest.NewNop())
+	p := start(t, rates, set, consumertest.NewNop())
 	if err := p.ConsumeTraces(t.Context(), td); err != nil {
 		t.Fatal(err)
 	}
@@ -196,11 +196,12 @@ func TestSpansAreCounted(t *testing.T) {
 // counts: 80 without a tracestate, 200 with one.
 func BenchmarkConsumeTraces(b *testing.B) {
 	for _, tracestate := range []string{"", "vendor=x", "ot=th:8,vendor=x"} {
-		b.Run(cmp.Or(tracestate, "none"), func(b *testing.B) { benchmarkConsume(b, tracestate) })
+		b.Run(cmp.Or(tracestate, "none"), func(b *testing.B) { benchmarkConsume(b, rates, tracestate) })
 	}
+	b.Run("adaptive", func(b *testing.B) { benchmarkConsume(b, rates+"  adaptive: {spansPerSecond: 100000}\n", "") })
 }
 
-func benchmarkConsume(b *testing.B, tracestate string) {
+func benchmarkConsume(b *testing.B, documents, tracestate string) {
 	const services, spans = 50, 20
 	random := rand.New(rand.NewPCG(1, 2))
 	batch := ptrace.NewTraces()
@@ -213,7 +214,7 @@ func benchmarkConsume(b *testing.B, tracestate string) {
 			span.TraceState().FromRaw(tracestate)
 		}
 	}
-	p := start(b, processortest.NewNopSettings(typ), consumertest.NewNop())
+	p := start(b, documents, processortest.NewNopSettings(typ), consumertest.NewNop())
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
@@ -231,15 +232,15 @@ func benchmarkConsume(b *testing.B, tracestate string) {
 func consume(t *testing.T, td ptrace.Traces) []ptrace.Traces {
 	t.Helper()
 	sink := new(consumertest.TracesSink)
-	if err := start(t, processortest.NewNopSettings(typ), sink).ConsumeTraces(t.Context(), td); err != nil {
+	if err := start(t, rates, processortest.NewNopSettings(typ), sink).ConsumeTraces(t.Context(), td); err != nil {
 		t.Fatal(err)
 	}
 	return sink.AllTraces()
 }
 
-func start(tb testing.TB, set processor.Settings, next consumer.Traces) processor.Traces {
+func start(tb testing.TB, documents string, set processor.Settings, next consumer.Traces) processor.Traces {
 	tb.Helper()
-	p, err := NewFactory().CreateTraces(tb.Context(), set, config(tb, rates), next)
+	p, err := NewFactory().CreateTraces(tb.Context(), set, config(tb, documents), next)
 	if err != nil {
 		tb.Fatal(err)
 	}

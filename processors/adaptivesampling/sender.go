@@ -298,12 +298,12 @@ func removeEmpty(td ptrace.Traces) {
 
 func (s *sender) writer() writer {
 	why := s.holder.cfg.Why
-	return writer{cfg: &s.holder.cfg, rule: why + ".rule", rate: why + ".rate"}
+	return writer{cfg: s.holder.cfg, rule: why + ".rule", rate: why + ".rate"}
 }
 
 // writer writes spans of parts where they belong.
 type writer struct {
-	cfg *WholeConfig
+	cfg *Config
 	sampling.Writer
 	rule, rate string // attributes that say why
 

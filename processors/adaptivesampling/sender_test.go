@@ -109,7 +109,7 @@ func TestSpansStayWhatTheyAre(t *testing.T) {
 
 func spansStay(t *testing.T, keep string, sink *moody) {
 	cfg := config(t, "kind: Sampling\nmetadata: {name: default}\nspec: {classes: {default: 100}, keep: {"+keep+"}, wait: 10m}\n")
-	cfg.Whole.Why = ""
+	cfg.Why = ""
 	p, end := startWhole(t, cfg, sink)
 	random := rand.New(rand.NewPCG(1, 2))
 	want, sent := map[pcommon.SpanID]string{}, 0

@@ -34,7 +34,7 @@ var errFull = errors.New("what is kept is not taken by the next component, and w
 
 // holder holds spans until their traces are judged, and sends on what is kept.
 type holder struct {
-	cfg     WholeConfig
+	cfg     *Config
 	log     *zap.Logger
 	sampler *sampler
 	sender  *sender
@@ -58,10 +58,10 @@ type rules struct {
 	marked []string
 }
 
-func newHolder(set component.TelemetrySettings, told *metadata.TelemetryBuilder, cfg WholeConfig, s *sampler, next consumer.Traces) (*holder, error) {
+func newHolder(set component.TelemetrySettings, told *metadata.TelemetryBuilder, cfg *Config, s *sampler, next consumer.Traces) (*holder, error) {
 	h := &holder{
 		cfg: cfg, log: set.Logger, sampler: s, done: make(chan struct{}),
-		operations: whole.NewOperations(maxOperations), table: whole.NewTable[part](cfg.Decisions),
+		operations: whole.NewOperations(maxOperations), table: whole.NewTable[part](cfg.Whole.Decisions),
 	}
 	h.sender = &sender{holder: h, next: next}
 	var err error
@@ -232,16 +232,16 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 }
 
 // full says whether too much that is kept waits to be taken by the next component: then senders are to keep their spans.
-func (h *holder) full() bool { return h.sender.bytes.Load() > int64(h.cfg.MaxBytes)/2 }
+func (h *holder) full() bool { return h.sender.bytes.Load() > int64(h.cfg.Whole.MaxBytes)/2 }
 
 // reserveSpans takes room for so many, if there is.
 func (h *holder) reserveSpans(n int64) bool {
-	return reserve(&h.live.spans, n, int64(h.cfg.MaxSpans))
+	return reserve(&h.live.spans, n, int64(h.cfg.Whole.MaxSpans))
 }
 
 // reserveBytes takes room for so many, if there is.
 func (h *holder) reserveBytes(n int64) bool {
-	return reserve(&h.live.bytes, n, int64(h.cfg.MaxBytes)-h.sender.bytes.Load())
+	return reserve(&h.live.bytes, n, int64(h.cfg.Whole.MaxBytes)-h.sender.bytes.Load())
 }
 
 func reserve(held *atomic.Int64, n, most int64) bool {
@@ -273,7 +273,7 @@ func (h *holder) makeRoom(ctx context.Context, enough func() bool) bool {
 		now := time.Now().UnixNano()
 		began := int64(math.MaxInt64)
 		if parts > 1 {
-			began = h.live.oldest(int64(h.cfg.MaxBytes/parts), h.cfg.MaxSpans/parts)
+			began = h.live.oldest(int64(h.cfg.Whole.MaxBytes/parts), h.cfg.Whole.MaxSpans/parts)
 		}
 		h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, began, now, true)
 		h.sender.send(ctx, &judged, nil)

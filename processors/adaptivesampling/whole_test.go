@@ -168,19 +168,28 @@ func eventually(t *testing.T, is func() bool) {
 	}
 }
 
+// TestDryRunDropsNothing, also where spans are judged one by one.
 func TestDryRunDropsNothing(t *testing.T) {
-	cfg := config(t, rates+held)
-	cfg.Whole.DryRun = true
-	sink := new(consumertest.TracesSink)
-	p, end := startWhole(t, cfg, sink)
-	spanOf(t, p, "dropped", traceID(0x10000000000000), true, nil)
-	spanOf(t, p, "kept", traceID(0xf0000000000000), true, nil)
-	end()
-	got := came(sink)
-	for name, want := range map[string]bool{"dropped": false, "kept": true} {
-		if v, ok := got[name].Attributes().Get("weir.sampling.keep"); !ok || v.Bool() != want || got[name].TraceState().AsRaw() != "" {
-			t.Errorf("%s: marked %v, tracestate %q", name, v.AsString(), got[name].TraceState().AsRaw())
-		}
+	for name, text := range map[string]string{"whole traces": rates + held, "span by span": rates} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, text)
+			cfg.DryRun = true
+			sink := new(consumertest.TracesSink)
+			p, end := startWhole(t, cfg, sink)
+			spanOf(t, p, "dropped", traceID(0x10000000000000), true, nil)
+			spanOf(t, p, "kept", traceID(0xf0000000000000), true, nil)
+			end()
+			got := came(sink)
+			for name, want := range map[string]bool{"dropped": false, "kept": true} {
+				span, ok := got[name]
+				if !ok {
+					t.Fatalf("%s is dropped", name)
+				}
+				if v, ok := span.Attributes().Get("weir.sampling.keep"); !ok || v.Bool() != want || span.TraceState().AsRaw() != "" {
+					t.Errorf("%s: marked %v, tracestate %q", name, v.AsString(), span.TraceState().AsRaw())
+				}
+			}
+		})
 	}
 }
 
