@@ -22,6 +22,7 @@ import (
 // for the garbage collector to follow.
 type batch struct {
 	number  uint64 // in the order in which batches came
+	slot    int32  // of those that are live
 	arrived int64
 	spans   int    // that were not dropped as they came
 	size    int64  // what it counts as held
@@ -49,11 +50,14 @@ type part struct {
 	nth   int32
 }
 
+// entry is a part as the table has it: by the slot of its batch, so that the garbage collector has nothing to follow there.
+type entry struct{ slot, nth int32 }
+
 // place is where a part is in its batch's data.
 type place struct {
 	from, to uint32
 	spans    int32
-	scope    int32 // one of theirs, if they are of one service; -1 if not
+	scope    int32 // one of theirs, if they are of one class; -1 if not
 }
 
 func (p part) place() *place { return &p.batch.parts[p.nth] }
@@ -82,7 +86,7 @@ type reader struct {
 	ref     policy.Ref
 	names   memo
 
-	judged whole.Judged[part]
+	judged whole.Judged[entry]
 }
 
 // group is what came of one trace.
@@ -176,16 +180,17 @@ func (r *reader) give(nth int32, k *keptPart, w *writer) {
 
 // judge puts the batch's traces into the table, and packs them, but for those which that drops.
 func (r *reader) judge(b *batch, done map[doneWith]bool) {
+	r.holder.live.begin(b)
 	for i := range r.groups {
 		g := &r.groups[i]
 		if g.done = done[doneWith{g.id, b.number}]; !g.done {
-			r.holder.table.Add(&r.judged, &r.rules.Rules, g.id, &g.seen, part{b, int32(i)}, r.now)
+			r.holder.table.Add(&r.judged, &r.rules.Rules, g.id, &g.seen, entry{b.slot, int32(i)}, r.now)
 		}
 	}
 	for i := range r.judged.Traces {
 		t := &r.judged.Traces[i]
 		for _, p := range r.judged.Of(t) {
-			if p.batch == b {
+			if p.slot == b.slot {
 				r.groups[p.nth].dropped = !t.Verdict.Keep && !r.holder.cfg.DryRun
 			}
 		}
@@ -201,7 +206,7 @@ func (r *reader) pack(b *batch) {
 		part := place{from: uint32(len(r.packer.out)), spans: int32(g.seen.Spans), scope: r.runs[g.first].scope}
 		for n := g.first; n >= 0; n = r.runs[n].after {
 			scope := r.runs[n].scope
-			if part.scope >= 0 && b.services[scope] != b.services[part.scope] {
+			if part.scope >= 0 && b.services[scope].Class != b.services[part.scope].Class {
 				part.scope = -1
 			}
 			r.packer.uint(uint64(scope))
@@ -262,10 +267,10 @@ func (r *reader) room(bytes int) int {
 // span notes what is known of a span, and adds it to its trace's group.
 func (r *reader) span(span ptrace.Span, scope int32) {
 	start, end := span.StartTimestamp(), span.EndTimestamp()
-	seen := whole.Seen{
+	seen := whole.Seen{Facts: whole.Facts{
 		Spans: 1, Rooted: span.ParentSpanID().IsEmpty(), Marked: r.rules.marks(span.Attributes()),
 		Failed: span.Status().Code() == ptrace.StatusCodeError,
-	}
+	}}
 	if start > 0 && end >= start && end <= math.MaxInt64 { // a clock that makes no sense says nothing
 		seen.Start, seen.End = int64(start), int64(end)
 		seen.Longest = time.Duration(end - start)

@@ -80,12 +80,23 @@ type choice struct {
 
 var choices = sync.Pool{New: func() any { return new(choice) }}
 
-// send sends on what is kept of traces that are judged, and is done with the rest. Spans that own, which may be nil, has yet
-// go as they came. A trace of which a part is being packed is left to who packs it.
-func (s *sender) send(ctx context.Context, judged *whole.Judged[part], own *reader) {
+var found = sync.Pool{New: func() any { return new([]part) }}
+
+// send sends on what is kept of traces that the table has judged, and is done with the rest. Spans that own, which may be nil,
+// has yet go as they came.
+func (s *sender) send(ctx context.Context, judged *whole.Judged[entry], own *reader) {
 	if len(judged.Traces) == 0 {
 		return
 	}
+	parts := found.Get().(*[]part)
+	*parts = s.holder.live.of((*parts)[:0], judged.Parts)
+	s.settle(ctx, &whole.Judged[part]{Traces: judged.Traces, Parts: *parts}, own)
+	clear(*parts)
+	found.Put(parts)
+}
+
+// settle does that of parts that are found. A trace of which a part is being packed is left to who packs it.
+func (s *sender) settle(ctx context.Context, judged *whole.Judged[part], own *reader) {
 	h := s.holder
 	c := choices.Get().(*choice)
 	var all int64

@@ -42,7 +42,7 @@ type holder struct {
 	metrics *wholeMetrics
 
 	rules      atomic.Pointer[rules] // nil: spans are judged one by one
-	table      *whole.Table[part]
+	table      *whole.Table[entry]
 	operations *whole.Operations
 	live       live
 	short      atomic.Int32 // how many want room that there was not
@@ -61,7 +61,7 @@ type rules struct {
 func newHolder(set component.TelemetrySettings, told *metadata.TelemetryBuilder, cfg *Config, s *sampler, next consumer.Traces) (*holder, error) {
 	h := &holder{
 		cfg: cfg, log: set.Logger, sampler: s, done: make(chan struct{}),
-		operations: whole.NewOperations(maxOperations), table: whole.NewTable[part](cfg.Whole.Decisions),
+		operations: whole.NewOperations(maxOperations), table: whole.NewTable[entry](cfg.Whole.Decisions),
 	}
 	h.sender = &sender{holder: h, next: next}
 	var err error
@@ -111,7 +111,7 @@ func (h *holder) start(ctx context.Context, j *journal) error {
 func (h *holder) sweep(first, step int) {
 	tick := time.NewTicker(sweepEach)
 	defer tick.Stop()
-	var judged whole.Judged[part]
+	var judged whole.Judged[entry]
 	for {
 		select {
 		case <-h.done:
@@ -149,7 +149,7 @@ func (h *holder) tidy() {
 
 // judgeAll judges everything that is held.
 func (h *holder) judgeAll(ctx context.Context) {
-	var judged whole.Judged[part]
+	var judged whole.Judged[entry]
 	now := time.Now().UnixNano()
 	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, math.MaxInt64, now, false)
 	h.sender.send(ctx, &judged, nil)
@@ -217,7 +217,7 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 	h.live.enter(b)
 	postponed := r.hold(b)
 	if len(r.groups) == 0 { // nobody else will
-		h.live.bytes.Add(-b.size)
+		h.live.end(b)
 		h.finish(b)
 	}
 	for i := range r.groups {
@@ -226,7 +226,7 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 		}
 	}
 	h.sender.send(ctx, &r.judged, r)
-	h.sender.send(ctx, &postponed, nil)
+	h.sender.settle(ctx, &postponed, nil)
 	h.makeRoom(ctx, func() bool { return h.reserveSpans(0) && h.reserveBytes(0) })
 	return nil
 }
@@ -265,7 +265,7 @@ func (h *holder) makeRoom(ctx context.Context, enough func() bool) bool {
 	defer h.short.Add(-1)
 	h.shedding.Lock()
 	defer h.shedding.Unlock()
-	var judged whole.Judged[part]
+	var judged whole.Judged[entry]
 	for parts := shedParts; parts > 0; parts /= 2 {
 		if enough() {
 			return true
@@ -291,9 +291,9 @@ func (h *holder) drop(p part) {
 // release is that a part of a batch is held no more. The last one frees the spans.
 func (h *holder) release(p part) {
 	h.live.spans.Add(-int64(p.place().spans))
-	if b := p.batch; b.held.Add(-1) <= 0 {
+	if b := p.batch; b.held.Add(-1) == 0 {
 		b.data = ""
-		h.live.bytes.Add(-b.size)
+		h.live.end(b)
 	}
 }
 
@@ -312,9 +312,43 @@ type live struct {
 
 	mu      sync.Mutex // guards what follows
 	batches []*batch
+	slots   []*batch // whose slot says where; nil: it is free
+	free    []int32
 }
 
 func (l *live) next() uint64 { return l.numbers.Add(1) }
+
+// begin gives a batch a slot, by which its parts are found for as long as one is held.
+func (l *live) begin(b *batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.free); n > 0 {
+		b.slot, l.free = l.free[n-1], l.free[:n-1]
+		l.slots[b.slot] = b
+		return
+	}
+	b.slot = int32(len(l.slots))
+	l.slots = append(l.slots, b)
+}
+
+// end is that nothing of a batch is held any more.
+func (l *live) end(b *batch) {
+	l.bytes.Add(-b.size)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slots[b.slot] = nil
+	l.free = append(l.free, b.slot)
+}
+
+// of finds parts that are held, and appends them to dst.
+func (l *live) of(dst []part, all []entry) []part {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range all {
+		dst = append(dst, part{l.slots[p.slot], p.nth})
+	}
+	return dst
+}
 
 // enter puts a batch behind those that came before. Its bytes are counted already.
 func (l *live) enter(b *batch) {

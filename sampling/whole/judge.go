@@ -46,18 +46,21 @@ type Rules struct {
 
 // Seen is what is known of a trace, or of the spans of it that came together.
 type Seen struct {
+	Facts
+	Subject
+}
+
+// Facts are what is known but for whose they are. They have no pointers: many are held.
+type Facts struct {
 	Spans      int
 	Start, End int64 // the first and the last, nanoseconds since 1970; both 0 where nothing is known
 	Longest    time.Duration
 	Failed     bool
 	Marked     bool
 
-	// Rooted says that the root is among the spans. Then Operation, Threshold and Took are the root's; otherwise
-	// Threshold is the lowest among the spans, and Operation that span's. Operation may be nil. Learnt is nil where rates
-	// don't move; where they do, the trace is judged by its threshold at that time.
+	// Rooted says that the root is among the spans. Then the [Subject], Threshold and Took are the root's; otherwise
+	// Threshold is the lowest among the spans, and the Subject that span's.
 	Rooted    bool
-	Operation *Operation
-	Learnt    *sampling.Operation
 	Threshold sampling.Threshold
 	Stand     float64 // for how many spans these stood when they came
 	Took      time.Duration
@@ -66,28 +69,41 @@ type Seen struct {
 	Chance     sampling.Threshold // at which the root was kept by chance before, which the randomness agrees with
 }
 
+// Subject is the operation by which a trace is judged. Operation, which has its history, may be nil. Learnt is nil where rates
+// don't move; where they do, the trace is judged by its threshold at that time.
+type Subject struct {
+	Operation *Operation
+	Learnt    *sampling.Operation
+}
+
 // Merge adds what came later. The randomness stays what it was, until the root says.
 func (s *Seen) Merge(later *Seen) {
+	if s.merge(&later.Facts) {
+		s.Subject = later.Subject
+	}
+}
+
+// merge says whether the subject is that of the later from now on.
+func (f *Facts) merge(later *Facts) bool {
 	if later.Start != 0 || later.End != 0 {
-		if s.Start == 0 && s.End == 0 {
-			s.Start, s.End = later.Start, later.End
+		if f.Start == 0 && f.End == 0 {
+			f.Start, f.End = later.Start, later.End
 		}
-		s.Start, s.End = min(s.Start, later.Start), max(s.End, later.End)
+		f.Start, f.End = min(f.Start, later.Start), max(f.End, later.End)
 	}
-	s.Spans += later.Spans
-	s.Stand += later.Stand
-	s.Longest = max(s.Longest, later.Longest)
-	s.Failed = s.Failed || later.Failed
-	s.Marked = s.Marked || later.Marked
-	if s.Rooted {
-		return
+	f.Spans += later.Spans
+	f.Stand += later.Stand
+	f.Longest = max(f.Longest, later.Longest)
+	f.Failed = f.Failed || later.Failed
+	f.Marked = f.Marked || later.Marked
+	if f.Rooted || !later.Rooted && later.Threshold >= f.Threshold {
+		return false
 	}
-	if later.Rooted || later.Threshold < s.Threshold {
-		s.Rooted, s.Operation, s.Learnt, s.Threshold, s.Took = later.Rooted, later.Operation, later.Learnt, later.Threshold, later.Took
-	}
+	f.Rooted, f.Threshold, f.Took = later.Rooted, later.Threshold, later.Took
 	if later.Rooted {
-		s.Randomness, s.Chance = later.Randomness, later.Chance
+		f.Randomness, f.Chance = later.Randomness, later.Chance
 	}
+	return true
 }
 
 // Verdict is what becomes of a trace. Rule is None as long as there is none.

@@ -12,7 +12,7 @@ type ID = [16]byte
 const Shards = 64
 
 // Table holds the traces that are not judged yet, and remembers how so many others were. What holds the spans of a trace
-// that came together is a P. Its methods may be called from many goroutines.
+// that came together is a P, which had better have no pointers: there are many. Its methods may be called from many goroutines.
 type Table[P any] struct {
 	seed   maphash.Seed
 	shards [Shards]shard[P]
@@ -75,15 +75,15 @@ func (t *Table[P]) Add(dst *Judged[P], rules *Rules, id ID, seen *Seen, p P, now
 		s.late(dst, rules, r, seen, p, now)
 		return
 	}
+	known := *seen
 	if r == none {
 		r = s.begin(id, uint32(hash), seen, now)
 	} else {
-		s.traces.at(s.records.at(r).held).seen.Merge(seen)
+		known = s.merge(s.trace(r), seen)
 	}
-	tr := s.traces.at(s.records.at(r).held)
-	s.append(tr, p)
-	if v := rules.early(&tr.seen, seen, now); v.Rule != None {
-		s.release(dst, r, v, now)
+	s.append(s.trace(r), p)
+	if v := rules.early(&known, seen, now); v.Rule != None {
+		s.release(dst, r, &known, v, now)
 	}
 }
 
@@ -102,7 +102,7 @@ func (t *Table[P]) Remember(id ID, v Verdict, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.find(id, uint32(hash)) == none {
-		s.decide(s.begin(id, uint32(hash), &Seen{}, now), v)
+		s.decide(s.begin(id, uint32(hash), new(Seen), now), v)
 	}
 }
 
@@ -122,6 +122,10 @@ type shard[P any] struct {
 	records pool[record]
 	traces  pool[trace]
 	parts   pool[linked[P]]
+
+	// Each subject of traces that are held once, so that those have no pointers.
+	subjects pool[shared]
+	subject  map[Subject]int32 // by which number
 
 	waiting, decided queue // of records; the first is the oldest
 	decisions        int   // most that are decided
@@ -147,8 +151,14 @@ type record struct {
 // trace is what a record has while it is held.
 type trace struct {
 	began       int64
-	seen        Seen
+	facts       Facts
+	subject     int32
 	first, last int32 // of its parts
+}
+
+type shared struct {
+	Subject
+	traces int32
 }
 
 type linked[P any] struct {
@@ -164,6 +174,7 @@ type queue struct {
 func (s *shard[P]) init(decisions int) {
 	s.decisions = decisions
 	s.index = make([]place, 16)
+	s.subject = map[Subject]int32{}
 	s.waiting, s.decided = queue{none, none, 0}, queue{none, none, 0}
 }
 
@@ -184,11 +195,47 @@ func (s *shard[P]) begin(id ID, hash uint32, seen *Seen, now int64) int32 {
 		s.grow()
 	}
 	held, r := s.traces.take(), s.records.take()
-	*s.traces.at(held) = trace{now, *seen, none, none}
+	*s.traces.at(held) = trace{now, seen.Facts, s.share(&seen.Subject), none, none}
 	*s.records.at(r) = record{id: id, hash: hash, held: held}
 	s.place(r, hash)
 	s.push(&s.waiting, r)
 	return r
+}
+
+// trace is what a record that is held has.
+func (s *shard[P]) trace(r int32) *trace { return s.traces.at(s.records.at(r).held) }
+
+func (s *shard[P]) seen(tr *trace) Seen { return Seen{tr.facts, s.subjects.at(tr.subject).Subject} }
+
+// merge adds what came later to a trace, and gives all that is known.
+func (s *shard[P]) merge(tr *trace, later *Seen) Seen {
+	if tr.facts.merge(&later.Facts) {
+		before := tr.subject
+		tr.subject = s.share(&later.Subject)
+		s.unshare(before)
+	}
+	return s.seen(tr)
+}
+
+// share gives the number of a subject for one more trace.
+func (s *shard[P]) share(of *Subject) int32 {
+	n, known := s.subject[*of]
+	if !known {
+		n = s.subjects.take()
+		*s.subjects.at(n) = shared{Subject: *of}
+		s.subject[*of] = n
+	}
+	s.subjects.at(n).traces++
+	return n
+}
+
+// unshare is that it is so no more. The last one forgets the subject.
+func (s *shard[P]) unshare(n int32) {
+	of := s.subjects.at(n)
+	if of.traces--; of.traces == 0 {
+		delete(s.subject, of.Subject)
+		s.subjects.give(n)
+	}
 }
 
 func (s *shard[P]) place(r int32, hash uint32) {
@@ -257,20 +304,21 @@ func (s *shard[P]) until(dst *Judged[P], rules *Rules, began, now int64, shed bo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for r := s.waiting.first; r != none; r = s.waiting.first {
-		tr := s.traces.at(s.records.at(r).held)
+		tr := s.trace(r)
 		if tr.began > began {
 			return
 		}
-		s.release(dst, r, rules.final(&tr.seen, now), now)
+		seen := s.seen(tr)
+		s.release(dst, r, &seen, rules.final(&seen, now), now)
 		dst.Traces[len(dst.Traces)-1].Shed = shed
 	}
 }
 
 // release appends a trace and its parts to dst, and remembers what was decided.
-func (s *shard[P]) release(dst *Judged[P], r int32, v Verdict, now int64) {
-	tr := s.traces.at(s.records.at(r).held)
+func (s *shard[P]) release(dst *Judged[P], r int32, seen *Seen, v Verdict, now int64) {
+	tr := s.trace(r)
 	if v.Keep {
-		tr.seen.Operation.keep(now)
+		seen.Operation.keep(now)
 	}
 	from := len(dst.Parts)
 	for n := tr.first; n != none; {
@@ -280,7 +328,7 @@ func (s *shard[P]) release(dst *Judged[P], r int32, v Verdict, now int64) {
 		s.parts.give(n)
 		n = after
 	}
-	dst.Traces = append(dst.Traces, Released{ID: s.records.at(r).id, Verdict: v, Seen: tr.seen, from: from, to: len(dst.Parts)})
+	dst.Traces = append(dst.Traces, Released{ID: s.records.at(r).id, Verdict: v, Seen: *seen, from: from, to: len(dst.Parts)})
 	s.decide(r, v)
 }
 
@@ -292,6 +340,7 @@ func (s *shard[P]) decide(r int32, v Verdict) {
 		s.pull(&s.decided, oldest)
 		s.forget(oldest)
 	}
+	s.unshare(s.trace(r).subject)
 	s.traces.give(s.records.at(r).held)
 	s.records.at(r).held, s.records.at(r).verdict = none, v
 	s.push(&s.decided, r)

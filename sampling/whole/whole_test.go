@@ -53,7 +53,7 @@ func traceID(n uint64, r sampling.Randomness) (id ID) {
 
 // one is a span of a trace that nothing is known against, at half the rate.
 func one(r sampling.Randomness) Seen {
-	return Seen{Spans: 1, Threshold: half, Randomness: r}
+	return Seen{Facts: Facts{Spans: 1, Threshold: half, Randomness: r}}
 }
 
 func TestEarly(t *testing.T) {
@@ -136,16 +136,16 @@ func TestRootOverRates(t *testing.T) {
 	low, high := sampling.FromPercent(10), sampling.FromPercent(90)
 	for _, tt := range []struct {
 		name  string
-		spans []Seen
+		spans []Facts
 		want  sampling.Threshold
 	}{
-		{"the highest rate", []Seen{{Threshold: low}, {Threshold: high}, {Threshold: half}}, high},
-		{"the root's", []Seen{{Threshold: high}, {Threshold: low, Rooted: true}, {Threshold: high}}, low},
-		{"the first root's", []Seen{{Threshold: half, Rooted: true}, {Threshold: high, Rooted: true}}, half},
+		{"the highest rate", []Facts{{Threshold: low}, {Threshold: high}, {Threshold: half}}, high},
+		{"the root's", []Facts{{Threshold: high}, {Threshold: low, Rooted: true}, {Threshold: high}}, low},
+		{"the first root's", []Facts{{Threshold: half, Rooted: true}, {Threshold: high, Rooted: true}}, half},
 	} {
-		s := tt.spans[0]
+		s := Seen{Facts: tt.spans[0]}
 		for _, later := range tt.spans[1:] {
-			s.Merge(&later)
+			s.Merge(&Seen{Facts: later})
 		}
 		if s.Threshold != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, s.Threshold, tt.want)
@@ -207,6 +207,7 @@ func TestNothingIsLost(t *testing.T) {
 		got := map[ID][]int{}
 		verdicts := map[ID]Verdict{}
 		sent := map[ID][]int{}
+		seen := map[ID]*Seen{}
 		take := func(j *Judged[int]) {
 			for _, x := range j.Traces {
 				got[x.ID] = append(got[x.ID], j.Of(&x)...)
@@ -216,6 +217,10 @@ func TestNothingIsLost(t *testing.T) {
 					t.Fatalf("seed %d: late %v, decided before %v", seed, x.Late, ok)
 				}
 				verdicts[x.ID] = x.Verdict
+				if want := seen[x.ID]; x.Seen != *want {
+					t.Fatalf("seed %d: seen is %+v, want %+v", seed, x.Seen, *want)
+				}
+				seen[x.ID] = nil
 				if s := x.Seen; !x.Late && (s.Failed || s.Longest > all.SlowerThan) && !x.Verdict.Keep {
 					t.Fatalf("seed %d: what failed or was slow is dropped: %+v", seed, x)
 				}
@@ -224,14 +229,19 @@ func TestNothingIsLost(t *testing.T) {
 		for range 500 {
 			now += r.Int64N(second / 2)
 			randomness := sampling.Randomness(r.Uint64N(8)<<53 | 5*Shards + r.Uint64N(2)) // of two shards
-			seen := Seen{
+			came := Seen{Facts{
 				Spans: 1 + r.IntN(4), Threshold: half, Randomness: randomness, Failed: r.IntN(30) == 0,
-				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0, Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now),
-			}
+				Longest: time.Duration(r.Int64N(second * 21 / 20)), Rooted: r.IntN(3) == 0,
+			}, Subject{Operation: operations.Of(policy.Ref{}, string(rune('a'+r.IntN(5))), now)}}
 			id := traceID(r.Uint64N(40), randomness)
 			added++
 			sent[id] = append(sent[id], int(added))
-			take(add(table, &all, id, seen, int(added), now))
+			if seen[id] == nil {
+				seen[id] = &came
+			} else {
+				seen[id].Merge(&came)
+			}
+			take(add(table, &all, id, came, int(added), now))
 			if r.IntN(5) == 0 {
 				take(sweep(table, &all, now))
 			}
@@ -251,7 +261,7 @@ func TestNothingIsLost(t *testing.T) {
 		}
 		for i := range table.shards {
 			s := &table.shards[i]
-			if s.waiting.n != 0 || len(s.traces.free) != int(s.traces.n) || len(s.parts.free) != int(s.parts.n) {
+			if s.waiting.n != 0 || len(s.traces.free) != int(s.traces.n) || len(s.parts.free) != int(s.parts.n) || len(s.subject) > 0 {
 				t.Fatalf("seed %d: after all is judged a shard holds %d traces", seed, s.waiting.n)
 			}
 		}
@@ -297,10 +307,9 @@ func TestUnbiased(t *testing.T) {
 		id := traceID(k, randomness)
 		of[id] = i
 		took := time.Duration(r.ExpFloat64() * 2e8)
-		seen := Seen{
-			Spans: 1, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0,
-			Rooted: true, Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now), Took: took, Longest: took,
-		}
+		seen := Seen{Facts{
+			Spans: 1, Threshold: thresholds[i], Randomness: randomness, Failed: r.IntN(100) == 0, Rooted: true, Took: took, Longest: took,
+		}, Subject{Operation: operations.Of(policy.Ref{}, string(rune('a'+i)), now)}}
 		truth[i] += 2
 		table.Add(j, &all, id, &seen, 0, now)
 		take()
@@ -316,7 +325,7 @@ func TestUnbiased(t *testing.T) {
 	table.Sweep(j, &all, 0, 1, now, now, false)
 	take()
 	for id, i := range of { // a second span of each, late
-		table.Add(j, &all, id, &Seen{Spans: 1, Threshold: thresholds[i]}, 0, now)
+		table.Add(j, &all, id, &Seen{Facts: Facts{Spans: 1, Threshold: thresholds[i]}}, 0, now)
 		take()
 	}
 	square := 0.0
@@ -465,7 +474,10 @@ func BenchmarkTable(b *testing.B) {
 			ids[slot] = traceID(k, sampling.Randomness(r.Uint64()>>8))
 		}
 		now := int64(k) * 1000
-		seen := Seen{Spans: 1, Threshold: half, Randomness: sampling.FromTraceID(ids[slot]), Rooted: round == 7, Operation: operation, Took: time.Duration(slot) * time.Millisecond / 2}
+		seen := Seen{
+			Facts{Spans: 1, Threshold: half, Randomness: sampling.FromTraceID(ids[slot]), Rooted: round == 7, Took: time.Duration(slot) * time.Millisecond / 2},
+			Subject{Operation: operation},
+		}
 		dst.Reset()
 		table.Add(&dst, &all, ids[slot], &seen, k, now)
 		if k++; k%10_000 == 0 {
