@@ -42,6 +42,7 @@ bench:
 
 bench-smoke: build ## each benchmark once, and a small fleet on each control plane
 	cd bench && go vet ./... && go run ./xds -services 20 -proxies 20 -rounds 1 && go run ./ratelimit -planes floor,peer,peer-cache,weir,weir-redis,weir-lease -for 100ms -in-flight 16
+	cd bench && go run ./ratelimit -scenario faults -planes program -for 300ms -rate 100 && go run ./ratelimit -scenario flood -planes memory,volatile-ttl -for 300ms
 	cd bench && go test -run '^$$' -bench . -benchtime 1x ./limits
 	cd bench && go run ./collector -warm 100ms -for 300ms
 	go test -run '^$$' -bench . -benchtime 1x ./... | grep -v 'no test files'

@@ -173,10 +173,11 @@ func TestExactlyTheRateUnderConcurrency(t *testing.T) {
 	assert.LessOrEqual(t, passed.Load(), burst+(end-someday)*requests/1e9)
 }
 
+// So full is the table that one key of six is in its second bucket.
 func TestManyKeysConcurrently(t *testing.T) {
 	const keys, limit = 2000, 5
 	rate := NewRate(limit, limit, day)
-	m := NewMemory(keys * 2)
+	m := NewMemory(keys * 5 / 4)
 	var allowed [keys]atomic.Int32
 	var wg sync.WaitGroup
 	for w := range uint64(8) {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -20,7 +21,9 @@ import (
 	commonratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	ratelimitsvcv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -39,7 +42,8 @@ func main() {
 		batched  = flag.Bool("batched", false, "ask by "+strconv.Itoa(batch)+" descriptors")
 		joined   = flag.Bool("together", false, "write all questions in flight at once, the next when all are answered")
 		rate     = flag.Float64("rate", 0, "ask so many questions a second at most; their latency is from when they were due")
-		during   = flag.Duration("for", 3*time.Second, "how long each is measured")
+		during   = flag.Duration("for", 3*time.Second, "how long each is measured; of a scenario, how long what happens lasts")
+		scenario = flag.String("scenario", "", "instead: faults, what becomes of Redis under a steady load (planes: program, error, peer), or flood, keys that come once (planes: memory, small, volatile-ttl, noeviction)")
 	)
 	flag.Parse()
 	if *role != "" {
@@ -49,10 +53,36 @@ func main() {
 		}
 		return
 	}
-	if err := run(strings.Split(*planes, ","), strings.Split(*inFlight, ","), *batched, *joined, *rate, *during); err != nil {
+	var err error
+	switch all := strings.Split(*planes, ","); *scenario {
+	case "":
+		err = run(all, strings.Split(*inFlight, ","), *batched, *joined, *rate, *during)
+	case "faults", "flood":
+		err = play(*scenario, all, *rate, *during)
+	default:
+		err = fmt.Errorf("-scenario %s: want faults or flood", *scenario)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// play is for a scenario, in which Weir is the program that users have.
+func play(scenario string, planes []string, rate float64, during time.Duration) error {
+	dir, err := os.MkdirTemp("", "weir-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	program, err := buildProgram(dir)
+	if err != nil {
+		return err
+	}
+	if scenario == "flood" {
+		return flood(program, planes, cmp.Or(rate, 1e6/60), during)
+	}
+	return faults(program, planes, cmp.Or(rate, 1000), during)
 }
 
 func run(planes, inFlight []string, batched, joined bool, rate float64, during time.Duration) error {
@@ -190,11 +220,17 @@ func (s *server) check(limited bool) error {
 	}
 	defer conn.Close()
 	client := ratelimitsvcv3.NewRateLimitServiceClient(conn)
-	all := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
-	for n := range services {
-		all.Descriptors = append(all.Descriptors, descriptor(n, "check"))
+	var answer *ratelimitsvcv3.RateLimitResponse
+	for try := range 50 { // a Redis that was just started is not in time for all
+		all := &ratelimitsvcv3.RateLimitRequest{Domain: domain}
+		for n := range services {
+			all.Descriptors = append(all.Descriptors, descriptor(n, "check-"+strconv.Itoa(try)))
+		}
+		if answer, err = client.ShouldRateLimit(context.Background(), all); status.Code(err) != codes.Unavailable {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	answer, err := client.ShouldRateLimit(context.Background(), all)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,8 @@ const (
 	serviceKey = mesh.LimitKey
 )
 
-func service(n int) string { return "shop/service-" + strconv.Itoa(n) + "/0" }
+// service is the ID of its limit, as Weir makes it of the document [document] has.
+func service(n int) string { return "limit/shop/service-" + strconv.Itoa(n) + "/0" }
 
 // serve is the process of a server. It tells its address on standard output and runs until it is killed.
 func serve(role, redisAddress string) error {
@@ -99,7 +100,9 @@ func (floor) ShouldRateLimit(_ context.Context, r *ratelimitsvcv3.RateLimitReque
 // server is a server's process, as the client sees it, and the Redis that it has to itself, if it has one.
 type server struct {
 	address    string
-	pid, redis int // redis is 0 without one
+	pid, redis int    // redis is 0 without one
+	http       string // of the program weir
+	store      *servers.Redis
 	end        []func()
 }
 
@@ -157,13 +160,13 @@ func (s *server) startSelf(role string, args ...string) error {
 	return err
 }
 
-func (s *server) startRedis(ctx context.Context, dir string) (string, error) {
-	r, err := servers.StartRedis(ctx, dir)
+func (s *server) startRedis(ctx context.Context, dir string, args ...string) (string, error) {
+	r, err := servers.StartRedis(ctx, dir, args...)
 	if err != nil {
 		return "", err
 	}
-	s.end = append([]func(){r.Process.Stop}, s.end...)
-	s.redis = r.Process.PID()
+	s.end = append([]func(){func() { r.Thaw(); r.Stop() }}, s.end...) // it may be another process by then
+	s.redis, s.store = r.PID(), r
 	return r.Address, nil
 }
 

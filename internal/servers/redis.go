@@ -100,6 +100,9 @@ func (r *Redis) Ask(words ...string) (line string, err error) {
 	return line, err
 }
 
+// Info gives a section of what Redis tells of itself.
+func (r *Redis) Info(section string) (string, error) { return r.bulk("INFO", section) }
+
 // bulk sends a command whose answer is a bulk string, and gives that.
 func (r *Redis) bulk(words ...string) (text string, err error) {
 	err = r.talk(words, func(answer *bufio.Reader) error {
@@ -154,27 +157,35 @@ func RunRedis(tb TB, args ...string) *Redis {
 	return r
 }
 
-// RedisSentinel runs a Sentinel for a test, which knows a server as "main" and lets its replica take over when it has
-// been silent for half a second; more are lines of its configuration.
-func RedisSentinel(tb TB, master *Redis, more ...string) *Redis {
-	tb.Helper()
-	dir := tb.TempDir()
+// StartRedisSentinel runs a Sentinel with its configuration and log in dir, which knows a server as "main" and lets its
+// replica take over when it has been silent for half a second; more are lines of its configuration.
+func StartRedisSentinel(ctx context.Context, dir string, master *Redis, more ...string) (*Redis, error) {
 	file := filepath.Join(dir, "sentinel.conf")
 	host, port, _ := net.SplitHostPort(master.Address)
 	text := fmt.Sprintf("sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n", host, port) + strings.Join(more, "\n") + "\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		tb.Fatalf("%v", err)
+		return nil, err
 	}
-	path := MustTool(tb, "redis-server")
-	address, err := FreeAddress(context.Background())
+	path, err := Tool("redis-server")
 	if err != nil {
-		tb.Fatalf("%v", err)
+		return nil, err
+	}
+	address, err := FreeAddress(ctx)
+	if err != nil {
+		return nil, err
 	}
 	_, own, _ := net.SplitHostPort(address)
 	r := &Redis{Address: address, command: Command{
 		Name: "sentinel", Path: path, Args: []string{file, "--sentinel", "--port", own, "--bind", "127.0.0.1"}, Log: filepath.Join(dir, "sentinel.log"),
 	}}
-	if err := r.Restart(context.Background()); err != nil {
+	return r, r.Restart(ctx)
+}
+
+// RedisSentinel is StartRedisSentinel for a test.
+func RedisSentinel(tb TB, master *Redis, more ...string) *Redis {
+	tb.Helper()
+	r, err := StartRedisSentinel(context.Background(), tb.TempDir(), master, more...)
+	if err != nil {
 		tb.Fatalf("%v", err)
 	}
 	tb.Cleanup(r.Stop)
@@ -228,7 +239,7 @@ func (r *Redis) knowsAll() bool {
 
 // Offset is how much has been written, or with a replica how much of that it has.
 func (r *Redis) Offset() (n int, err error) {
-	text, err := r.bulk("INFO", "replication")
+	text, err := r.Info("replication")
 	if err != nil {
 		return 0, err
 	}
@@ -267,7 +278,7 @@ func RedisClusterReplica(tb TB, cluster []*Redis) *Redis {
 		return err == nil && line == "+OK"
 	})
 	wait("it follows", func() bool {
-		text, err := r.bulk("INFO", "replication")
+		text, err := r.Info("replication")
 		return err == nil && strings.Contains(text, "master_link_status:up")
 	})
 	for _, one := range append([]*Redis{r}, cluster...) {
