@@ -110,14 +110,18 @@ func report(plane, fault string, all []*ratelimitsvcv3.RateLimitRequest, answers
 		both = append(both, a)
 	}
 	c, d, e := count(both), count(deny), count(allow)
-	back, later := recovered(after)
+	back, later, ok := recovered(after)
+	took := "not yet"
+	if ok {
+		took = back.due.Sub(mended).Round(time.Millisecond).String()
+	}
 	fmt.Printf("%-8s %-11s %21s %21s %8s %8s %8s %8s %10s %8d %6.0f MB %10d\n", plane, fault, d.String(), e.String(),
-		c.quantile(0.5), c.quantile(0.99), c.quantile(0.999), c.quantile(1), back.due.Sub(mended).Round(time.Millisecond), later, memory, goroutines)
+		c.quantile(0.5), c.quantile(0.99), c.quantile(0.999), c.quantile(1), took, later, memory, goroutines)
 }
 
 // recovered is the first of twenty answers in a row that are decisions, where a lease alone never gives as many, and how many
 // there were after it that are not.
-func recovered(answers []answer) (first answer, later int) {
+func recovered(answers []answer) (first answer, later int, ok bool) {
 	row := 0
 	for i, a := range answers {
 		switch {
@@ -132,7 +136,7 @@ func recovered(answers []answer) (first answer, later int) {
 			first = answers[i]
 		}
 	}
-	return first, later
+	return first, later, row >= 20
 }
 
 // strict is whether onError is deny for what a question asks about.
