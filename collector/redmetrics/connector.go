@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/machinenativeops/weir/collector/documents"
 	"github.com/machinenativeops/weir/collector/redmetrics/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
 )
@@ -129,13 +130,16 @@ type stateCache struct {
 	state sampling.State
 }
 
+// adjustedCount is by the span's tracestate, or else by what a root says of how an SDK or a proxy chose it.
 func (c *stateCache) adjustedCount(span ptrace.Span) float64 {
-	text := span.TraceState().AsRaw()
-	if text == "" { // the usual case before any sampling
-		return 1
-	}
-	if text != c.text {
+	if text := span.TraceState().AsRaw(); text != c.text {
 		c.text, c.state = text, sampling.ParseState(text)
 	}
-	return c.state.AdjustedCount(c.state.RandomnessOf(span.TraceID()))
+	if c.state.HasThreshold {
+		return c.state.AdjustedCount(c.state.RandomnessOf(span.TraceID()))
+	}
+	if chance, chosen := documents.ByChance(span); chosen {
+		return chance.AdjustedCount()
+	}
+	return 1
 }

@@ -347,3 +347,35 @@ func TestSampledSpansCountForAll(t *testing.T) {
 		t.Errorf("%v of %d: %.2f %% off", got, all, 100*off)
 	}
 }
+
+// TestRootsThatWereChosenCountForAll: what SDKs and proxies did not make is counted before the sampler as it is behind.
+func TestRootsThatWereChosenCountForAll(t *testing.T) {
+	sink := new(consumertest.MetricsSink)
+	c := start(t, sink, nil)
+	td := ptrace.NewTraces()
+	spans := resource(td, "", "a", "")
+	for _, tt := range []struct {
+		name       string
+		attributes map[string]any
+		tracestate string
+	}{
+		{"an SDK's", map[string]any{"jaeger.sampler.type": "probabilistic", "jaeger.sampler.param": 0.25}, ""},
+		{"a proxy's", map[string]any{"weir.sampling.threshold": "e"}, "vendor=x"},
+		{"sampled since", map[string]any{"weir.sampling.threshold": "e"}, "ot=th:f;rv:ffffffffffffff"},
+		{"another", map[string]any{"jaeger.sampler.type": "ratelimiting", "jaeger.sampler.param": 0.25}, ""},
+	} {
+		s := span(spans, tt.name, 1, time.Millisecond)
+		if err := s.Attributes().FromRaw(tt.attributes); err != nil {
+			t.Fatal(err)
+		}
+		s.TraceState().FromRaw(tt.tracestate)
+	}
+	consume(t, c, td)
+	stop(t, c)
+	calls, _ := told(last(t, sink))
+	for name, want := range map[string]float64{"an SDK's": 4, "a proxy's": 8, "sampled since": 16, "another": 1} {
+		if got := calls["a "+name+" SERVER UNSET"]; got != want {
+			t.Errorf("%s counts for %v, want %v", name, got, want)
+		}
+	}
+}

@@ -312,7 +312,7 @@ func (r *reader) rate(seen *whole.Seen, n *name, span ptrace.Span) {
 	}
 	id := span.TraceID()
 	if !state.HasThreshold {
-		if at, chosen := byChance(span); chosen {
+		if at, chosen := documents.ByChance(span); chosen {
 			seen.Chance = at
 			state = state.Independent(at, id)
 		}

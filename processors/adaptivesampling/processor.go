@@ -136,8 +136,33 @@ type judge struct {
 	service  *sampling.Service
 	adaptive bool
 	names    memo
-	writer   sampling.Writer
+	state    tracestate
 	counts   tally
+}
+
+// tracestate is the last one that was read, and what was written in its place: those of spans that come together are mostly alike.
+type tracestate struct {
+	text  string
+	state sampling.State
+
+	writer    sampling.Writer
+	threshold sampling.Threshold // that is in written
+	written   string             // "": nothing was
+}
+
+func (s *tracestate) read(text string) sampling.State {
+	if text != s.text {
+		s.text, s.state, s.written = text, sampling.ParseState(text), ""
+	}
+	return s.state
+}
+
+// with gives what was read with another threshold.
+func (s *tracestate) with(t sampling.Threshold) string {
+	if s.written == "" || t != s.threshold {
+		s.threshold, s.written = t, s.writer.WithThreshold(s.text, t)
+	}
+	return s.written
 }
 
 var judges = sync.Pool{New: func() any { return new(judge) }}
@@ -145,6 +170,7 @@ var judges = sync.Pool{New: func() any { return new(judge) }}
 func (j *judge) release() {
 	j.service = nil
 	clear(j.names[:])
+	j.state.text, j.state.state, j.state.written = "", sampling.State{}, ""
 	judges.Put(j)
 }
 
@@ -226,7 +252,7 @@ func (m *memo) tell() {
 // decide decides by a threshold. It gives the adjusted count with which the span came, too.
 func (j *judge) decide(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted float64) {
 	tracestate := span.TraceState().AsRaw()
-	chance, chosen := byChance(span)
+	chance, chosen := documents.ByChance(span)
 	if tracestate == "" && !chosen { // the usual case
 		if !threshold.Keep(sampling.FromTraceID(span.TraceID())) {
 			return false, 1
@@ -234,7 +260,7 @@ func (j *judge) decide(span ptrace.Span, threshold sampling.Threshold) (kept boo
 		span.TraceState().FromRaw(sampling.WithThreshold("", threshold))
 		return true, 1
 	}
-	earlier := sampling.ParseState(tracestate)
+	earlier := j.state.read(tracestate)
 	if chosen = chosen && !earlier.HasThreshold; chosen {
 		earlier = earlier.Independent(chance, span.TraceID())
 	}
@@ -247,7 +273,15 @@ func (j *judge) decide(span ptrace.Span, threshold sampling.Threshold) (kept boo
 	case chosen:
 		span.TraceState().FromRaw(sampling.WithRandomness(tracestate, threshold, randomness))
 	case !earlier.HasThreshold || earlier.Threshold != threshold:
-		span.TraceState().FromRaw(j.writer.WithThreshold(tracestate, threshold))
+		span.TraceState().FromRaw(j.state.with(threshold))
 	}
 	return true, adjusted
+}
+
+// routeOf is the route of a proxy by which a request came, if a proxy says so.
+func routeOf(span ptrace.Span) string {
+	if v, ok := span.Attributes().Get(sampling.RouteAttribute); ok {
+		return v.Str()
+	}
+	return ""
 }

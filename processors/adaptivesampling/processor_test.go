@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +107,40 @@ func TestJudgement(t *testing.T) {
 	}
 }
 
+// TestTogetherAsAlone: what becomes of a span does not depend on those that it came with.
+func TestTogetherAsAlone(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	states := []string{"", "vendor=x", "ot=th:8", "ot=th:c,vendor=x", "ot=rv:f0000000000000", "ot=th:8;rv:a0000000000000"}
+	all := ptrace.NewTraces()
+	together := resource(all, "checkout", "")
+	want := map[string]string{}
+	for i := range 1000 {
+		alone := ptrace.NewTraces()
+		span := resource(alone, "checkout", "").AppendEmpty()
+		span.SetName([]string{"GET /", "POST /pay"}[random.IntN(2)])
+		span.SetTraceID(traceID(random.Uint64() >> 8))
+		span.TraceState().FromRaw(states[random.IntN(len(states))])
+		span.Attributes().PutStr("number", fmt.Sprint(i))
+		span.CopyTo(together.AppendEmpty())
+		maps.Copy(want, written(consume(t, alone)))
+	}
+	if got := written(consume(t, all)); !maps.Equal(got, want) {
+		t.Errorf("of those that came together %d are kept, %d of those that came alone, or not alike", len(got), len(want))
+	}
+}
+
+// written is the tracestates of spans that were kept, by their numbers.
+func written(kept []ptrace.Traces) map[string]string {
+	states := map[string]string{}
+	for _, td := range kept {
+		for _, span := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().All() {
+			number, _ := span.Attributes().Get("number")
+			states[number.Str()] = span.TraceState().AsRaw()
+		}
+	}
+	return states
+}
+
 // TestRootsSayHowTheyWereChosen: what SDKs and proxies have sampled by chance is counted, and not sampled twice.
 func TestRootsSayHowTheyWereChosen(t *testing.T) {
 	for _, tt := range []struct {
@@ -193,9 +229,9 @@ func TestSpansAreCounted(t *testing.T) {
 }
 
 // BenchmarkConsumeTraces is the sampler on batches of 1,000 spans of 50 services, a fifth of which is kept. ns/span is what
-// counts: 80 without a tracestate, 200 with one.
+// counts: 80 without a tracestate, 200 with one. The one of "vendor=%d" has another tracestate for each span.
 func BenchmarkConsumeTraces(b *testing.B) {
-	for _, tracestate := range []string{"", "vendor=x", "ot=th:8,vendor=x"} {
+	for _, tracestate := range []string{"", "vendor=x", "ot=th:8,vendor=x", "vendor=%d"} {
 		b.Run(cmp.Or(tracestate, "none"), func(b *testing.B) { benchmarkConsume(b, rates, tracestate) })
 	}
 	b.Run("adaptive", func(b *testing.B) { benchmarkConsume(b, rates+"  adaptive: {spansPerSecond: 100000}\n", "") })
@@ -211,7 +247,7 @@ func benchmarkConsume(b *testing.B, documents, tracestate string) {
 			span := ss.AppendEmpty()
 			span.SetName("GET /cart")
 			span.SetTraceID(traceID(random.Uint64() >> 8))
-			span.TraceState().FromRaw(tracestate)
+			span.TraceState().FromRaw(strings.ReplaceAll(tracestate, "%d", fmt.Sprint(random.Uint32())))
 		}
 	}
 	p := start(b, documents, processortest.NewNopSettings(typ), consumertest.NewNop())

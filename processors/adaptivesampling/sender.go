@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
+	"github.com/machinenativeops/weir/collector/documents"
 	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
 )
@@ -376,7 +377,7 @@ func (w *writer) part(k *keptPart) {
 func (w *writer) write(span ptrace.Span, v *whole.Verdict, first bool) {
 	chance := v.Chance
 	if chance == sampling.Always { // of a root that came late
-		chance, _ = byChance(span)
+		chance, _ = documents.ByChance(span)
 	}
 	before := span.TraceState().AsRaw()
 	switch {

@@ -1,4 +1,4 @@
-package adaptivesampling
+package documents
 
 import (
 	"strconv"
@@ -9,10 +9,10 @@ import (
 	"github.com/machinenativeops/weir/sampling"
 )
 
-// byChance is the threshold at which a root was kept by something that does not decide by its randomness, if it says so:
+// ByChance is the threshold at which a root was kept by something that does not decide by its randomness, if it says so:
 // SDKs' remote samplers by their type and parameter, and Weir's proxies by [sampling.ThresholdAttribute]. A proxy that a
 // client made trace the request has sampled nothing.
-func byChance(span ptrace.Span) (sampling.Threshold, bool) {
+func ByChance(span ptrace.Span) (sampling.Threshold, bool) {
 	if !span.ParentSpanID().IsEmpty() || span.Attributes().Len() == 0 {
 		return 0, false
 	}
@@ -59,12 +59,4 @@ func number(v pcommon.Value) float64 {
 		return n
 	}
 	return v.Double()
-}
-
-// routeOf is the route of a proxy by which a request came, if a proxy says so.
-func routeOf(span ptrace.Span) string {
-	if v, ok := span.Attributes().Get(sampling.RouteAttribute); ok {
-		return v.Str()
-	}
-	return ""
 }
