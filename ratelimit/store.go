@@ -101,8 +101,9 @@ type Remote struct {
 	Leases   uint64    `json:"leases"`          // keys of which a part is decided here
 
 	Calls   uint64 `json:"calls"`   // scripts, and new keys
-	Asked   uint64 `json:"asked"`   // questions that went there
+	Asked   uint64 `json:"asked"`   // questions that waited for it
 	Local   uint64 `json:"local"`   // that a lease or a known refusal answered
+	Ahead   uint64 `json:"ahead"`   // that passed before it was told of them
 	Alone   uint64 `json:"alone"`   // that were answered by this replica's share of the limits
 	Errors  uint64 `json:"errors"`  // calls that failed
 	Refused uint64 `json:"refused"` // questions that got no answer, so that onError decides

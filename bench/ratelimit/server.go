@@ -64,7 +64,7 @@ func serve(role, redisAddress string) error {
 func shared(role, address string) (ratelimit.Store, error) {
 	o := redis.Options{URLs: []string{"redis://" + address}, Timeout: time.Second}
 	if role != "weir-redis" {
-		o.Lease = redis.DefaultLease
+		o.Lease, o.Ahead = redis.DefaultLease, redis.DefaultAhead
 	}
 	store, err := redis.New(slog.New(slog.DiscardHandler), o)
 	if err != nil {

@@ -54,6 +54,7 @@ func (o *redisOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.Prefix, "redis-prefix", redis.DefaultPrefix, "what all keys in Redis begin with; with a hash tag, such as {weir}:, all are in one slot of a Cluster")
 	f.DurationVar(&o.Timeout, "redis-timeout", redis.DefaultTimeout, "how long Redis may take to answer")
 	f.Float64Var(&o.Lease, "redis-lease", redis.DefaultLease, "the part of a limit that a replica may hold, to answer without Redis: what others can be short of; 0 asks Redis each time")
+	f.Float64Var(&o.Ahead, "redis-ahead", redis.DefaultAhead, "the part of a limit that all replicas together may let pass beyond it, so that a key of which little is used need not wait for Redis; 0 lets nothing pass beyond a limit")
 	f.IntVar(&o.Replicas, "redis-replicas", 1, "how many replicas there are, as long as Redis has never told")
 	f.StringVar(&o.fallback, "redis-fallback", fallbackShare, "while Redis can't be asked: share, each replica counts by itself at its share of a limit, but where onError is deny; or error, onError decides")
 }

@@ -18,6 +18,7 @@ func TestWrongRedisIsRefusedByName(t *testing.T) {
 		{func(o *redisOptions) { o.URLs = []string{"redis://127.0.0.1:1", "redis://127.0.0.1:2"} }, "say which"},
 		{func(o *redisOptions) { o.Master, o.Cluster = "main", true }, "give one"},
 		{func(o *redisOptions) { o.Lease = 0.6 }, "from 0 to 0.5"},
+		{func(o *redisOptions) { o.Ahead = -0.1 }, "from 0 to 0.5"},
 		{func(o *redisOptions) { o.fallback = "pass" }, "want share or error"},
 		{func(o *redisOptions) { o.cert = "cert.pem" }, "give both"},
 		{func(o *redisOptions) { o.ca = "/nowhere" }, "--redis-ca"},

@@ -147,8 +147,8 @@ func printRemote(out io.Writer, r *ratelimit.Remote) {
 	if !r.Up {
 		state = "NOT ASKED (" + r.Error + "): " + r.Fallback
 	}
-	fmt.Fprintf(out, "\nrate limits in %s: %s, since %s; %s\n  %d questions there in %d calls, %d answered here, %d alone, %d by onError\n",
-		r.Kind, state, r.Since.Format(time.RFC3339), count(r.Replicas, "replica"), r.Asked, r.Calls, r.Local, r.Alone, r.Refused)
+	fmt.Fprintf(out, "\nrate limits in %s: %s, since %s; %s\n  %d questions there in %d calls, %d answered here, %d ahead of it, %d alone, %d by onError\n",
+		r.Kind, state, r.Since.Format(time.RFC3339), count(r.Replicas, "replica"), r.Asked, r.Calls, r.Local, r.Ahead, r.Alone, r.Refused)
 }
 
 // printRefusal says which resource it is, and which documents it is made of: the mistake is in one of those.

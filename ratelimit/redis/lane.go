@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,9 @@ const (
 	maxKeys      = 4000 // of a script: Lua takes 8000 arguments
 	maxQueued    = 8192 // questions that wait to be sent; more are not taken
 	maxFailures  = 3    // in a row, and Redis is left alone until a probe succeeds
+
+	// gather is for how long questions gather that nobody waits for.
+	gather = 10 * time.Millisecond
 )
 
 // script is one call of decide.lua, with all its keys in one slot.
@@ -41,7 +45,7 @@ type flight struct {
 	batch       []*question
 	fresh       []fresh  // questions of it that are decided here, if their keys are not there
 	scripts     []script // of the others
-	again       int      // questions that are to fly again
+	answers     int      // how many of it are waited for, but for those that are to fly again
 	sent, until int64    // by the store's clock: it is given up then
 }
 
@@ -55,6 +59,9 @@ type lane struct {
 	mu     sync.Mutex // guards everything declared below
 	queue  []*question
 	due    bool        // a heartbeat is to be sent
+	urgent bool        // somebody waits for what is queued
+	later  *time.Timer // runs out when what is queued is to be sent though nobody waits
+	set    bool        // it runs
 	flying bool        // what is queued goes by itself; else wake has fly begin again
 	flight *flight     // that is under way and not given up
 	watch  *time.Timer // runs out when a flight may have to be given up
@@ -97,10 +104,22 @@ func (l *lane) submit(q *question) error {
 		return errQueue
 	}
 	l.queue = append(l.queue, q)
+	if q.waited() {
+		l.urgent = true
+	} else if !l.urgent {
+		l.begin()
+	}
 	return nil
 }
 
-// flush sees to it that what has gathered is sent.
+// hurry has what is queued not wait for more.
+func (l *lane) hurry() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.urgent = len(l.queue) > 0
+}
+
+// flush sees to it that what has gathered is sent; what nobody waits for, when there is more of it.
 func (l *lane) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,9 +128,34 @@ func (l *lane) flush() {
 
 // begin is flush. mu is held.
 func (l *lane) begin() {
-	if !l.flying && (len(l.queue) > 0 || l.due) {
+	if !l.flying && l.ready() {
 		l.flying = true
 		l.wake <- struct{}{}
+	}
+}
+
+// ready says whether there is something that is to be sent now, and sees to what is to be sent later. mu is held.
+func (l *lane) ready() bool {
+	switch {
+	case l.due, len(l.queue) >= maxQuestions, l.urgent && len(l.queue) > 0:
+		return true
+	case len(l.queue) == 0, l.set:
+	case l.later == nil:
+		l.set, l.later = true, time.AfterFunc(gather, l.late)
+	default:
+		l.set = true
+		l.later.Reset(gather)
+	}
+	return false
+}
+
+// late sends what has waited for more.
+func (l *lane) late() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.set, l.urgent = false, len(l.queue) > 0
+	if !l.closed {
+		l.begin()
 	}
 }
 
@@ -153,6 +197,9 @@ func (l *lane) load(f *flight) {
 	now := l.now(f.batch)
 	var others []*question
 	for _, q := range f.batch {
+		if q.waited() {
+			f.answers++
+		}
 		if q.fresh && now != 0 {
 			f.fresh = append(f.fresh, q.decideFresh(now))
 		} else {
@@ -189,19 +236,19 @@ func (l *lane) heard(at, sent int64) {
 func (l *lane) take() (batch []*question, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := min(len(l.queue), maxQuestions)
 	switch {
-	case l.due:
-		l.due = false
-		return nil, true
-	case n == 0:
+	case !l.ready():
 		l.flying = false
 		l.landed.Broadcast()
 		return nil, false
+	case l.due:
+		l.due = false
+		return nil, true
 	}
+	n := min(len(l.queue), maxQuestions)
 	batch = l.queue[:n:n]
 	if l.queue = l.queue[n:]; len(l.queue) == 0 {
-		l.queue = nil
+		l.queue, l.urgent = nil, false
 	}
 	for _, q := range batch {
 		q.fresh = q.fresh && l.luck.good()
@@ -214,8 +261,8 @@ func (l *lane) takeOff(f *flight) {
 	timeout := int64(l.s.o.Timeout)
 	f.sent = l.s.clock()
 	f.until = f.sent + timeout
-	if len(f.batch) > 0 {
-		f.until = max(f.batch[0].since+timeout, f.sent+timeout/2)
+	if first := slices.IndexFunc(f.batch, (*question).waited); first >= 0 {
+		f.until = max(f.batch[first].since+timeout, f.sent+timeout/2)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -252,7 +299,7 @@ func (l *lane) overdue() {
 	}
 	l.flight = nil
 	rest := l.queue
-	l.queue = nil
+	l.queue, l.urgent = nil, false
 	l.mu.Unlock()
 	l.settle(f, errLate)
 	l.s.finishAll(rest, errLate)
@@ -276,10 +323,13 @@ func (l *lane) land(f *flight) bool {
 		if k.there {
 			k.q.doubt()
 			again = append(again, k.q)
+			if k.q.waited() {
+				f.answers--
+			}
 		}
 	}
-	if f.again = len(again); f.again > 0 {
-		l.queue = append(again, l.queue...)
+	if len(again) > 0 {
+		l.queue, l.urgent = append(again, l.queue...), true
 	}
 	return true
 }
@@ -295,7 +345,7 @@ func (l *lane) settle(f *flight, err error) {
 	} else {
 		err = l.settleAll(f)
 	}
-	l.s.metrics.sent(len(f.fresh)+len(f.scripts), len(f.batch)-f.again, l.s.clock()-f.sent)
+	l.s.metrics.sent(len(f.fresh)+len(f.scripts), len(f.batch), f.answers, l.s.clock()-f.sent)
 	l.tell(err)
 }
 
@@ -354,7 +404,7 @@ func (l *lane) settleScript(x *script, sent int64, f *flushers) error {
 func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed = true
+	l.closed, l.urgent = true, true
 	l.begin() // of what nobody has flushed yet
 	for l.flying {
 		l.landed.Wait()

@@ -35,6 +35,10 @@ type lease struct {
 	asked int64  // when that was, by the store's clock; 0: never
 
 	pending *pending // a question that is to grant more
+
+	stood ratelimit.Arrival // where Redis had it when it told of it last
+	asks  uint64            // hits that Redis was asked about or is to be told of, and has not answered
+	early int64             // until when what passed before Redis was told counts, by the store's clock; see ahead.go
 }
 
 const (
@@ -157,6 +161,7 @@ func (l *lease) ahead(share float64) time.Duration {
 // where it stands. It gives what is left of what was leased before.
 func (l *lease) hear(now int64, from, to ratelimit.Arrival, held hold) (left lease) {
 	granted := from != to
+	l.stood = to
 	l.gone = max(l.gone, to.NS+second, (held.until+1)*second)
 	if l.live(now) {
 		if !granted {
@@ -178,6 +183,7 @@ func (l *lease) hear(now int64, from, to ratelimit.Arrival, held hold) (left lea
 func (l *lease) putBack(now int64, grant uint64, before, after ratelimit.Arrival, n uint64) {
 	switch {
 	case l.grant != grant:
+	case l.moved && l.pending != nil: // it is held no more
 	case l.at == after:
 		l.at = before
 	case l.rate.Algorithm() == ratelimit.GCRA:

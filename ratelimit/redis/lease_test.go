@@ -26,6 +26,7 @@ type ledger struct {
 	at   map[string]stand
 	cuts map[*Store]bool // replicas that do not reach it
 
+	replicas      int64
 	calls, writes int
 }
 
@@ -103,6 +104,13 @@ func (l *ledger) run(x *script) []byte {
 	return reply
 }
 
+// asked is how often it was asked for a script or a fresh key.
+func (l *ledger) asked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls + l.writes
+}
+
 // replica gives a store that asks the ledger until the test ends.
 func (l *ledger) replica(t *testing.T, o Options) *Store {
 	t.Helper()
@@ -121,7 +129,7 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 			return err
 		}
 		lane.heard(at, sent)
-		s.replicas.Store(4)
+		s.replicas.Store(l.replicas)
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -137,10 +145,14 @@ func (l *ledger) replica(t *testing.T, o Options) *Store {
 	return s
 }
 
-func newLedger() *ledger { return &ledger{at: map[string]stand{}, cuts: map[*Store]bool{}} }
+func newLedger() *ledger {
+	return &ledger{at: map[string]stand{}, cuts: map[*Store]bool{}, replicas: 4}
+}
 
 // exact holds what passed, in order, against a limit that is asked each time.
 type exact struct {
+	ahead float64 // so much of it may be beyond
+
 	mu      sync.Mutex
 	at      map[string]ratelimit.Arrival
 	windows map[string]uint64 // what passed in each fixed window of a key
@@ -167,7 +179,8 @@ func (e *exact) pass(rate *ratelimit.Rate, key string, n uint64, asked int64) {
 	switch rate.Algorithm() {
 	case ratelimit.GCRA:
 		num, den := rate.Interval()
-		late := ratelimit.NewRate(den, rate.Limit()+uint64(jitter*float64(den)/float64(num))+1, time.Duration(num))
+		limit := rate.Limit() + uint64(e.ahead*float64(rate.Limit()))
+		late := ratelimit.NewRate(den*uint64(100+100*e.ahead), limit+uint64(jitter*float64(den)/float64(num))+1, 100*time.Duration(num))
 		rate = &late
 	case ratelimit.SlidingWindow:
 		late := ratelimit.NewSlidingWindow(rate.Limit()+uint64(jitter*float64(rate.Limit())/float64(rate.Per()))+2, rate.Per())
@@ -208,20 +221,30 @@ func leaseRates() []ratelimit.Rate {
 // Four replicas, some cut off now and then, let nothing pass that would not pass a limit that is asked each time; and as
 // long as they all ask, they are not short of more than what may be leased.
 func TestLeasesNeverLetMorePass(t *testing.T) {
+	everyWay(t, func(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
+		leasesHold(t, newExact(), Options{Lease: 0.1}, 4, rate, seed, how)
+	})
+}
+
+// everyWay runs a test of how limits are asked.
+func everyWay(t *testing.T, test func(t *testing.T, rate ratelimit.Rate, seed uint64, how string)) {
+	t.Helper()
 	for i, rate := range leaseRates() {
 		for _, how := range []string{"evenly", "in partitions", "in bursts", "new keys", "new keys in partitions"} {
 			t.Run(rate.Algorithm().String()+" "+strconv.FormatUint(rate.Limit(), 10)+" per "+rate.Per().String()+" "+how, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { leasesHold(t, rate, uint64(i), how) })
+				synctest.Test(t, func(t *testing.T) { test(t, rate, uint64(i), how) })
 			})
 		}
 	}
 }
 
-func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
-	l, e := newLedger(), newExact()
+func leasesHold(t *testing.T, e *exact, o Options, many int, rate ratelimit.Rate, seed uint64, how string) {
+	t.Helper()
+	l := newLedger()
+	l.replicas = int64(many)
 	var replicas []*Store
-	for range 4 {
-		replicas = append(replicas, l.replica(t, Options{Lease: 0.1, Share: false}))
+	for range many {
+		replicas = append(replicas, l.replica(t, o))
 	}
 	time.Sleep(time.Second)
 	run := 3 * time.Second
@@ -232,7 +255,7 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
-			s := replicas[w%4]
+			s := replicas[w%many]
 			random := rand.New(rand.NewPCG(seed, uint64(w)))
 			for time.Since(start) < run {
 				key, n := "k"+strconv.Itoa(random.IntN(2)), uint64(1)
@@ -261,7 +284,7 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 				}
 				if strings.HasSuffix(how, "in partitions") && random.IntN(200) == 0 {
 					l.mu.Lock()
-					l.cuts[replicas[random.IntN(4)]] = random.IntN(2) == 0
+					l.cuts[replicas[random.IntN(many)]] = random.IntN(2) == 0
 					l.mu.Unlock()
 				}
 			}
@@ -270,8 +293,12 @@ func leasesHold(t *testing.T, rate ratelimit.Rate, seed uint64, how string) {
 	wg.Wait()
 	assert.Zero(t, e.over, "of %d that passed", e.passed)
 	might := 2 * possible(&rate, start, run)
+	ahead := uint64(0)
+	for _, s := range replicas {
+		ahead += s.metrics.ahead.Load()
+	}
 	l.mu.Lock()
-	t.Logf("%d passed of %.0f, %d calls, %d fresh keys", e.passed, might, l.calls, l.writes)
+	t.Logf("%d passed of %.0f, %d ahead, %d calls, %d fresh keys", e.passed, might, ahead, l.calls, l.writes)
 	l.mu.Unlock()
 	if how == "evenly" && might < 8*float64(run/(4*time.Millisecond)) { // they ask for more than there is
 		assert.Greater(t, float64(e.passed), might*0.85)

@@ -26,6 +26,7 @@ type leaseShard struct {
 	young  map[uint64]*lease
 	old    map[uint64]*lease
 	turned int64 // when young was empty, by the store's clock
+	sound  int64 // from when on it knows all keys that were asked about within a generation
 }
 
 // peek judges a hit and moves nothing. Beside the decision it gives the one of a hit that others bring down, as far as is
@@ -53,22 +54,59 @@ func (s *Store) use(now int64, h *ratelimit.Hit, p *part) verdict {
 	hash := s.leases.hash(h)
 	shard := s.leases.shard(hash)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
 	l := shard.find(hash)
 	if l == nil || !l.of(h.Rate) {
+		shard.mu.Unlock()
 		return ask
 	}
 	next, d, v := l.judge(now, h.Kind, h.N)
+	var more *question
 	if v == passes {
 		if p != nil {
 			p.hash, p.grant, p.before, p.after = hash, l.grant, l.at, next
 		}
 		l.take(next, h.N)
+		more = s.more(l, hash)
 	}
+	shard.mu.Unlock()
 	if v != ask {
 		h.Decision = d
 	}
+	if more != nil {
+		s.submit(more)
+	}
 	return v
+}
+
+// more gives a question that leases more of a key, of which a lease has just been used up, before somebody has to wait for that;
+// nil: none is needed. The shard's mu is held.
+func (s *Store) more(l *lease, hash uint64) *question {
+	if l.pending != nil || l.at.Before(l.end) {
+		return nil
+	}
+	clock := s.clock()
+	q := &question{since: clock, parts: []part{{key: l.key, hash: hash, Hit: ratelimit.Hit{Rate: l.rate}}}}
+	if s.wish(l, &q.parts[0], clock); q.parts[0].wish == 0 {
+		return nil
+	}
+	q.parts[0].freed, l.held = l.held, hold{}
+	return q
+}
+
+// wish has a part of a question lease more of a key. The shard's mu is held.
+func (s *Store) wish(l *lease, p *part, clock int64) {
+	if p.wish, p.holds = l.want(clock, s.o.Lease); p.wish > 0 {
+		p.ahead = l.ahead(s.o.Lease)
+		p.pends = new(pending)
+		l.pending = p.pends
+	}
+}
+
+// submit has a question asked that nobody waits for.
+func (s *Store) submit(q *question) {
+	if err := s.lane(q.key()).submit(q); err != nil {
+		go s.finishAll([]*question{q}, err)
+	}
 }
 
 // local decides hits by what is leased or known to be used up, if that is enough.
@@ -138,7 +176,10 @@ func (s *Store) putBack(q *question) {
 }
 
 // pending is a question that is to grant more of a key, and who waits for that.
-type pending struct{ waiting []waiting }
+type pending struct {
+	waiting []waiting
+	early   uint64 // hits that passed meanwhile; see ahead.go
+}
 
 // waiting is a call of [Store.Ask] that waits for what another has asked.
 type waiting struct {
@@ -147,26 +188,40 @@ type waiting struct {
 	w    ratelimit.Waiter
 }
 
-// waits has a call wait for a question about one of its hits that is to lease more of it, if there is one.
-func (s *Store) waits(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) bool {
+// waits has a call wait for a question about one of its hits that is to lease more of it, if there is one, or lets it pass.
+func (s *Store) waits(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (waits, passes bool) {
 	if s.o.Lease == 0 {
-		return false
+		return false, false
 	}
+	clock := s.clock()
 	for i := range hits {
 		hash := s.leases.hash(&hits[i])
 		shard := s.leases.shard(hash)
 		shard.mu.Lock()
 		l := shard.find(hash)
-		found := l != nil && l.pending != nil
-		if found {
-			l.pending.waiting = append(l.pending.waiting, waiting{now, hits, w})
+		waits = l != nil && l.pending != nil
+		if waits {
+			if passes = len(hits) == 1 && l.of(hits[0].Rate); passes {
+				hits[0].Decision, passes = s.mayGoAhead(l, &hits[0], clock, s.time.now(clock))
+			}
+			if passes {
+				l.pending.early += hits[0].N
+				l.asks += hits[0].N
+			} else {
+				l.pending.waiting = append(l.pending.waiting, waiting{now, hits, w})
+			}
 		}
 		shard.mu.Unlock()
-		if found {
-			return true
+		switch {
+		case passes:
+			s.metrics.ahead.Add(1)
+			return false, true
+		case waits:
+			s.lane(l.key).hurry()
+			return true, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // lend decides a hit by its lease, or makes its part a question that is to lease more; what was left goes back with that,
@@ -181,6 +236,7 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 	shard.mu.Lock()
 	left := shard.turn(clock, now)
 	l := shard.find(hash)
+	sound := l != nil || clock >= shard.sound
 	if l == nil {
 		l = &lease{key: s.keyOf(h), rate: h.Rate}
 		shard.young[hash] = l
@@ -197,6 +253,9 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 	p.hash = hash
 	if v == ask {
 		p.key, p.freed = l.key, l.held
+		if sound && l.of(h.Rate) {
+			p.Decision, p.early = s.mayGoAhead(l, h, clock, now)
+		}
 		if l.live(now) {
 			if !l.moved {
 				parts = append(parts, part{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: rate}})
@@ -205,16 +264,13 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 		}
 		l.held = hold{}
 		if !l.of(h.Rate) {
-			*l = lease{key: l.key, rate: h.Rate, grant: l.grant, gone: l.gone, pending: l.pending}
+			*l = lease{key: l.key, rate: h.Rate, grant: l.grant, gone: l.gone, pending: l.pending, stood: l.stood, asks: l.asks, early: l.early}
 		}
 		if h.Kind == ratelimit.Take && h.N > 0 && l.pending == nil {
-			if p.wish, p.holds = l.want(clock, s.o.Lease); p.wish > 0 {
-				p.ahead = l.ahead(s.o.Lease)
-				p.pends = new(pending)
-				l.pending = p.pends
-			}
+			s.wish(l, p, clock)
 		}
 		p.fresh = l.gone <= now
+		l.asks += p.asks()
 	}
 	shard.mu.Unlock()
 	s.giveBack(left)
@@ -235,6 +291,7 @@ func (s *Store) hear(q *question, now int64) {
 		switch {
 		case l != nil && l.of(p.Rate):
 			left = l.hear(now, p.from, p.to, p.held)
+			s.counted(l, p, q.ok, now)
 		case p.from != p.to: // nobody knows of it any more
 			left = lease{key: p.key, rate: p.Rate, at: p.from, end: p.to, heard: now}
 		}
@@ -252,12 +309,15 @@ func (s *Store) hear(q *question, now int64) {
 func (s *Store) answered(p *part) []waiting {
 	shard := s.leases.shard(p.hash)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
 	if l := shard.find(p.hash); l != nil && l.pending == p.pends {
 		l.pending = nil
 	}
-	w := p.pends.waiting
-	p.pends.waiting = nil
+	early, w := p.pends.early, p.pends.waiting
+	p.pends.early, p.pends.waiting = 0, nil
+	shard.mu.Unlock()
+	if early > 0 {
+		s.askFor(p, early)
+	}
 	return w
 }
 
@@ -266,7 +326,7 @@ func (s *Store) giveBack(all []lease) {
 	for i := range all {
 		l := &all[i]
 		q := &question{since: s.clock(), parts: []part{{key: l.key, back: true, from: l.at, to: l.end, Hit: ratelimit.Hit{Rate: l.rate}}}}
-		if s.lane(q).submit(q) == nil {
+		if s.lane(l.key).submit(q) == nil {
 			s.metrics.returns.Add(1)
 		}
 	}
@@ -320,8 +380,11 @@ func (s *leaseShard) find(hash uint64) *lease {
 
 // turn begins a new generation if it is time, and gives what was leased in the one that ends. mu is held.
 func (s *leaseShard) turn(clock, now int64) (left []lease) {
-	if s.young != nil && len(s.young) < leaseKeys && clock-s.turned < generation {
-		return nil
+	if s.young != nil && clock-s.turned < generation {
+		if len(s.young) < leaseKeys {
+			return nil
+		}
+		s.sound = clock + generation
 	}
 	for _, l := range s.old {
 		if l.live(now) && l.pending == nil && l.held.until == 0 {

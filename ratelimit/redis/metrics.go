@@ -8,7 +8,7 @@ import (
 
 // metrics is what is counted of the way to Redis.
 type metrics struct {
-	calls, asked, local, alone, errors, refused, leases, returns atomic.Uint64
+	calls, asked, local, ahead, alone, errors, refused, leases, returns atomic.Uint64
 
 	batch    prometheus.Histogram
 	duration prometheus.Histogram
@@ -27,9 +27,9 @@ func newMetrics() *metrics {
 	}
 }
 
-func (m *metrics) sent(scripts, questions int, took int64) {
+func (m *metrics) sent(scripts, questions, answers int, took int64) {
 	m.calls.Add(uint64(scripts))
-	m.asked.Add(uint64(questions))
+	m.asked.Add(uint64(answers))
 	m.batch.Observe(float64(questions))
 	m.duration.Observe(float64(took) / 1e9)
 }
@@ -37,7 +37,7 @@ func (m *metrics) sent(scripts, questions int, took int64) {
 var (
 	callsDesc   = prometheus.NewDesc("weir_ratelimit_redis_calls_total", "Scripts that Redis ran, and keys that it was to write.", nil, nil)
 	answersDesc = prometheus.NewDesc("weir_ratelimit_redis_answers_total",
-		"Questions by what answered them: redis, local (a lease, or a key that is known to be used up), alone (this replica's share, while Redis can't be asked), or none (onError decides).", []string{"by"}, nil)
+		"Questions by what answered them: redis, local (a lease, or a key that is known to be used up), ahead (of a key of which little is used, before Redis is told), alone (this replica's share, while Redis can't be asked), or none (onError decides).", []string{"by"}, nil)
 	failsDesc    = prometheus.NewDesc("weir_ratelimit_redis_errors_total", "Calls of Redis that failed.", nil, nil)
 	upDesc       = prometheus.NewDesc("weir_ratelimit_redis_up", "1 while Redis is asked, 0 while it is left alone.", nil, nil)
 	replicasDesc = prometheus.NewDesc("weir_ratelimit_redis_replicas", "Replicas that share the limits.", nil, nil)
@@ -62,6 +62,7 @@ func (s *Store) Collect(out chan<- prometheus.Metric) {
 	count(callsDesc, m.calls.Load())
 	count(answersDesc, m.asked.Load(), "redis")
 	count(answersDesc, m.local.Load(), "local")
+	count(answersDesc, m.ahead.Load(), "ahead")
 	count(answersDesc, m.alone.Load(), "alone")
 	count(answersDesc, m.refused.Load(), "none")
 	count(failsDesc, m.errors.Load())

@@ -32,6 +32,7 @@ type Options struct {
 	Prefix   string        // of all keys
 	Timeout  time.Duration // of an answer; after it is as without Redis
 	Lease    float64       // the part of a limit that a replica may hold of it; 0: every question goes to Redis
+	Ahead    float64       // the part of a limit that all replicas may let pass beyond it, so as not to wait where little is used; 0: none. See ahead.go
 	Replicas int           // how many there are, until Redis tells
 	Share    bool          // without Redis, count by this replica's share of each limit rather than give an error
 	Keys     int           // how many of them there is room for without Redis; 0 is [ratelimit.DefaultKeys]
@@ -44,6 +45,7 @@ const (
 	DefaultPrefix  = "weir:"
 	DefaultTimeout = 5 * time.Millisecond
 	DefaultLease   = 0.1
+	DefaultAhead   = 0.1
 )
 
 const maxTimeout = 10 * time.Second
@@ -124,6 +126,8 @@ func (o *Options) client() (c rueidis.ClientOption, err error) {
 		return c, errors.New("several URLs are of Sentinels, which need the name of their master, or of a Cluster: say which")
 	case o.Lease < 0 || o.Lease > 0.5:
 		return c, fmt.Errorf("the lease is a part of a limit, from 0 to 0.5: got %v", o.Lease)
+	case o.Ahead < 0 || o.Ahead > 0.5:
+		return c, fmt.Errorf("what may pass ahead of Redis is a part of a limit, from 0 to 0.5: got %v", o.Ahead)
 	case o.Timeout < 0 || o.Timeout > maxTimeout:
 		return c, fmt.Errorf("want a timeout of up to 10s, got %s", o.Timeout)
 	}

@@ -21,6 +21,9 @@ type question struct {
 	fresh bool // it is about one key, of which Redis may have nothing
 }
 
+// waited says whether somebody waits for the answer.
+func (q *question) waited() bool { return q.of != nil && q.of.w != nil }
+
 // part is a hit of a question. Its Key is not set.
 type part struct {
 	ratelimit.Hit
@@ -37,6 +40,7 @@ type part struct {
 	pends *pending      // nil where nobody waits for a lease
 	grant uint64        // of a lease by which the decision was made, which moved it from before to after; 0: none
 	fresh bool          // Redis may have nothing of the key
+	early bool          // it has passed already
 
 	from, to ratelimit.Arrival // what is leased; equal if nothing is, and then it is where the key stands
 	before   ratelimit.Arrival // where it stood
@@ -79,6 +83,10 @@ func (q *question) decide(now int64, at []stand) {
 	}
 	for i := range q.parts {
 		q.parts[i].lease(now, at)
+	}
+	if q.plain() { // what decide.lua writes of it, it reads again
+		s := &at[q.parts[0].index-1]
+		*s = s.when(now)
 	}
 }
 
@@ -255,10 +263,10 @@ const (
 	maxSlide = 1 << 32     // more than a sliding window does
 )
 
-// plain says whether it is one hit of a GCRA that takes, as a rule.
+// plain says whether it is one hit of a GCRA that takes, as a rule, or only leases.
 func (q *question) plain() bool {
 	p := &q.parts[0]
-	return len(q.parts) == 1 && p.key != "" && !p.back && p.Kind == ratelimit.Take && p.Rate.Algorithm() == ratelimit.GCRA && p.N > 0 && p.N <= p.Rate.Limit()
+	return len(q.parts) == 1 && p.key != "" && !p.back && p.Kind == ratelimit.Take && p.Rate.Algorithm() == ratelimit.GCRA && (p.N > 0 || p.wish > 0) && p.N <= p.Rate.Limit()
 }
 
 // What stands for op and flags of a question that is plain.
@@ -312,7 +320,7 @@ func appendPart(b []byte, p *part, last, plain bool) []byte {
 	case r.Algorithm() == ratelimit.GCRA:
 		_, den := r.Interval()
 		n := p.N
-		if p.Kind == ratelimit.Take {
+		if p.Kind == ratelimit.Take && !plain {
 			n = max(n, 1) // whether even one would pass
 		}
 		b = appendArrival(appendArrival(b, r.Cost(n)), r.Full())

@@ -86,11 +86,11 @@ func (s *Store) slotOf(key string) uint16 {
 	return slot(key)
 }
 
-func (s *Store) lane(q *question) *lane {
+func (s *Store) lane(key string) *lane {
 	if len(s.lanes) == 1 {
 		return s.lanes[0]
 	}
-	return s.lanes[laneOf(slot(q.key()))]
+	return s.lanes[laneOf(slot(key))]
 }
 
 // Run keeps up the connection until ctx is done, and then gives back what is leased.
@@ -146,10 +146,17 @@ func (s *Store) keyOf(h *ratelimit.Hit) string {
 
 // Ask implements [ratelimit.Prompt].
 func (s *Store) Ask(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (ok, done bool, err error) {
-	if ok, done, err = s.try(now, hits); !done && !s.waits(now, hits, w) {
-		s.inquire(now, hits, w)
+	if ok, done, err = s.try(now, hits); done {
+		return ok, done, err
 	}
-	return ok, done, err
+	switch waits, passes := s.waits(now, hits, w); {
+	case waits:
+		return false, false, nil
+	case passes:
+		return true, true, nil
+	}
+	passes := s.inquire(now, hits, w)
+	return passes, passes, nil
 }
 
 // Flush implements [ratelimit.Prompt].
@@ -183,7 +190,7 @@ func (s *Store) leftAlone(hits []ratelimit.Hit) bool {
 		return false
 	}
 	for i := range hits {
-		if s.lanes[laneOf(slot(s.keyOf(&hits[i])))].open.Load() {
+		if s.lane(s.keyOf(&hits[i])).open.Load() {
 			return true
 		}
 	}
@@ -221,8 +228,8 @@ type inquiry struct {
 	s         *Store
 	now       int64
 	hits      []ratelimit.Hit
-	w         ratelimit.Waiter
-	one       question // which it is as a rule
+	w         ratelimit.Waiter // nil: it has its answer
+	one       question         // which it is as a rule
 	questions []*question
 	left      atomic.Int32 // of them, that have no answer yet
 	at        []place      // of each hit
@@ -233,11 +240,14 @@ type place struct{ question, part int }
 
 var inquiries = sync.Pool{New: func() any { return new(inquiry) }}
 
-// inquire asks about hits.
-func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) {
+// inquire asks about hits, or has them pass and asks then.
+func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (passes bool) {
 	a := inquiries.Get().(*inquiry)
 	a.s, a.now, a.hits, a.w = s, now, hits, w
 	a.ask()
+	if passes = a.goAhead(); passes {
+		a.hits, a.w = nil, nil
+	}
 	for _, q := range a.questions {
 		q.of = a
 	}
@@ -245,7 +255,7 @@ func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) {
 	for _, q := range a.questions { // the last one may be answered, and a not be ours any more, before this is over
 		var err error
 		if q.key() != "" {
-			if err = s.lane(q).submit(q); err == nil {
+			if err = s.lane(q.key()).submit(q); err == nil {
 				continue
 			}
 		}
@@ -255,6 +265,7 @@ func (s *Store) inquire(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) {
 			s.Flush()
 		}()
 	}
+	return passes
 }
 
 // ask makes the questions.
@@ -317,11 +328,16 @@ func (a *inquiry) split(parts []part, clock int64) {
 	}
 }
 
+// partOf is what became of a hit.
+func (a *inquiry) partOf(hit int) *part {
+	return &a.questions[a.at[hit].question].parts[a.at[hit].part]
+}
+
 // answer tells the hits what was decided. What some slots counted of a question that others refuse is given back.
 func (s *Store) answer(a *inquiry) bool {
 	hits := a.hits
 	for i := range hits {
-		hits[i].Decision = a.questions[a.at[i].question].parts[a.at[i].part].Decision
+		hits[i].Decision = a.partOf(i).Decision
 	}
 	ok := a.questions[0].ok
 	if len(a.questions) > 1 {
@@ -367,7 +383,7 @@ func (s *Store) takeBack(qs []*question) {
 			back.parts = append(back.parts, r)
 		}
 		if len(back.parts) > 0 {
-			_ = s.lane(back).submit(back) // if it can't be, it is lost until its time is over
+			_ = s.lane(back.key()).submit(back) // if it can't be, it is lost until its time is over
 		}
 	}
 }
@@ -383,7 +399,9 @@ func (s *Store) finishAll(qs []*question, err error) {
 
 // finish tells those who wait for a question.
 func (s *Store) finish(q *question, err error, f *flushers) {
-	q.err = err
+	if q.err = err; err != nil {
+		s.lost(q)
+	}
 	for i := range q.parts {
 		if p := &q.parts[i]; p.pends != nil {
 			s.resume(s.answered(p), err, f)
@@ -416,8 +434,8 @@ func (s *Store) resume(all []waiting, err error, f *flushers) {
 			f.add(c.w.Decided(s.decideAlone(c.now, c.hits)))
 		} else if ok, done, err := s.try(c.now, c.hits); done {
 			f.add(c.w.Decided(ok, err))
-		} else {
-			s.inquire(c.now, c.hits, c.w)
+		} else if s.inquire(c.now, c.hits, c.w) {
+			f.add(c.w.Decided(true, nil))
 		}
 	}
 }
@@ -429,16 +447,21 @@ func (a *inquiry) end() ratelimit.Flusher {
 		failed = errors.Join(failed, q.err)
 	}
 	ok := false
-	if failed == nil {
+	switch {
+	case a.w == nil:
+	case failed == nil:
 		ok = a.s.answer(a)
-	} else {
+	default:
 		a.s.takeBack(a.questions)
 		if len(a.owed) > 0 {
 			_, _ = a.s.alone.memory.Take(context.Background(), a.now, a.owed) // it gives none
 		}
 		ok, err = a.s.decideAlone(a.now, a.hits)
 	}
-	f := a.w.Decided(ok, err)
+	var f ratelimit.Flusher
+	if a.w != nil {
+		f = a.w.Decided(ok, err)
+	}
 	if failed == nil { // else what was given up may still be read
 		a.hits, a.w = nil, nil
 		inquiries.Put(a)
@@ -455,7 +478,7 @@ func (s *Store) remote() *ratelimit.Remote {
 	m := s.metrics
 	r := &ratelimit.Remote{
 		Kind: "redis", Up: true, Since: s.started, Replicas: int(s.replicas.Load()), Fallback: s.o.fallback(),
-		Calls: m.calls.Load(), Asked: m.asked.Load(), Leases: s.leases.count(), Local: m.local.Load(), Alone: m.alone.Load(), Errors: m.errors.Load(), Refused: m.refused.Load(),
+		Calls: m.calls.Load(), Asked: m.asked.Load(), Leases: s.leases.count(), Local: m.local.Load(), Ahead: m.ahead.Load(), Alone: m.alone.Load(), Errors: m.errors.Load(), Refused: m.refused.Load(),
 	}
 	for _, l := range s.lanes {
 		l.mu.Lock()

@@ -80,7 +80,10 @@ func TestScriptsLeaseAsQuestionsDo(t *testing.T) {
 		i := random.IntN(len(rates))
 		rate := &rates[i]
 		p := part{key: "k" + strconv.Itoa(i), Hit: ratelimit.Hit{Rate: rate, N: 1, Shadow: random.IntN(9) == 0}}
-		if random.IntN(4) == 0 {
+		switch random.IntN(8) {
+		case 0:
+			p.N = 0 // it only leases
+		case 1, 2:
 			p.N, p.Kind = random.Uint64N(2*rate.Limit()), ratelimit.Kind(random.IntN(3))
 		}
 		if random.IntN(3) > 0 {
