@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -47,23 +48,28 @@ type Call struct {
 	receiver Receiver
 
 	// Its connection's mu guards everything below.
-	queue    [][]byte    // to be sent, shared with others
-	queued   int         // bytes of it
-	headed   bool        // its headers are sent
-	pouring  bool        // it is among the connection's pouring
-	closing  bool        // the client says no more, and has yet to be sent the queue
-	over     bool        // nothing is sent or received any more
-	admitted int64       // bytes that the gate has let in for the message that is being gathered
-	late     *time.Timer // cuts the client off if that message has not come by then; nil: it is not waited for
-	counted  int         // bytes of it that count as gathering instead
+	queue   [][]byte    // to be sent, shared with others
+	queued  int         // bytes of it
+	headed  bool        // its headers are sent
+	pouring bool        // it is among the connection's pouring
+	closing bool        // the client says no more, and has yet to be sent the queue
+	over    bool        // nothing is sent or received any more
+	loose   int         // bytes that have come of a long message and hold no room
+	room    int         // bytes of room that the message which is being gathered holds,
+	counted int         // or which count as gathering instead
+	late    *time.Timer // cuts the client off if a message that holds room does not come; nil: it is not waited for
+	due     time.Time   // when it has to have come
+	dueAt   int         // so many bytes
 }
 
 const (
-	maxCallMessage = 64 << 20
-	longMessage    = 4 << 10          // from where on a message has to be admitted
-	gateSize       = 8 << 20          // bytes of long messages that are taken at once, by all connections
-	gatherTime     = 30 * time.Second // for one that was admitted to come: long, as for handshakes,
-	gatherRate     = 1 << 20          // and a second more for so many bytes
+	maxCallMessage = 16 << 20
+	longMessage    = 4 << 10          // from where on a message has its turn
+	turnsSize      = 8 << 20          // bytes of long messages that are taken at once, by all connections
+	maxLoose       = 64 << 10         // what a connection may have begun without room: as much as a client may send by itself
+	roomSize       = 64 << 20         // bytes of messages that are longer, by all connections
+	gatherTime     = 10 * time.Second // for so much of a message with room to come,
+	gatherSize     = 64 << 10         // if others wait for room
 )
 
 // RemoteAddr is the client's.
@@ -221,87 +227,143 @@ func (k *Call) take(p []byte) []byte {
 			return p
 		}
 	}
-	n := min(prefixSize+messageSize(s.body)-len(s.body), len(p))
-	if s.body = append(s.body, p[:n]...); len(s.body) == prefixSize+messageSize(s.body) {
+	size := messageSize(s.body)
+	n := min(prefixSize+size-len(s.body), len(p))
+	if size >= longMessage && !k.admit(size, n) {
+		return p
+	}
+	if s.body = append(s.body, p[:n]...); len(s.body) == prefixSize+size {
 		message := s.body[prefixSize:]
 		s.body = nil
 		k.calm()
 		k.deliver(message)
 		k.leave()
-	} else if k.admitted > 0 {
-		k.hurry(messageSize(s.body))
+		s.c.leaveTurn()
+	} else if k.room > 0 {
+		k.hurry()
 	}
 	return p[n:]
 }
 
 func messageSize(prefix []byte) int { return int(binary.BigEndian.Uint32(prefix[1:])) }
 
-// expect makes room for a message of n bytes, and waits until it is admitted where it is long: by its place in line, so
-// that thousands that come at once are taken one after the other, and others are served meanwhile.
+// expect says whether a message of n bytes is taken, and makes room for a short one.
 func (k *Call) expect(n int) bool {
-	s, c := k.s, k.s.c
 	switch {
-	case s.body[0] != 0:
+	case k.s.body[0] != 0:
 		k.fail(errCompressed)
 	case n > maxCallMessage:
 		k.fail(errTooLong)
 	case n < longMessage:
-	case c.gatherer != nil: // who holds the gate must not wait for it
-		if c.gathering+n > maxGathering {
-			k.fail(errTooLong)
-			break
-		}
-		c.gathering += n
-		k.counted = n
-	default:
-		k.admit(int64(min(n, gateSize)))
+		k.s.body = slices.Grow(k.s.body, n)
 	}
-	if k.over {
-		return false
-	}
-	s.body = slices.Grow(s.body, n)
-	return true
+	return !k.over
 }
 
 var errTooLong = status.New(codes.ResourceExhausted, "the message is too long")
 
-func (k *Call) admit(n int64) {
+// admit waits until n bytes more of a message of that size may be taken. What a client may send by itself is taken in turn
+// with others, as far as it is there: what has not come holds up nobody, and thousands that come at once are taken one
+// after the other, while others are served. What is longer has room made for it first.
+func (k *Call) admit(size, n int) bool {
 	c := k.s.c
-	if !c.srv.gate.TryAcquire(n) {
-		c.waits = true
-		c.flushAll() // meanwhile
-		c.mu.Unlock()
-		c.srv.waiting.Add(1)
-		err := c.srv.gate.Acquire(c.srv.ctx, n)
-		c.srv.waiting.Add(-1)
-		c.mu.Lock()
-		c.waits = false
-		if err != nil {
-			c.fail(err)
-			return
+	switch {
+	case k.room+k.counted > 0:
+		return true
+	case c.loose+n > maxLoose:
+		return k.makeRoom(size)
+	}
+	c.loose += n
+	k.loose += n
+	if c.turn == 0 {
+		turn := min(size, maxLoose)
+		if !c.wait(&c.srv.turns, turn) {
+			return false
 		}
+		c.turn = turn
 	}
-	if k.over {
-		c.srv.gate.Release(n)
-		return
-	}
-	k.admitted, c.gatherer = n, k
+	return !k.over
 }
 
-// hurry sets the time in which a message of n bytes that was admitted has to come, if others wait for its place. A client is
-// cut off then, whether it is silent, says a little now and then, or reads nothing, so that it is not read either.
-func (k *Call) hurry(n int) {
+func (k *Call) makeRoom(size int) bool {
+	c := k.s.c
+	c.leaveTurn()
+	if c.gatherer != nil { // who holds room must not wait for more
+		if c.gathering+size > maxGathering {
+			k.fail(errTooLong)
+			return false
+		}
+		c.gathering += size
+		k.counted = size
+	} else {
+		if !c.wait(&c.srv.room, size) {
+			return false
+		}
+		if k.over {
+			c.srv.room.leave(c.origin(), size)
+			return false
+		}
+		k.room, c.gatherer = size, k
+	}
+	c.loose -= k.loose
+	k.loose = 0
+	k.s.body = slices.Grow(k.s.body, prefixSize+size-len(k.s.body))
+	return true
+}
+
+// wait waits until a gate has let n bytes in, while all that is to be written goes out.
+func (c *conn) wait(g *gate, n int) bool {
+	ready := g.enter(c.origin(), n)
+	if ready == nil {
+		return true
+	}
+	c.waits = true
+	c.flushAll()
+	c.mu.Unlock()
+	var err error
+	select {
+	case <-ready:
+	case <-c.srv.ctx.Done():
+		err = context.Cause(c.srv.ctx)
+	}
+	c.mu.Lock()
+	c.waits = false
+	if err != nil {
+		c.fail(err)
+	}
+	return err == nil
+}
+
+func (c *conn) origin() origin { return originOf(c.nc, c.state) }
+
+// leaveTurn lets others have their turns.
+func (c *conn) leaveTurn() {
+	if c.turn > 0 {
+		c.srv.turns.leave(c.origin(), c.turn)
+		c.turn = 0
+	}
+}
+
+// hurry sets the time in which the next part of a message that holds room has to come, if others wait for that. A client
+// is cut off then, whether it is silent, says a little now and then, or reads nothing, so that it is not read either.
+func (k *Call) hurry() {
+	if n := len(k.s.body); k.late == nil || n >= k.dueAt {
+		k.due, k.dueAt = time.Now().Add(gatherTime), n+gatherSize
+	}
 	if k.late != nil {
 		return
 	}
 	c := k.s.c
 	var late *time.Timer
-	late = time.AfterFunc(gatherTime+time.Duration(n)*time.Second/gatherRate, func() {
+	late = time.AfterFunc(gatherTime, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		left := time.Until(k.due)
 		switch {
 		case k.late != late:
-		case c.srv.waiting.Load() == 0:
+		case left > 0:
+			late.Reset(left)
+		case c.waits || !c.srv.room.busy():
 			late.Reset(gatherTime)
 		default:
 			c.fail(errLate)
@@ -324,11 +386,12 @@ func (k *Call) calm() {
 func (k *Call) leave() {
 	c := k.s.c
 	c.gathering -= k.counted
-	k.counted = 0
+	c.loose -= k.loose
+	k.counted, k.loose = 0, 0
 	k.calm()
-	if k.admitted > 0 {
-		c.srv.gate.Release(k.admitted)
-		k.admitted, c.gatherer = 0, nil
+	if k.room > 0 {
+		c.srv.room.leave(c.origin(), k.room)
+		k.room, c.gatherer = 0, nil
 	}
 }
 

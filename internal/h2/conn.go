@@ -58,6 +58,7 @@ type conn struct {
 	answered int                 // questions since the last write
 	asked    []byte              // the last block, if it was a question's and changed no table: the same is the same again
 	length   int64               // what it says
+	turn     int                 // bytes that the gate has let in for long messages, as far as they are there
 
 	mu         sync.Mutex // guards everything below, and all streams
 	written    sync.Cond  // out has become shorter
@@ -67,7 +68,8 @@ type conn struct {
 	err        error      // of the connection: nothing goes any more
 	streams    map[uint32]*stream
 	over       []*Call   // that have ended, and are not told so yet
-	gatherer   *Call     // whose long message is being read, as admitted; nil: none is
+	gatherer   *Call     // whose message holds room; nil: none does
+	loose      int       // bytes of calls' long messages that are not complete and hold no room
 	free       []*stream // for questions to come
 	last       uint32    // the highest stream
 	gathering  int       // bytes of questions that are not complete
@@ -121,6 +123,7 @@ func (c *conn) serve() {
 	} else {
 		c.end(protocolError)
 	}
+	c.leaveTurn()
 	c.flushAll()
 	for c.writing { // by somebody who sees now that the connection is closed
 		c.written.Wait()
@@ -220,15 +223,16 @@ func (c *conn) more(b []byte) frame {
 
 // fill writes what there is to write and waits for more to read, and for room where a client does not read. Where several
 // questions came together there may be more by now: a look costs far less than to write twice, and holds up the answers
-// for less than it takes to write them.
+// for less than it takes to write them. So may there be of a message that has its turn, which ends where there is not.
 func (c *conn) fill() error {
-	if c.answered > 1 && c.answered < manyTogether && len(c.out) < maxTogether && c.socket != nil {
+	if (c.turn > 0 || c.answered > 1 && c.answered < manyTogether) && len(c.out) < maxTogether && c.socket != nil {
 		c.makeRoom()
 		if n := c.socket.Poll(); n > 0 {
 			c.to += n
 			return nil
 		}
 	}
+	c.leaveTurn() // nobody waits for this client
 	c.flushAll()
 	for c.writing && len(c.out) > maxUnwritten && c.err == nil {
 		c.written.Wait()

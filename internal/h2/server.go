@@ -4,8 +4,9 @@
 // goroutine and no buffer of its own, messages are given to a [Receiver], and what goes out are bytes that many may share.
 // Everything else on the same connections goes to an [http.Handler], such as a *grpc.Server.
 //
-// No client costs another anything: what it does not read is bounded, long messages are taken in the order in which they
-// begin and so many bytes at a time, and one that is silent for half a minute and does not answer a ping is given up.
+// No client costs another anything: what it does not read is bounded, long messages are taken so many bytes at a time, in
+// turns of those who send them by what they have proven to be, or else by address, and one that is silent for half a minute
+// and does not answer a ping is given up.
 package h2
 
 import (
@@ -15,10 +16,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Unary answers the calls of one method. It is called by many goroutines.
@@ -53,10 +51,10 @@ type Server struct {
 	listeners map[net.Listener]bool
 	conns     map[*conn]bool
 	closing   bool
-	gate      *semaphore.Weighted // bytes of long messages that are taken at once
-	ctx       context.Context     // until it is closing
+	turns     gate            // bytes of long messages that are taken at once,
+	room      gate            // and of those that have been made room for
+	ctx       context.Context // until it is closing
 	cancel    context.CancelFunc
-	waiting   atomic.Int64   // calls before the gate
 	done      sync.WaitGroup // of connections, of what works at answers, and of watch
 }
 
@@ -104,7 +102,7 @@ func (s *Server) track(l net.Listener) bool {
 	if s.listeners == nil {
 		s.listeners = map[net.Listener]bool{}
 		s.conns = map[*conn]bool{}
-		s.gate = semaphore.NewWeighted(gateSize)
+		s.turns.size, s.room.size = turnsSize, roomSize
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		s.done.Go(s.watch)
 	}
