@@ -30,6 +30,7 @@ type request struct {
 // requestFields are those of a protocol's requests that are decoded by hand; 0: it has no such field.
 type requestFields struct {
 	url, nonce, subscribe, unsubscribe, initial, version protowire.Number
+	all                                                  protowire.Number // of the names, each time; left to takeNames
 
 	blank func() restOfRequest // for all others
 }
@@ -50,11 +51,11 @@ var (
 		blank:       func() restOfRequest { return new(discoverysvcv3.DeltaDiscoveryRequest) },
 	}
 	sotwFields = requestFields{
-		url:       field(&discoverysvcv3.DiscoveryRequest{}, "type_url"),
-		nonce:     field(&discoverysvcv3.DiscoveryRequest{}, "response_nonce"),
-		subscribe: field(&discoverysvcv3.DiscoveryRequest{}, "resource_names"),
-		version:   field(&discoverysvcv3.DiscoveryRequest{}, "version_info"),
-		blank:     func() restOfRequest { return new(discoverysvcv3.DiscoveryRequest) },
+		url:     field(&discoverysvcv3.DiscoveryRequest{}, "type_url"),
+		nonce:   field(&discoverysvcv3.DiscoveryRequest{}, "response_nonce"),
+		all:     field(&discoverysvcv3.DiscoveryRequest{}, "resource_names"),
+		version: field(&discoverysvcv3.DiscoveryRequest{}, "version_info"),
+		blank:   func() restOfRequest { return new(discoverysvcv3.DiscoveryRequest) },
 	}
 )
 
@@ -72,6 +73,7 @@ func (r *request) parse(message []byte, of *requestFields) error {
 		switch {
 		case value != nil && number == of.initial:
 			entries, size = entries+1, size+len(value)
+		case value != nil && number == of.all:
 		case value == nil || !r.take(number, value, of):
 			rest = append(rest, whole...)
 		case !utf8.Valid(value):
@@ -90,6 +92,32 @@ func (r *request) parse(message []byte, of *requestFields) error {
 		return nil
 	}
 	return r.takeInitial(message, of, entries, size)
+}
+
+// takeNames takes the names of a state-of-the-world request, each of which has all. Those that were there before, in their
+// places, take nothing.
+func (r *request) takeNames(message []byte, before []string) error {
+	r.subscribe = before[:0:0]
+	same := 0 // so many are as before
+	for b := message; len(b) > 0; {
+		number, value, whole, err := nextField(b)
+		if err != nil {
+			return err
+		}
+		b = b[len(whole):]
+		switch {
+		case number != sotwFields.all || value == nil:
+			continue
+		case same == len(r.subscribe) && same < len(before) && string(value) == before[same]:
+			same++
+			r.subscribe = before[:same:same]
+			continue
+		case !utf8.Valid(value):
+			return errUTF8
+		}
+		r.subscribe = append(r.subscribe, string(value))
+	}
+	return nil
 }
 
 // take takes a field that is text, if it is one of those.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -114,6 +115,58 @@ func TestAnAnswerTakesNothing(t *testing.T) {
 	message := marshal(t, &discoverysvcv3.DeltaDiscoveryRequest{TypeUrl: xds.VirtualHostType, ResponseNonce: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"})
 	if n := testing.AllocsPerRun(100, func() { serve.ParseAnswer(message) }); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func naming(t testing.TB, names ...string) []byte {
+	return marshal(t, &discoverysvcv3.DiscoveryRequest{TypeUrl: xds.RouteType, ResponseNonce: "7", VersionInfo: "1", ResourceNames: names})
+}
+
+// TestNamesOfEachRequest: a state-of-the-world request has all names, of which the new ones and those that are gone are told.
+func TestNamesOfEachRequest(t *testing.T) {
+	parse := serve.ParseAgain()
+	for _, one := range [][3]string{
+		{"", "", ""},
+		{"b a", "a b", ""},
+		{"b a", "", ""},
+		{"b", "", "a"},
+		{"b c b a", "a c", ""},
+		{"a b c", "", ""},
+		{"a b d", "d", "c"},
+		{"x", "x", "a b d"},
+		{"", "", "x"},
+	} {
+		subscribe, unsubscribe, err := parse(naming(t, strings.Fields(one[0])...))
+		if got := [3]string{one[0], strings.Join(subscribe, " "), strings.Join(unsubscribe, " ")}; err != nil || got != one {
+			t.Errorf("%q, want %q: %v", got, one, err)
+		}
+	}
+}
+
+func manyNames(n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("shop/some-service-%d/v1", i)
+	}
+	return names
+}
+
+// TestNamesThatAreTheSameTakeNothing: nor does the answer in which they are said again.
+func TestNamesThatAreTheSameTakeNothing(t *testing.T) {
+	parse, message := serve.ParseAgain(), naming(t, manyNames(100)...)
+	if n := testing.AllocsPerRun(100, func() { _, _, _ = parse(message) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// BenchmarkStateOfTheWorldAnswer: of a proxy that names 1,000 resources each time. What is to move it: allocations.
+func BenchmarkStateOfTheWorldAnswer(b *testing.B) {
+	parse, message := serve.ParseAgain(), naming(b, manyNames(1000)...)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := parse(message); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -74,7 +74,20 @@ func ParseRequest(message []byte, sotw bool) (Request, error) {
 		fields = &sotwFields
 	}
 	err := r.parse(message, fields)
+	if sotw && err == nil {
+		err = r.takeNames(message, nil)
+	}
 	return Request{r.node, string(r.url), string(r.nonce), r.refusal, string(r.version), r.served, r.subscribe, r.unsubscribe, r.initial}, err
+}
+
+// ParseAgain gives a function that decodes messages of one state-of-the-world stream, and gives what it says of names.
+func ParseAgain() func(message []byte) (subscribe, unsubscribe []string, err error) {
+	w := &wire{sotw: true}
+	return func(message []byte) (subscribe, unsubscribe []string, err error) {
+		var r request
+		err = w.parse(message, &r)
+		return r.subscribe, r.unsubscribe, err
+	}
 }
 
 // ParseAnswer decodes one in the delta protocol, and keeps nothing of it.

@@ -1,9 +1,6 @@
 package serve
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // response is what goes out.
 type response struct {
@@ -17,8 +14,8 @@ type response struct {
 
 // wire is a stream's protocol.
 type wire struct {
-	sotw  bool                   // it is state-of-the-world, else delta
-	names [kinds]map[string]bool // what the last request named, where it is state-of-the-world
+	sotw  bool            // it is state-of-the-world, else delta
+	names [kinds][]string // what the last request named, where it is state-of-the-world
 }
 
 // full says whether every response must have all resources of a type: in state-of-the-world, clusters and listeners that
@@ -33,17 +30,29 @@ func (w *wire) parse(message []byte, r *request) error {
 	if err := r.parse(message, &sotwFields); err != nil || !r.served {
 		return err // nothing is kept of what is not served
 	}
-	named := make(map[string]bool, len(r.subscribe))
-	for _, n := range r.subscribe {
-		named[n] = true
-	}
 	before := w.names[r.kind]
-	w.names[r.kind] = named
-	r.subscribe = slices.DeleteFunc(slices.Sorted(maps.Keys(named)), func(n string) bool { return before[n] })
-	for n := range before {
-		if !named[n] {
-			r.unsubscribe = append(r.unsubscribe, n)
-		}
+	if err := r.takeNames(message, before); err != nil {
+		return err
+	}
+	now := r.subscribe
+	w.names[r.kind] = now
+	if r.subscribe = nil; !slices.Equal(now, before) {
+		r.subscribe, r.unsubscribe = lacking(now, before), lacking(before, now)
 	}
 	return nil
+}
+
+// lacking gives the names that another list lacks, sorted.
+func lacking(names, other []string) (all []string) {
+	there := make(map[string]bool, len(other))
+	for _, n := range other {
+		there[n] = true
+	}
+	for _, n := range names {
+		if !there[n] {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
