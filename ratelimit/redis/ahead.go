@@ -6,8 +6,8 @@ import "github.com/machinenativeops/weir/ratelimit"
 // left, by what Redis has told of the key and this replica has done since. What passes so is counted with what gathers until
 // then, if there is as much; what is not, as others have used it up meanwhile, is beyond the limit.
 //
-// That is bounded: what passed so and is not counted, or not yet, is counted here, as by a limit that is [Options.Ahead] of
-// the key's, divided by the replicas. So all replicas together stay within what those two limits let pass. It holds as a replica
+// That is bounded: whatever passes so is counted here too, as by a limit that is [Options.Ahead] of the key's, divided by the
+// replicas. So all replicas together stay within what those two limits let pass. It holds as a replica
 // knows every key that it was asked about in the time in which that is regained; where it does not, because it has just begun or had
 // to forget some early, nothing passes so. A limit that regains its burst in longer than keys are known has none of it.
 //
@@ -27,8 +27,6 @@ func (a *inquiry) goAhead() bool {
 	for i := range a.hits {
 		if p := a.partOf(i); all {
 			a.hits[i].Decision = p.Decision
-		} else if p.early {
-			a.s.stays(p)
 		}
 	}
 	if all {
@@ -60,17 +58,6 @@ func (s *Store) earlyCost(r *ratelimit.Rate, n uint64) int64 {
 	return int64(min(float64(r.Cost(n).NS)*float64(s.replicas.Load())/s.o.Ahead, float64(ratelimit.MaxAhead)))
 }
 
-// stays takes back that a hit may pass so, as others of its question do not.
-func (s *Store) stays(p *part) {
-	p.early = false
-	shard := s.leases.shard(p.hash)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if l := shard.find(p.hash); l != nil {
-		l.early -= s.earlyCost(p.Rate, p.N)
-	}
-}
-
 // known is where a key stands as far as that is known here.
 func (l *lease) known(now int64) ratelimit.Arrival {
 	if floor := now + l.held.ns; l.held.until*second > now && l.stood.NS < floor {
@@ -79,22 +66,16 @@ func (l *lease) known(now int64) ratelimit.Arrival {
 	return l.stood
 }
 
-// counted takes note of what Redis has made of a hit. What passed while the question was under way is taken out of what that has
-// leased, if that is enough. The shard's mu is held.
-func (s *Store) counted(l *lease, p *part, ok bool, now int64) {
-	l.asks -= min(l.asks, p.asks())
-	if p.early && ok && p.Decision.Allowed {
-		l.early -= s.earlyCost(p.Rate, p.N)
-	}
-	if p.pends == nil || p.pends.early == 0 {
+// settle takes what passed while a question was under way, which may be nil, out of what that has leased, if that is enough. The
+// shard's mu is held.
+func (l *lease) settle(p *pending, now int64) {
+	if p == nil || p.early == 0 {
 		return
 	}
-	n := p.pends.early
-	if next, _, v := l.judge(now, ratelimit.Take, n); v == passes {
-		l.take(next, n)
-		l.asks -= min(l.asks, n)
-		l.early -= s.earlyCost(p.Rate, n)
-		p.pends.early = 0
+	if next, _, v := l.judge(now, ratelimit.Take, p.early); v == passes {
+		l.take(next, p.early)
+		l.asks -= min(l.asks, p.early)
+		p.early = 0
 	}
 }
 
@@ -108,7 +89,7 @@ func (p *part) asks() uint64 {
 
 // askFor tells Redis of hits that passed while a question about their key was under way, and that was not enough.
 func (s *Store) askFor(p *part, n uint64) {
-	s.submit(&question{since: s.clock(), parts: []part{{key: p.key, hash: p.hash, early: true, Hit: ratelimit.Hit{Rate: p.Rate, N: n}}}})
+	s.submit(&question{since: s.clock(), parts: []part{{key: p.key, hash: p.hash, Hit: ratelimit.Hit{Rate: p.Rate, N: n}}}})
 }
 
 // lost takes note that nothing is known of what became of a question.

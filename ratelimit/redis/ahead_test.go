@@ -1,8 +1,12 @@
 package redis
 
 import (
+	"context"
+	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,12 +122,7 @@ func TestWhatDoesNotGoAhead(t *testing.T) {
 			require.True(t, allowed(t, s, ratelimit.Hit{Key: []byte("k"), Rate: &second, N: 20}))
 		}},
 		"keys forgotten early": {before: func(_ *testing.T, s *Store) {
-			for i := range 3 * leaseShards * leaseKeys {
-				hash := s.leases.hash(&ratelimit.Hit{Key: []byte(strconv.Itoa(i)), Rate: &second})
-				shard := s.leases.shard(hash)
-				shard.turn(s.clock(), s.time.now(s.clock()))
-				shard.young[hash] = &lease{rate: &second}
-			}
+			forget(s, &second, 0)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -226,5 +225,179 @@ func TestAheadIsCounted(t *testing.T) {
 	eventually(t, "it is counted", func() bool {
 		value, err := c.Do(t.Context(), c.B().Get().Key(s.keyOf(&h)).Build()).AsBytes()
 		return err == nil && readStand(value).at.NS >= begun+rate.Cost(10).NS
+	})
+}
+
+// forget has a replica asked about more keys than it has room for.
+func forget(s *Store, rate *ratelimit.Rate, which int) {
+	for i := range 3 * leaseShards * leaseKeys {
+		hash := s.leases.hash(&ratelimit.Hit{Key: []byte(strconv.Itoa(which) + "/" + strconv.Itoa(i)), Rate: rate})
+		shard := s.leases.shard(hash)
+		shard.mu.Lock()
+		shard.turn(s.clock(), s.time.now(s.clock()))
+		shard.young[hash] = &lease{rate: rate}
+		shard.mu.Unlock()
+	}
+}
+
+// Of a key that was forgotten early nothing passes, also while the first question about it is under way.
+func TestForgottenKeysDoNotGoAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.replicas = 1
+		s, other := l.replica(t, Options{Lease: 0.1, Ahead: 0.1}), l.replica(t, Options{})
+		time.Sleep(11 * time.Second)
+		rate := ratelimit.NewRate(100, 1000, time.Second)
+		all := hit("k", &rate)
+		all.N = 1000
+		require.True(t, allowed(t, other, all))
+		for which := range 3 {
+			forget(s, &rate, which)
+			var wg sync.WaitGroup
+			for range 150 {
+				wg.Go(func() { allowed(t, s, hit("k", &rate)) })
+			}
+			wg.Wait()
+			time.Sleep(3 * gather)
+		}
+		assert.Zero(t, s.metrics.ahead.Load())
+	})
+}
+
+// What passes so is regained with time, not with the answer of Redis, which others may have used up all before.
+func TestSlowAnswersDoNotGiveMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.replicas = 1
+		s, other := l.replica(t, Options{Lease: 0.001, Ahead: 0.1, Timeout: time.Second}), l.replica(t, Options{})
+		call := s.call
+		var slow atomic.Bool
+		s.call = func(f []fresh, x []script) {
+			call(f, x)
+			if slow.Swap(false) {
+				time.Sleep(140 * time.Millisecond)
+			}
+		}
+		time.Sleep(1100 * time.Millisecond)
+		rate := ratelimit.NewRate(1000, 100, time.Second)
+		e := newExact()
+		e.ahead = 0.1
+		begun := time.Now()
+		at := func(ms time.Duration) { time.Sleep(time.Until(begun.Add(ms * time.Millisecond))) }
+		ask := func() {
+			for range 10 {
+				h := []ratelimit.Hit{hit("k", &rate)}
+				if ok, done, _ := s.Ask(0, h, &promise{told: make(chan struct{})}); ok && done {
+					e.pass(&rate, "k", 1, 0)
+				}
+			}
+		}
+		take := func(most uint64) {
+			h := hit("k", &rate)
+			for h.N = most; h.N > 0 && !allowed(t, other, h); {
+				h.N--
+			}
+			e.pass(&rate, "k", h.N, 0)
+		}
+		slow.Store(true)
+		ask()
+		at(110)
+		take(100)
+		at(115)
+		ask()
+		at(152)
+		take(60)
+		at(160)
+		ask()
+		assert.Zero(t, e.over)
+		time.Sleep(time.Second)
+	})
+}
+
+// A limit that changes while questions about it are under way goes ahead as before.
+func TestQuestionsOfAnEarlierRateAreOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.replicas = 1
+		s := l.replica(t, Options{Lease: 0.01, Ahead: 0.1})
+		time.Sleep(1100 * time.Millisecond)
+		before, after := ratelimit.NewRate(50, 50, time.Second), ratelimit.NewRate(60, 60, time.Second)
+		for range 5 {
+			require.True(t, allowed(t, s, hit("k", &before)))
+		}
+		h := hit("k", &after)
+		require.True(t, allowed(t, s, h))
+		settled()
+		hash := s.leases.hash(&h)
+		assert.Zero(t, s.leases.shard(hash).find(hash).asks)
+	})
+}
+
+// Who waits for a lease that is about to be asked for does not wait for what gathers.
+func TestWaitingForWhatIsAboutToBeAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.replicas = 1
+		s := l.replica(t, Options{Lease: 0.1})
+		time.Sleep(1100 * time.Millisecond)
+		rate := ratelimit.NewRate(100, 100, time.Second)
+		h := hit("k", &rate)
+		require.True(t, allowed(t, s, h))
+		hash := s.leases.hash(&h)
+		shard := s.leases.shard(hash)
+		shard.mu.Lock()
+		used := shard.find(hash)
+		used.at = used.end
+		q := s.more(used, hash)
+		shard.mu.Unlock()
+		require.NotNil(t, q)
+		begun := time.Now()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			allowed(t, s, h)
+		}()
+		synctest.Wait()
+		s.submit(q)
+		<-done
+		assert.Less(t, time.Since(begun), gather/2)
+	})
+}
+
+// A replica that ends gives back what it has leased last, too.
+func TestWhatIsLeasedLastIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.replicas = 1
+		s, err := New(slog.New(slog.DiscardHandler), Options{Lease: 0.1, Ahead: 0.1, URLs: []string{"redis://127.0.0.1"}, Keys: 1000})
+		require.NoError(t, err)
+		s.call, s.connect = l.call(s), func() error { return nil }
+		s.beat = func(lane *lane) error {
+			lane.heard(time.Now().UnixNano(), s.clock())
+			s.replicas.Store(1)
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = s.Run(ctx)
+		}()
+		time.Sleep(3 * time.Second)
+		rate := ratelimit.NewFixedWindow(1000, 24*time.Hour)
+		h := hit("k", &rate)
+		hash := s.leases.hash(&h)
+		passed := uint64(0)
+		for pending := false; !pending || passed < 50; {
+			require.True(t, allowed(t, s, h))
+			passed++
+			time.Sleep(time.Millisecond)
+			used := s.leases.shard(hash).find(hash)
+			pending = used != nil && used.pending != nil
+		}
+		cancel()
+		<-done
+		_, counted := window(l.at[s.keyOf(&h)].at)
+		assert.Equal(t, passed, counted)
 	})
 }

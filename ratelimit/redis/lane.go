@@ -56,22 +56,23 @@ type lane struct {
 	probe string      // the key of its heartbeats
 	time  *serverTime // of its part of Redis
 
-	mu     sync.Mutex // guards everything declared below
-	queue  []*question
-	due    bool        // a heartbeat is to be sent
-	urgent bool        // somebody waits for what is queued
-	later  *time.Timer // runs out when what is queued is to be sent though nobody waits
-	set    bool        // it runs
-	flying bool        // what is queued goes by itself; else wake has fly begin again
-	flight *flight     // that is under way and not given up
-	watch  *time.Timer // runs out when a flight may have to be given up
-	armed  int64       // when, by the store's clock; 0: it does not run
-	landed sync.Cond   // nothing flies any more
-	luck   luck
-	closed bool // no questions are taken any more
-	fails  int
-	since  time.Time
-	err    error
+	mu      sync.Mutex // guards everything declared below
+	queue   []*question
+	due     bool        // a heartbeat is to be sent
+	urgent  bool        // somebody waits for what is queued
+	hurried bool        // or for what is about to be
+	later   *time.Timer // runs out when what is queued is to be sent though nobody waits
+	set     bool        // it runs
+	flying  bool        // what is queued goes by itself; else wake has fly begin again
+	flight  *flight     // that is under way and not given up
+	watch   *time.Timer // runs out when a flight may have to be given up
+	armed   int64       // when, by the store's clock; 0: it does not run
+	landed  sync.Cond   // nothing flies any more
+	luck    luck
+	closed  bool // no questions are taken any more
+	fails   int
+	since   time.Time
+	err     error
 
 	open atomic.Bool   // Redis is left alone
 	kick chan struct{} // it has just been left alone
@@ -104,19 +105,23 @@ func (l *lane) submit(q *question) error {
 		return errQueue
 	}
 	l.queue = append(l.queue, q)
-	if q.waited() {
+	switch {
+	case q.waited():
 		l.urgent = true
-	} else if !l.urgent {
+	case l.hurried:
+		l.urgent, l.hurried = true, false
+		l.begin()
+	case !l.urgent:
 		l.begin()
 	}
 	return nil
 }
 
-// hurry has what is queued not wait for more.
+// hurry has what is queued, or is about to be, not wait for more.
 func (l *lane) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.urgent = len(l.queue) > 0
+	l.urgent, l.hurried = len(l.queue) > 0, true
 }
 
 // flush sees to it that what has gathered is sent; what nobody waits for, when there is more of it.
@@ -398,6 +403,17 @@ func (l *lane) settleScript(x *script, sent int64, f *flushers) error {
 		l.s.finish(q, err, f)
 	}
 	return err
+}
+
+// drain waits until what is queued is answered.
+func (l *lane) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.queue) > 0 || l.flying {
+		l.urgent = len(l.queue) > 0
+		l.begin()
+		l.landed.Wait()
+	}
 }
 
 // close waits until what is queued is answered, and takes nothing more.

@@ -200,7 +200,9 @@ func (s *Store) waits(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (wait
 		shard.mu.Lock()
 		l := shard.find(hash)
 		waits = l != nil && l.pending != nil
+		key := ""
 		if waits {
+			key = l.key
 			if passes = len(hits) == 1 && l.of(hits[0].Rate); passes {
 				hits[0].Decision, passes = s.mayGoAhead(l, &hits[0], clock, s.time.now(clock))
 			}
@@ -217,7 +219,7 @@ func (s *Store) waits(now int64, hits []ratelimit.Hit, w ratelimit.Waiter) (wait
 			s.metrics.ahead.Add(1)
 			return false, true
 		case waits:
-			s.lane(l.key).hurry()
+			s.lane(key).hurry()
 			return true, false
 		}
 	}
@@ -236,9 +238,8 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 	shard.mu.Lock()
 	left := shard.turn(clock, now)
 	l := shard.find(hash)
-	sound := l != nil || clock >= shard.sound
 	if l == nil {
-		l = &lease{key: s.keyOf(h), rate: h.Rate}
+		l = &lease{key: s.keyOf(h), rate: h.Rate, early: shard.sound}
 		shard.young[hash] = l
 	}
 	rate := l.rate
@@ -253,7 +254,7 @@ func (s *Store) lend(parts []part, p *part, h *ratelimit.Hit, clock int64) []par
 	p.hash = hash
 	if v == ask {
 		p.key, p.freed = l.key, l.held
-		if sound && l.of(h.Rate) {
+		if l.of(h.Rate) {
 			p.Decision, p.early = s.mayGoAhead(l, h, clock, now)
 		}
 		if l.live(now) {
@@ -288,10 +289,13 @@ func (s *Store) hear(q *question, now int64) {
 		shard.mu.Lock()
 		l := shard.find(p.hash)
 		var left lease
+		if l != nil {
+			l.asks -= min(l.asks, p.asks())
+		}
 		switch {
 		case l != nil && l.of(p.Rate):
 			left = l.hear(now, p.from, p.to, p.held)
-			s.counted(l, p, q.ok, now)
+			l.settle(p.pends, now)
 		case p.from != p.to: // nobody knows of it any more
 			left = lease{key: p.key, rate: p.Rate, at: p.from, end: p.to, heard: now}
 		}

@@ -101,6 +101,9 @@ func (s *Store) Run(ctx context.Context) error {
 		beating.Go(func() { l.run(ctx) })
 	}
 	beating.Wait()
+	for _, l := range s.lanes {
+		l.drain() // it may lease more, or not pass
+	}
 	s.giveUp()
 	for _, l := range s.lanes {
 		l.close()
