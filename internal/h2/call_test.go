@@ -861,3 +861,43 @@ func TestWhatIsOnlyBegunHoldsUpNobody(t *testing.T) {
 		require.Equal(t, 301, ts.open())
 	})
 }
+
+// TestTurnsAreNotHeldForWriting: clients that ask for answers, begin long messages and read nothing hold up nobody either, when
+// they have had to wait for their turn.
+func TestTurnsAreNotHeldForWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := &talks{slow: time.Second}
+		l := pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		startTalks(t, ts, l)
+		for range 80 { // so that there is somebody who waits
+			c := l.connect(t)
+			c.begin(1)
+			go c.say(framed("send " + strings.Repeat("0", 60_000)))
+		}
+		var begun bytes.Buffer
+		f := http2.NewFramer(&begun, nil)
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: talkBlock(), EndHeaders: true})
+		for range 20 {
+			_ = f.WritePing(false, [8]byte{1})
+		}
+		_ = f.WriteData(1, false, append(binary.BigEndian.AppendUint32([]byte{0}, 64_000), make([]byte, 100)...))
+		for range 80 {
+			ours, theirs := net.Pipe()
+			l.conns <- theirs
+			t.Cleanup(func() { _ = ours.Close() })
+			go func() { _, _ = io.ReadFull(ours, make([]byte, 70)) }() // the server's settings, and no more
+			_, _ = io.WriteString(ours, http2.ClientPreface)
+			_ = http2.NewFramer(ours, nil).WriteSettings()
+			synctest.Wait()
+			go func() { _, _ = ours.Write(begun.Bytes()) }()
+		}
+		synctest.Wait()
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		c := l.connect(t)
+		c.begin(1)
+		go c.say(framed("send " + strings.Repeat("0", 5_000)))
+		c.until("its turn", func(f http2.Frame) bool { return f.Header().Type == http2.FrameData })
+		require.Less(t, time.Since(start), 5*time.Second)
+	})
+}
