@@ -19,6 +19,9 @@ func yamlOf(all map[string][]any) ([]byte, error) {
 		w.out = append(w.out, ':')
 		w.after(all[kind], 0, false)
 	}
+	if bytes.Contains(w.out, []byte("\u2028")) || bytes.Contains(w.out, []byte("\u2029")) {
+		return w.encode(all), w.err // which ends a line for the library, and must be indented after that
+	}
 	return w.out, w.err
 }
 

@@ -13,7 +13,7 @@ func TestYAMLIsAsTheLibraryWritesIt(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	texts := []string{
 		"", "a", "y", "no", "true", "Null", "~", "name", "name_a", "@type", "a.b/c", "a: b", "a #b", "#a", "- a", "-", "[a]", "{a", "*", "&a", "!a", "%a", "'a'", `"a"`,
-		"1", "0x1f", "1e3", ".5", "1:20", "2026-11-28", "10.0.0.1", "a\nb", "a\n\n  b\n", "\n", " a", "a ", "a\tb", "\x00", "é", "\u2028", "name10", "name9", "NAME",
+		"1", "0x1f", "1e3", ".5", "1:20", "2026-11-28", "10.0.0.1", "a\nb", "a\n\n  b\n", "\n", " a", "a ", "a\tb", "\x00", "é", "\u2028", "a\nb\u2028c: d", "a\u2029", "name10", "name9", "NAME",
 		"type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "<<", "=", "a very long text of many words that a writer might break into several lines, which would be another text, or call a name that is none",
 	}
 	text := func() string { return texts[r.IntN(len(texts))] }

@@ -55,10 +55,12 @@ func StartRedis(ctx context.Context, dir string, args ...string) (*Redis, error)
 }
 
 // Restart starts it again after it was killed, as empty as its settings have it.
-func (r *Redis) Restart(ctx context.Context) (err error) {
-	if r.Process, err = Start(r.command); err != nil {
+func (r *Redis) Restart(ctx context.Context) error {
+	started, err := Start(r.command)
+	if err != nil {
 		return err
 	}
+	r.Process = started
 	if err := r.wait(ctx, r.Address, func(context.Context) bool { return r.ping() == nil }); err != nil {
 		r.Stop()
 		return err
