@@ -75,13 +75,17 @@ func (s *Source) load(files []policy.File) (*policy.Set, []policy.Problem) {
 
 // Run calls apply with the documents as they are, and again after each change of them, until ctx is done. apply is
 // called from Run's goroutine. The error is Load's at the start, or the watcher's.
+//
+// Where the system has no watcher left, which others on the machine may have used up, changes are seen within 2 s.
 func (s *Source) Run(ctx context.Context, apply func(Update)) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch policy: %w", err)
+	w := watch{source: s, apply: apply}
+	if watcher, err := newWatcher(); err == nil {
+		defer func() { _ = watcher.Close() }()
+		w.watcher = watcher
+	} else {
+		s.log.Warn("policy can't be watched, and is looked at instead (on Linux, fs.inotify.max_user_instances says how many may watch)",
+			"every", patrol, "error", err)
 	}
-	defer func() { _ = watcher.Close() }()
-	w := watch{source: s, watcher: watcher, apply: apply}
 	if err := w.look(time.Now(), nil); err != nil {
 		return err
 	}
@@ -89,10 +93,12 @@ func (s *Source) Run(ctx context.Context, apply func(Update)) error {
 	return w.run(ctx)
 }
 
+var newWatcher = fsnotify.NewWatcher
+
 // watch is one Run.
 type watch struct {
 	source   *Source
-	watcher  *fsnotify.Watcher
+	watcher  *fsnotify.Watcher // nil: nobody tells of changes
 	apply    func(Update)
 	problems []policy.Problem // of reading, when it was last applied
 	set      *policy.Set      // last applied
@@ -128,18 +134,23 @@ func (w *watch) run(ctx context.Context) error {
 		}
 		quiet.Reset(now.wait(at))
 	}
+	var events chan fsnotify.Event
+	var failures chan error
+	if w.watcher != nil {
+		events, failures = w.watcher.Events, w.watcher.Errors
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case event, ok := <-w.watcher.Events:
+		case event, ok := <-events:
 			if !ok {
 				return errors.New("watch policy: the watcher ended")
 			}
 			if concerns(w.source.paths, event.Name) {
 				note(filepath.Clean(event.Name), false)
 			}
-		case err := <-w.watcher.Errors:
+		case err := <-failures:
 			w.source.log.Warn("watch policy", "error", err)
 			note("", true) // notices may be lost
 		case <-quiet.C:
@@ -205,7 +216,11 @@ func (w *watch) look(seen time.Time, names map[string]bool) error {
 }
 
 // directory watches a directory that could bring a document. Watching one twice changes nothing.
-func (w *watch) directory(path string) { _ = w.watcher.Add(path) } // it may be gone for now: patrols look
+func (w *watch) directory(path string) {
+	if w.watcher != nil {
+		_ = w.watcher.Add(path) // it may be gone for now: patrols look
+	}
+}
 
 // concerns says whether what happened to name can change what is at paths. In the folder of a path that is a file, or
 // whose links are swapped, other things happen too.
