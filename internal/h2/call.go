@@ -318,10 +318,7 @@ func (c *conn) wait(g *gate, n int) bool {
 		return true
 	}
 	c.waits = true
-	if c.answered > 0 {
-		c.answered = 0
-		c.srv.Unary.Flush()
-	}
+	c.flushUnary()
 	c.flushSoon() // who does not read may not hold its turn for that
 	c.mu.Unlock()
 	var err error

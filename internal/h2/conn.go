@@ -255,11 +255,16 @@ func (c *conn) fill() error {
 
 // flushAll has everything go on that came together.
 func (c *conn) flushAll() {
+	c.flushUnary()
+	c.flush()
+}
+
+// flushUnary has questions go on that came together.
+func (c *conn) flushUnary() {
 	if c.answered > 0 {
 		c.answered = 0
 		c.srv.Unary.Flush()
 	}
-	c.flush()
 }
 
 // makeRoom moves what is not read yet to where there is room behind it.

@@ -113,11 +113,12 @@ func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces,
 	defer j.release()
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
 		j.service, j.adaptive = rates.Service(documents.Service(rs.Resource())), rates.Adaptive()
-		judge := j.filter
-		if s.mark != "" {
-			judge = func(rs ptrace.ResourceSpans) (kept, dropped int64) { return j.try(rs, s.mark) }
+		var kept, dropped int64
+		if s.mark == "" {
+			kept, dropped = j.filter(rs)
+		} else {
+			kept, dropped = j.try(rs, s.mark)
 		}
-		kept, dropped := judge(rs)
 		j.counts.add(j.service.Class, kept, dropped)
 		all += kept
 		return kept == 0 && s.mark == ""

@@ -21,18 +21,14 @@ func (a *inquiry) goAhead() bool {
 		all = all && (p.early || p.key == "" && p.Decision.Allowed)
 		early = early || p.early
 	}
-	if !early {
+	if !all || !early {
 		return false
 	}
 	for i := range a.hits {
-		if p := a.partOf(i); all {
-			a.hits[i].Decision = p.Decision
-		}
+		a.hits[i].Decision = a.partOf(i).Decision
 	}
-	if all {
-		a.s.metrics.ahead.Add(1)
-	}
-	return all
+	a.s.metrics.ahead.Add(1)
+	return true
 }
 
 // mayGoAhead says whether a hit may pass so at an instant, and counts it. The lease is of its rate. The shard's mu is held.

@@ -409,6 +409,11 @@ func (l *lane) settleScript(x *script, sent int64, f *flushers) error {
 func (l *lane) drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.empty()
+}
+
+// empty is drain. mu is held.
+func (l *lane) empty() {
 	for len(l.queue) > 0 || l.flying {
 		l.urgent = len(l.queue) > 0
 		l.begin()
@@ -420,11 +425,8 @@ func (l *lane) drain() {
 func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed, l.urgent = true, true
-	l.begin() // of what nobody has flushed yet
-	for l.flying {
-		l.landed.Wait()
-	}
+	l.closed = true
+	l.empty()
 	l.open.Store(true)
 	close(l.wake)
 }
