@@ -64,21 +64,20 @@ var (
 func (r *request) parse(message []byte, of *requestFields) error {
 	var rest []byte // what protobuf's decoder is left with
 	entries, size := 0, 0
-	for b := message; len(b) > 0; {
-		number, value, whole, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = b[len(whole):]
+	f := fields{rest: message}
+	for f.next() {
 		switch {
-		case value != nil && number == of.initial:
-			entries, size = entries+1, size+len(value)
-		case value != nil && number == of.all:
-		case value == nil || !r.take(number, value, of):
-			rest = append(rest, whole...)
-		case !utf8.Valid(value):
+		case f.value != nil && f.number == of.initial:
+			entries, size = entries+1, size+len(f.value)
+		case f.value != nil && f.number == of.all:
+		case f.value == nil || !r.take(f.number, f.value, of):
+			rest = append(rest, f.whole...)
+		case !utf8.Valid(f.value):
 			return errUTF8
 		}
+	}
+	if f.err != nil {
+		return f.err
 	}
 	r.kind, r.served = kindOf(r.url)
 	if len(rest) > 0 {
@@ -99,25 +98,21 @@ func (r *request) parse(message []byte, of *requestFields) error {
 func (r *request) takeNames(message []byte, before []string) error {
 	r.subscribe = before[:0:0]
 	same := 0 // so many are as before
-	for b := message; len(b) > 0; {
-		number, value, whole, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		b = b[len(whole):]
+	f := fields{rest: message}
+	for f.next() {
 		switch {
-		case number != sotwFields.all || value == nil:
+		case f.number != sotwFields.all || f.value == nil:
 			continue
-		case same == len(r.subscribe) && same < len(before) && string(value) == before[same]:
+		case same == len(r.subscribe) && same < len(before) && string(f.value) == before[same]:
 			same++
 			r.subscribe = before[:same:same]
 			continue
-		case !utf8.Valid(value):
+		case !utf8.Valid(f.value):
 			return errUTF8
 		}
-		r.subscribe = append(r.subscribe, string(value))
+		r.subscribe = append(r.subscribe, string(f.value))
 	}
-	return nil
+	return f.err
 }
 
 // take takes a field that is text, if it is one of those.
@@ -145,45 +140,39 @@ func (r *request) takeInitial(message []byte, of *requestFields, entries, size i
 	var text strings.Builder
 	text.Grow(size)
 	r.initial = make(map[string]string, entries)
-	for b := message; len(b) > 0; {
-		number, value, whole, err := nextField(b)
-		if err != nil {
-			return err
-		}
-		if b = b[len(whole):]; number != of.initial || value == nil {
+	f := fields{rest: message}
+	for f.next() {
+		if f.number != of.initial || f.value == nil {
 			continue
 		}
-		name, version, err := entry(value, &text)
+		name, version, err := entry(f.value, &text)
 		if err != nil {
 			return err
 		}
 		r.initial[name] = version
 	}
-	return nil
+	return f.err
 }
 
 // entry takes an entry of a map.
 func entry(b []byte, text *strings.Builder) (key, value string, err error) {
-	for len(b) > 0 {
-		number, v, whole, err := nextField(b)
-		if err != nil {
-			return "", "", err
-		}
-		if b = b[len(whole):]; v == nil || number > 2 {
+	f := fields{rest: b}
+	for f.next() {
+		if f.value == nil || f.number > 2 {
 			continue
 		}
-		if !utf8.Valid(v) {
+		if !utf8.Valid(f.value) {
 			return "", "", errUTF8
 		}
 		from := text.Len()
-		text.Write(v)
-		if part := text.String()[from:]; number == 1 {
+		text.Write(f.value)
+		if part := text.String()[from:]; f.number == 1 {
 			key = part
 		} else {
 			value = part
 		}
 	}
-	return key, value, nil
+	return key, value, f.err
 }
 
 func refusal(s *statusv1.Status) string {
@@ -195,20 +184,35 @@ func refusal(s *statusv1.Status) string {
 
 var errUTF8 = errors.New("want UTF-8")
 
-// nextField gives the first field of a message: its value where that is bytes, else nil, and with its tag.
-func nextField(b []byte) (number protowire.Number, value, whole []byte, err error) {
-	number, kind, tag := protowire.ConsumeTag(b)
+// fields goes through a message, a field at a time.
+type fields struct {
+	rest []byte // not gone through yet
+	err  error  // the message is none
+
+	number protowire.Number
+	value  []byte // where it is bytes, else nil
+	whole  []byte // with its tag
+}
+
+// next goes to the next field. False says that there is none, or an error.
+func (f *fields) next() bool {
+	if len(f.rest) == 0 {
+		return false
+	}
+	number, kind, tag := protowire.ConsumeTag(f.rest)
 	if tag < 0 {
-		return 0, nil, nil, protowire.ParseError(tag)
+		f.err = protowire.ParseError(tag)
+		return false
 	}
-	n := protowire.ConsumeFieldValue(number, kind, b[tag:])
+	n := protowire.ConsumeFieldValue(number, kind, f.rest[tag:])
 	if n < 0 {
-		return 0, nil, nil, protowire.ParseError(n)
+		f.err = protowire.ParseError(n)
+		return false
 	}
-	whole = b[:tag+n]
+	f.number, f.value, f.whole, f.rest = number, nil, f.rest[:tag+n], f.rest[tag+n:]
 	if kind == protowire.BytesType {
-		_, length := protowire.ConsumeVarint(whole[tag:])
-		value = whole[tag+length:] // not nil, even if it is empty
+		_, length := protowire.ConsumeVarint(f.whole[tag:])
+		f.value = f.whole[tag+length:] // not nil, even if it is empty
 	}
-	return number, value, whole, nil
+	return true
 }
