@@ -1,0 +1,97 @@
+package otlp
+
+import (
+	"math"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+)
+
+// Value is that of an attribute. Its methods give what those of [pcommon.Value] do.
+type Value []byte
+
+// Fields of an AnyValue.
+const (
+	valueText = 1 + iota
+	valueBool
+	valueInt
+	valueDouble
+	valueList_
+	valueMap
+	valueBytes
+	valueIndex
+)
+
+var types = [...]pcommon.ValueType{
+	valueText: pcommon.ValueTypeStr, valueBool: pcommon.ValueTypeBool, valueInt: pcommon.ValueTypeInt, valueDouble: pcommon.ValueTypeDouble,
+	valueList_: pcommon.ValueTypeSlice, valueMap: pcommon.ValueTypeMap, valueBytes: pcommon.ValueTypeBytes, valueIndex: pcommon.ValueTypeEmpty,
+}
+
+// last is the field that says what the value is.
+func (v Value) last() (f Fields) {
+	for all := FieldsOf(v); all.Next(); {
+		if all.Number < len(types) {
+			f = all
+		}
+	}
+	return f
+}
+
+// Type is the value's.
+func (v Value) Type() pcommon.ValueType { return types[v.last().Number] }
+
+// Str is the text, if it is one.
+func (v Value) Str() string {
+	if f := v.last(); f.Number == valueText {
+		return Text(f.Body)
+	}
+	return ""
+}
+
+// Bool says whether it is true, if it is of that type.
+func (v Value) Bool() bool {
+	f := v.last()
+	return f.Number == valueBool && number(f.Body) != 0
+}
+
+// Double is the number, if it is of that type.
+func (v Value) Double() float64 {
+	if f := v.last(); f.Number == valueDouble {
+		return math.Float64frombits(fixed(f.Body))
+	}
+	return 0
+}
+
+// AsString is the text, and what stands for anything else.
+func (v Value) AsString() string {
+	if f := v.last(); f.Number == valueText { // the usual case
+		return Text(f.Body)
+	}
+	return v.Decode().AsString()
+}
+
+// Decode gives the value as pdata has it, which is the caller's.
+func (v Value) Decode() pcommon.Value {
+	const resource, attributes = ResourceSpansResource, ResourceAttributes
+	var b []byte
+	b, request := Begin(b, RequestResourceSpans)
+	b, r := Begin(b, resource)
+	b, kv := Begin(b, attributes)
+	b, at := Begin(b, valueField)
+	b = append(b, v...)
+	for _, at := range []int{at, kv, r, request} {
+		End(b, at)
+	}
+	out := pcommon.NewValueEmpty()
+	if td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(b); err == nil {
+		if found, ok := td.ResourceSpans().At(0).Resource().Attributes().Get(""); ok {
+			found.MoveTo(out)
+		}
+	}
+	return out
+}
+
+func number(b []byte) uint64 {
+	n, _ := uvarint(b)
+	return n
+}
