@@ -32,6 +32,7 @@ const (
 	varint
 	fixed32
 	fixed64
+	flags // a fixed32 whose tag has two bytes
 	text
 	traceID
 	spanID
@@ -72,7 +73,7 @@ func newShape(name string, kinds map[int]kind, messages ...*shape) *shape {
 		switch k {
 		case varint:
 			wire = wireVarint
-		case fixed32:
+		case fixed32, flags:
 			wire = wireFixed32
 		case fixed64:
 			wire = wireFixed64
@@ -90,7 +91,7 @@ var (
 	link   = newShape("Link", map[int]kind{1: traceID, 2: spanID, 3: text, 4: attribute, 5: varint, 6: fixed32})
 	span   = newShape("Span", map[int]kind{
 		1: traceID, 2: spanID, 3: text, 4: spanID, 5: text, 6: varint, 7: fixed64, 8: fixed64, 9: attribute, 10: varint,
-		11: message, 12: varint, 13: message, 14: varint, 15: message, 16: fixed32,
+		11: message, 12: varint, 13: message, 14: varint, 15: message, 16: flags,
 	}, event, link, status)
 	scope         = newShape("InstrumentationScope", map[int]kind{1: text, 2: text, 3: attribute, 4: varint})
 	scopeSpans    = newShape("ScopeSpans", map[int]kind{1: message, 2: message, 3: text}, scope, span)
@@ -113,91 +114,93 @@ func (c *checker) message(b []byte, m *shape, depth int) error {
 	if m == span {
 		c.spans++
 	}
-	for len(b) > 0 {
-		tag := uint64(b[0])
-		if tag < 0x80 { // the usual case
-			b = b[1:]
-		} else {
-			var n int
-			if tag, n = uvarint(b); n == 0 || tag >= 1<<32 {
-				return malformed(m, "a field has no number")
-			}
-			b = b[n:]
-		}
-		k := unknown
-		if tag < uint64(len(m.kinds)) {
-			k = m.kinds[tag]
-		}
-		size, head := -1, 0 // of what follows the tag, and of the length in that
-		switch k {
-		case fixed64:
-			size = 8
-		case fixed32:
-			size = 4
-		case wrong:
-			return malformed(m, "field %d is of wire type %d", tag>>3, tag&7)
-		case unknown:
-			if err := odd(tag, m); err != nil {
-				return err
-			}
-			_, size = take(b, tag&7)
-		case varint:
-			_, size = uvarint(b)
-			if size == 0 {
-				size = -1
-			}
-		default:
-			if len(b) > 0 && b[0] < 0x80 { // the usual case
-				size, head = 1+int(b[0]), 1
-			} else if body, n := take(b, wireBytes); n > 0 {
-				size, head = n, n-len(body)
+	for at := 0; at < len(b); {
+		size := 0
+		if at+1 < len(b) { // fields as they usually are
+			switch second := int(b[at+1]); m.kinds[b[at]] {
+			case varint:
+				if second < 0x80 {
+					size = 2
+				}
+			case fixed32:
+				size = 5
+			case fixed64:
+				size = 9
+			case flags:
+				if second == 1 {
+					size = 6
+				}
+			case text:
+				if second < 0x80 {
+					size = 2 + second
+				}
+			case traceID:
+				if second == 16 {
+					size = 18
+				}
+			case spanID:
+				if second == 8 {
+					size = 10
+				}
+			case attribute:
+				size = plain(b[at:])
+			case message:
+				if second == 0 && m == span {
+					size = 2
+				}
 			}
 		}
-		if size < 0 || size > len(b) {
-			return malformed(m, "field %d has no end", tag>>3)
-		}
-		if k > text {
-			if err := c.body(b[head:size], k, tag>>3, m, depth); err != nil {
+		if size == 0 || size > len(b)-at {
+			var err error
+			if size, err = c.field(b[at:], m, depth); err != nil {
 				return err
 			}
 		}
-		b = b[size:]
+		at += size
 	}
 	return nil
 }
 
-// odd says what is wrong with a field that is not known.
-func odd(tag uint64, m *shape) error {
-	switch wire := tag & 7; {
-	case tag>>3 == 0:
-		return malformed(m, "a field has no number")
-	case wire == startGroup || wire == endGroup || tag>>3 == 1000 && m == resourceSpans:
-		return ErrOld
+// field checks the first field, whatever it is, and says how long it is.
+func (c *checker) field(b []byte, m *shape, depth int) (size int, err error) {
+	tag, n := uvarint(b)
+	number, wire := tag>>3, tag&7
+	switch {
+	case n == 0 || number == 0:
+		return 0, malformed(m, "a field has no number")
+	case tag >= 1<<32:
+		return 0, malformed(m, "the number of a field is over 536870911")
 	}
-	return nil
-}
-
-func (c *checker) body(b []byte, k kind, number uint64, m *shape, depth int) error {
+	k := unknown
+	if tag < uint64(len(m.kinds)) {
+		k = m.kinds[tag]
+	}
+	switch {
+	case k == wrong:
+		return 0, malformed(m, "field %d is of wire type %d", number, wire)
+	case k == unknown && (wire == startGroup || wire == endGroup || number == 1000 && m == resourceSpans):
+		return 0, ErrOld
+	}
+	body, size := take(b[n:], wire)
+	if size < 0 {
+		return 0, malformed(m, "field %d has no end", number)
+	}
 	switch k {
 	case traceID, spanID:
-		if n := len(b); n != 0 && n != idSize(k) {
-			return malformed(m, "the id of field %d has %d bytes", number, n)
+		if len(body) != 0 && len(body) != idSize(k) {
+			err = malformed(m, "the id of field %d has %d bytes", number, len(body))
 		}
-		return nil
 	case attribute:
-		if plain(b) { // the usual case
-			return nil
-		}
-		m = keyValue
+		err = c.message(body, keyValue, depth)
 	case value:
-		m = anyValue
-	default:
+		err = c.message(body, anyValue, depth)
+	case message:
 		if m == anyValue {
 			depth++
 		}
-		m = m.shapes[number]
+		err = c.message(body, m.shapes[number], depth)
 	}
-	return c.message(b, m, depth)
+	return n + size, err
 }
 
 func idSize(k kind) int {
@@ -207,25 +210,42 @@ func idSize(k kind) int {
 	return 8
 }
 
-// plain says whether an attribute is a key and a short text, or a number.
-func plain(b []byte) bool {
-	if len(b) < 2 || len(b) > 0x7f || b[0] != 1<<3|wireBytes {
+// plain says how many bytes are fields with the tag of the first that are attributes of less than 128 bytes: a key and a value
+// that has no others in it, in whatever order, since SDKs write the key first, and collectors the value.
+func plain(b []byte) (size int) {
+	for tag := b[0]; len(b) >= 6 && b[0] == tag && b[1] < 0x80; {
+		end, second := 2+int(b[1]), 4+int(b[3])
+		if end > len(b) || second+2 > end || second+2+int(b[second+1]) != end {
+			break
+		}
+		v := b[4:second]
+		if b[2] == keyField<<3|wireBytes && b[second] == valueField<<3|wireBytes {
+			v = b[second+2 : end]
+		} else if b[2] != valueField<<3|wireBytes || b[second] != keyField<<3|wireBytes {
+			break
+		}
+		if !scalar(v) {
+			break
+		}
+		b = b[end:]
+		size += end
+	}
+	return size
+}
+
+// scalar says whether a value of less than 128 bytes is a text, a number or a bool.
+func scalar(v []byte) bool {
+	if len(v) < 2 {
 		return false
 	}
-	key := int(b[1])
-	if b = b[2:]; key+4 > len(b) {
-		return false
-	}
-	b = b[key:]
-	if b[0] != 2<<3|wireBytes || int(b[1]) != len(b)-2 {
-		return false
-	}
-	switch b[2] {
-	case 1<<3 | wireBytes:
-		return int(b[3]) == len(b)-4
-	case 3<<3 | wireVarint:
-		_, n := uvarint(b[3:])
-		return n == len(b)-3
+	switch v[0] {
+	case valueText<<3 | wireBytes:
+		return int(v[1]) == len(v)-2
+	case valueBool<<3 | wireVarint, valueInt<<3 | wireVarint:
+		_, n := uvarint(v[1:])
+		return n == len(v)-1
+	case valueDouble<<3 | wireFixed64:
+		return len(v) == 9
 	}
 	return false
 }

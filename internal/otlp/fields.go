@@ -48,13 +48,18 @@ func FieldsOf(message []byte) Fields { return Fields{rest: message} }
 
 // Next goes to the next field, and says whether there is one.
 func (f *Fields) Next() bool {
-	if len(f.rest) == 0 {
+	b := f.rest
+	if len(b) == 0 {
 		return false
 	}
-	tag, n := uvarint(f.rest)
-	body, size := take(f.rest[n:], tag&7)
-	f.Number, f.Body = int(tag>>3), body
-	f.Whole, f.rest = f.rest[:n+size], f.rest[n+size:]
+	if len(b) > 1 && b[0] < 0x80 && b[0]&7 == wireBytes && b[1] < 0x80 { // the usual case
+		end := 2 + int(b[1])
+		f.Number, f.Whole, f.Body, f.rest = int(b[0]>>3), b[:end], b[2:end], b[end:]
+		return true
+	}
+	tag, n := uvarint(b)
+	body, size := take(b[n:], tag&7)
+	f.Number, f.Whole, f.Body, f.rest = int(tag>>3), b[:n+size], body, b[n+size:]
 	return true
 }
 
@@ -80,27 +85,41 @@ func ResourceOf(resourceSpans []byte) (r Resource) {
 }
 
 // Attributes goes through those of the resource.
-func (r Resource) Attributes() Attributes {
-	return Attributes{fields: FieldsOf(r.message), number: ResourceAttributes}
-}
+func (r Resource) Attributes() Attributes { return AttributesOf(r.message, ResourceAttributes) }
 
 // Attributes goes through attributes.
 type Attributes struct {
 	Key   string
 	Value Value
 
-	fields Fields
-	number int
+	rest []byte
+	tag  byte
+}
+
+// AttributesOf begins before the first of a message, in which they are the fields of that number.
+func AttributesOf(message []byte, number int) Attributes {
+	return Attributes{rest: message, tag: byte(number<<3 | wireBytes)}
 }
 
 // Next goes to the next attribute, and says whether there is one.
 func (a *Attributes) Next() bool {
-	for a.fields.Next() {
-		if a.fields.Number == a.number {
-			a.Key, a.Value = KeyValue(a.fields.Body)
+	for b := a.rest; len(b) > 1; {
+		if b[0] == a.tag && b[1] < 0x80 { // the usual case
+			end := 2 + int(b[1])
+			a.rest = b[end:]
+			a.Key, a.Value = KeyValue(b[2:end])
+			return true
+		}
+		f := FieldsOf(b)
+		f.Next()
+		b = f.rest
+		if f.Number == int(a.tag>>3) {
+			a.rest = b
+			a.Key, a.Value = KeyValue(f.Body)
 			return true
 		}
 	}
+	a.rest = nil
 	return false
 }
 
@@ -116,6 +135,17 @@ func (a Attributes) Get(key string) (v Value, ok bool) {
 
 // KeyValue takes an attribute apart.
 func KeyValue(attribute []byte) (key string, v Value) {
+	if b := attribute; len(b) > 3 && b[1] < 0x80 { // the usual case: both, and nothing else
+		n := 2 + int(b[1])
+		if n+1 < len(b) && b[n+1] < 0x80 && n+2+int(b[n+1]) == len(b) {
+			switch {
+			case b[0] == keyField<<3|wireBytes && b[n] == valueField<<3|wireBytes:
+				return Text(b[2:n]), Value(b[n+2:])
+			case b[0] == valueField<<3|wireBytes && b[n] == keyField<<3|wireBytes:
+				return Text(b[n+2:]), Value(b[2:n])
+			}
+		}
+	}
 	for f := FieldsOf(attribute); f.Next(); {
 		switch f.Number {
 		case keyField:

@@ -20,18 +20,29 @@ func (s *Span) Message() []byte { return s.message }
 
 // Attributes goes through those of the span.
 func (s *Span) Attributes() Attributes {
-	return Attributes{fields: FieldsOf(s.message[s.first:s.last]), number: SpanAttributes}
+	return AttributesOf(s.message[s.first:s.last], SpanAttributes)
 }
 
 // Read reads a span's message.
 func (s *Span) Read(message []byte) {
 	*s = Span{message: message}
 	for at := 0; at < len(message); {
-		from := at
-		tag, n := uvarint(message[at:])
-		at += n
-		body, size := take(message[at:], tag&7)
-		at += size
+		from, b := at, message[at:]
+		tag := uint64(b[0])
+		var body []byte
+		switch {
+		case tag < 0x80 && tag&7 == wireBytes && b[1] < 0x80: // the usual case
+			body = b[2 : 2+int(b[1])]
+			at += 2 + int(b[1])
+		case tag < 0x80 && tag&7 == wireFixed64:
+			body = b[1:9]
+			at += 9
+		default:
+			var n, size int
+			tag, n = uvarint(b)
+			body, size = take(b[n:], tag&7)
+			at += n + size
+		}
 		switch tag >> 3 {
 		case SpanTraceID:
 			s.TraceID = [16]byte{}

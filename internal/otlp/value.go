@@ -27,45 +27,48 @@ var types = [...]pcommon.ValueType{
 	valueList_: pcommon.ValueTypeSlice, valueMap: pcommon.ValueTypeMap, valueBytes: pcommon.ValueTypeBytes, valueIndex: pcommon.ValueTypeEmpty,
 }
 
-// last is the field that says what the value is.
-func (v Value) last() (f Fields) {
-	for all := FieldsOf(v); all.Next(); {
-		if all.Number < len(types) {
-			f = all
+// last gives the field that says what the value is.
+func (v Value) last() (number int, body []byte) {
+	for f := FieldsOf(v); f.Next(); {
+		if f.Number < len(types) {
+			number, body = f.Number, f.Body
 		}
 	}
-	return f
+	return number, body
 }
 
 // Type is the value's.
-func (v Value) Type() pcommon.ValueType { return types[v.last().Number] }
+func (v Value) Type() pcommon.ValueType {
+	number, _ := v.last()
+	return types[number]
+}
 
 // Str is the text, if it is one.
 func (v Value) Str() string {
-	if f := v.last(); f.Number == valueText {
-		return Text(f.Body)
+	if number, body := v.last(); number == valueText {
+		return Text(body)
 	}
 	return ""
 }
 
 // Bool says whether it is true, if it is of that type.
 func (v Value) Bool() bool {
-	f := v.last()
-	return f.Number == valueBool && number(f.Body) != 0
+	n, body := v.last()
+	return n == valueBool && number(body) != 0
 }
 
 // Double is the number, if it is of that type.
 func (v Value) Double() float64 {
-	if f := v.last(); f.Number == valueDouble {
-		return math.Float64frombits(fixed(f.Body))
+	if number, body := v.last(); number == valueDouble {
+		return math.Float64frombits(fixed(body))
 	}
 	return 0
 }
 
 // AsString is the text, and what stands for anything else.
 func (v Value) AsString() string {
-	if f := v.last(); f.Number == valueText { // the usual case
-		return Text(f.Body)
+	if number, body := v.last(); number == valueText { // the usual case
+		return Text(body)
 	}
 	return v.Decode().AsString()
 }
