@@ -6,8 +6,17 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/sampling"
 )
+
+// value is an attribute's: a [pcommon.Value], or an [otlp.Value] that nobody has decoded.
+type value interface {
+	Type() pcommon.ValueType
+	Str() string
+	Double() float64
+	AsString() string
+}
 
 // ByChance is the threshold at which a root was kept by something that does not decide by its randomness, if it says so:
 // SDKs' remote samplers by their type and parameter, and Weir's proxies by [sampling.ThresholdAttribute]. A proxy that a
@@ -18,7 +27,16 @@ func ByChance(span ptrace.Span) (sampling.Threshold, bool) {
 	}
 	c := chance{share: 1}
 	for name, v := range span.Attributes().All() {
-		c.note(name, v)
+		note(&c, name, v)
+	}
+	return c.threshold()
+}
+
+// ByChanceIn is [ByChance] of an undecoded root that has these attributes.
+func ByChanceIn(attributes otlp.Attributes) (sampling.Threshold, bool) {
+	c := chance{share: 1}
+	for attributes.Next() {
+		note(&c, attributes.Key, attributes.Value)
 	}
 	return c.threshold()
 }
@@ -30,7 +48,7 @@ type chance struct {
 	proxy                 sampling.Threshold
 }
 
-func (c *chance) note(name string, v pcommon.Value) {
+func note[V value](c *chance, name string, v V) {
 	switch name {
 	case "jaeger.sampler.type", "sampler.type":
 		c.probabilistic = v.Str() == "probabilistic"
@@ -53,7 +71,7 @@ func (c *chance) threshold() (sampling.Threshold, bool) {
 	return 0, false
 }
 
-func number(v pcommon.Value) float64 {
+func number[V value](v V) float64 {
 	if v.Type() == pcommon.ValueTypeStr {
 		n, _ := strconv.ParseFloat(v.Str(), 64) // 0 says nothing
 		return n

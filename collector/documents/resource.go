@@ -1,8 +1,11 @@
 package documents
 
 import (
+	"strings"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/sampling"
 )
@@ -18,11 +21,27 @@ const (
 
 // Service names the service that a resource is of, and gives the class that the resource itself claims, or "".
 func Service(r pcommon.Resource) (ref policy.Ref, class string) {
-	return policy.Ref{Namespace: text(r, serviceNamespace), Name: text(r, serviceName)}, text(r, sampling.ClassAttribute)
+	return service(r.Attributes())
 }
 
-func text(r pcommon.Resource, name string) string {
-	if v, ok := r.Attributes().Get(name); ok {
+// ServiceOf is [Service] of an undecoded resource. What it gives outlives the request.
+func ServiceOf(r otlp.Resource) (ref policy.Ref, class string) {
+	ref, class = service(r.Attributes())
+	return policy.Ref{Namespace: strings.Clone(ref.Namespace), Name: strings.Clone(ref.Name)}, strings.Clone(class)
+}
+
+// attributes are a [pcommon.Map], or [otlp.Attributes] that nobody has decoded.
+type attributes[V value] interface {
+	Get(name string) (v V, ok bool)
+}
+
+func service[A attributes[V], V value](of A) (ref policy.Ref, class string) {
+	return policy.Ref{Namespace: Text(of, serviceNamespace), Name: Text(of, serviceName)}, Text(of, sampling.ClassAttribute)
+}
+
+// Text gives an attribute as a text, or "" if it is not there. Of an undecoded one it is a part of the request.
+func Text[A attributes[V], V value](of A, name string) string {
+	if v, ok := of.Get(name); ok {
 		return v.AsString()
 	}
 	return ""
@@ -59,7 +78,7 @@ func (r *Retention) Of(service policy.Ref, claimed string) (class, retention str
 // written there, or else what the documents say.
 func (r *Retention) OfResource(res pcommon.Resource) (service policy.Ref, class, retention string) {
 	service, claimed := Service(res)
-	if retention = text(res, RetentionAttribute); retention != "" && claimed != "" {
+	if retention = Text(res.Attributes(), RetentionAttribute); retention != "" && claimed != "" {
 		return service, claimed, retention
 	}
 	class, retention = r.Of(service, claimed)
