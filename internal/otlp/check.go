@@ -135,12 +135,12 @@ func (c *checker) message(b []byte, m *shape, depth int) error {
 					size = 2 + second
 				}
 			case traceID:
-				if second == 16 {
-					size = 18
+				if second == 16 || second == 0 {
+					size = 2 + second
 				}
 			case spanID:
-				if second == 8 {
-					size = 10
+				if second == 8 || second == 0 {
+					size = 2 + second
 				}
 			case attribute:
 				size = plain(b[at:])

@@ -31,6 +31,12 @@ const (
 	EventName          = 2
 	EventAttributes    = 3
 
+	spanSpanID   = 2
+	spanParentID = 4
+	spanKind     = 6
+	spanStart    = 7
+	spanEnd      = 8
+
 	keyField   = 1
 	valueField = 2
 )
@@ -52,9 +58,10 @@ func (f *Fields) Next() bool {
 	if len(b) == 0 {
 		return false
 	}
-	if len(b) > 1 && b[0] < 0x80 && b[0]&7 == wireBytes && b[1] < 0x80 { // the usual case
-		end := 2 + int(b[1])
-		f.Number, f.Whole, f.Body, f.rest = int(b[0]>>3), b[:end], b[2:end], b[end:]
+	if tag := b[0]; tag < 0x80 && tag&7 == wireBytes { // the usual case
+		length, n := uvarint(b[1:])
+		begin, end := 1+n, 1+n+int(length)
+		f.Number, f.Whole, f.Body, f.rest = int(tag>>3), b[:end], b[begin:end], b[end:]
 		return true
 	}
 	tag, n := uvarint(b)
@@ -69,19 +76,21 @@ func Text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 // Resource is what the spans of a ResourceSpans are of.
 type Resource struct{ message []byte }
 
-// ResourceOf finds the resource of a ResourceSpans. More than one are one.
+// ResourceOf finds the resource of a ResourceSpans.
 func ResourceOf(resourceSpans []byte) (r Resource) {
-	found := false
-	for f := FieldsOf(resourceSpans); f.Next(); {
-		switch {
-		case f.Number != ResourceSpansResource:
-		case !found:
-			found, r.message = true, f.Body
-		default:
-			r.message = append(slices.Clip(r.message), f.Body...)
-		}
+	const tag = ResourceSpansResource<<3 | wireBytes
+	for m, rest := next(resourceSpans, tag); m != nil; m, rest = next(rest, tag) {
+		r.message = merged(r.message, m)
 	}
 	return r
+}
+
+// merged is a message of which there are two: they are one.
+func merged(before, m []byte) []byte {
+	if before == nil {
+		return m
+	}
+	return append(slices.Clip(before), m...)
 }
 
 // Attributes goes through those of the resource.
@@ -96,41 +105,48 @@ type Attributes struct {
 	tag  byte
 }
 
-// AttributesOf begins before the first of a message, in which they are the fields of that number.
+// AttributesOf begins before the first of a message, in which they are the fields of that number, which is below 16.
 func AttributesOf(message []byte, number int) Attributes {
 	return Attributes{rest: message, tag: byte(number<<3 | wireBytes)}
 }
 
 // Next goes to the next attribute, and says whether there is one.
 func (a *Attributes) Next() bool {
-	for b := a.rest; len(b) > 1; {
-		if b[0] == a.tag && b[1] < 0x80 { // the usual case
-			end := 2 + int(b[1])
-			a.rest = b[end:]
-			a.Key, a.Value = KeyValue(b[2:end])
-			return true
-		}
-		f := FieldsOf(b)
-		f.Next()
-		b = f.rest
-		if f.Number == int(a.tag>>3) {
-			a.rest = b
-			a.Key, a.Value = KeyValue(f.Body)
-			return true
-		}
+	attribute, rest := next(a.rest, a.tag)
+	if attribute == nil {
+		return false
 	}
-	a.rest = nil
-	return false
+	a.rest = rest
+	a.Key, a.Value = KeyValue(attribute)
+	return true
 }
 
 // Get gives the value of the first that has the key.
 func (a Attributes) Get(key string) (v Value, ok bool) {
-	for a.Next() {
-		if a.Key == key {
-			return a.Value, true
+	for attribute, rest := next(a.rest, a.tag); attribute != nil; attribute, rest = next(rest, a.tag) {
+		if k, v := KeyValue(attribute); k == key {
+			return v, true
 		}
 	}
 	return nil, false
+}
+
+// next gives the body of the first field that has a length and that tag, and what is after it. The body is nil if there is none.
+func next(b []byte, tag byte) (body, rest []byte) {
+	for len(b) > 0 {
+		if b[0] == tag { // the usual case
+			length, n := uvarint(b[1:])
+			begin, end := 1+n, 1+n+int(length)
+			return b[begin:end], b[end:]
+		}
+		f := FieldsOf(b)
+		f.Next()
+		if f.Number == int(tag>>3) {
+			return f.Body, f.rest
+		}
+		b = f.rest
+	}
+	return nil, nil
 }
 
 // KeyValue takes an attribute apart.
@@ -151,11 +167,7 @@ func KeyValue(attribute []byte) (key string, v Value) {
 		case keyField:
 			key = Text(f.Body)
 		case valueField:
-			if v == nil {
-				v = f.Body
-			} else {
-				v = append(slices.Clip(v), f.Body...)
-			}
+			v = merged(v, f.Body)
 		}
 	}
 	return key, v

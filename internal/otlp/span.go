@@ -27,51 +27,90 @@ func (s *Span) Attributes() Attributes {
 func (s *Span) Read(message []byte) {
 	*s = Span{message: message}
 	for at := 0; at < len(message); {
-		from, b := at, message[at:]
-		tag := uint64(b[0])
-		var body []byte
-		switch {
-		case tag < 0x80 && tag&7 == wireBytes && b[1] < 0x80: // the usual case
-			body = b[2 : 2+int(b[1])]
-			at += 2 + int(b[1])
-		case tag < 0x80 && tag&7 == wireFixed64:
-			body = b[1:9]
-			at += 9
-		default:
-			var n, size int
-			tag, n = uvarint(b)
-			body, size = take(b[n:], tag&7)
-			at += n + size
-		}
-		switch tag >> 3 {
-		case SpanTraceID:
-			s.TraceID = [16]byte{}
-			copy(s.TraceID[:], body)
-		case 2:
-			s.SpanID = [8]byte{}
-			copy(s.SpanID[:], body)
-		case SpanState:
-			s.TraceState = Text(body)
-		case 4:
-			s.ParentID = [8]byte{}
-			copy(s.ParentID[:], body)
-		case SpanName:
-			s.Name = Text(body)
-		case 6:
-			s.Kind = int32(number(body))
-		case 7:
-			s.Start = fixed(body)
-		case 8:
-			s.End = fixed(body)
-		case SpanAttributes:
-			if s.last == 0 {
-				s.first = from
+		b, size := message[at:], 0
+		switch second := int(b[1]); b[0] { // fields as they usually are
+		case SpanTraceID<<3 | wireBytes:
+			if second == 16 {
+				s.TraceID, size = [16]byte(b[2:]), 18
 			}
-			s.last = at
-		case SpanStatus:
-			s.status(body)
+		case spanSpanID<<3 | wireBytes:
+			if second == 8 {
+				s.SpanID, size = [8]byte(b[2:]), 10
+			}
+		case spanParentID<<3 | wireBytes:
+			if second == 8 {
+				s.ParentID, size = [8]byte(b[2:]), 10
+			}
+		case SpanName<<3 | wireBytes:
+			if second < 0x80 {
+				size = 2 + second
+				s.Name = Text(b[2:size])
+			}
+		case spanKind<<3 | wireVarint:
+			if second < 0x80 {
+				s.Kind, size = int32(second), 2
+			}
+		case spanStart<<3 | wireFixed64:
+			s.Start, size = fixed(b[1:]), 9
+		case spanEnd<<3 | wireFixed64:
+			s.End, size = fixed(b[1:]), 9
+		case SpanAttributes<<3 | wireBytes:
+			for size+1 < len(b) && b[size] == SpanAttributes<<3|wireBytes && b[size+1] < 0x80 {
+				size += 2 + int(b[size+1])
+			}
+			if size > 0 {
+				s.attributes(at, at+size)
+			}
+		case SpanStatus<<3 | wireBytes:
+			if second == 0 {
+				size = 2
+			}
 		}
+		if size == 0 {
+			size = s.field(b, at)
+		}
+		at += size
 	}
+}
+
+// field reads the field at the beginning of b, whatever it looks like, and says how long it is. at is where it is in the span.
+func (s *Span) field(b []byte, at int) (size int) {
+	tag, n := uvarint(b)
+	body, size := take(b[n:], tag&7)
+	size += n
+	switch tag >> 3 {
+	case SpanTraceID:
+		s.TraceID = [16]byte{}
+		copy(s.TraceID[:], body)
+	case spanSpanID:
+		s.SpanID = [8]byte{}
+		copy(s.SpanID[:], body)
+	case SpanState:
+		s.TraceState = Text(body)
+	case spanParentID:
+		s.ParentID = [8]byte{}
+		copy(s.ParentID[:], body)
+	case SpanName:
+		s.Name = Text(body)
+	case spanKind:
+		s.Kind = int32(number(body))
+	case spanStart:
+		s.Start = fixed(body)
+	case spanEnd:
+		s.End = fixed(body)
+	case SpanAttributes:
+		s.attributes(at, at+size)
+	case SpanStatus:
+		s.status(body)
+	}
+	return size
+}
+
+func (s *Span) attributes(first, last int) {
+	if s.last == 0 {
+		s.first = first
+	}
+	s.last = last
 }
 
 func (s *Span) status(message []byte) {
