@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +58,7 @@ func (o *Operation) Latest() *Operation {
 }
 
 // Operation gives an operation of the service, where rates are adaptive. Beyond how many are remembered, those that come
-// new share one.
+// new share one. The name is kept no longer than the call, as that of Threshold.
 func (s *Service) Operation(name string) *Operation {
 	s.mu.RLock()
 	o := s.learnt[name]
@@ -80,6 +81,7 @@ func (s *Service) learn(name string) *Operation {
 			return o
 		}
 	}
+	name = strings.Clone(name)
 	o := &Operation{service: s, name: name}
 	threshold, fixed := s.matched(name)
 	o.threshold.Store(uint64(threshold))

@@ -1,6 +1,7 @@
 package sampling
 
 import (
+	"strings"
 	"sync"
 
 	"github.com/machinenativeops/weir/policy"
@@ -226,6 +227,7 @@ func (s *Service) matched(operation string) (Threshold, bool) {
 
 func (s *Service) remember(operation string) *rated {
 	t, _ := s.matched(operation)
+	operation = strings.Clone(operation)
 	known := &rated{operation, t}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -222,7 +222,7 @@ func (o *Operation) Placed(route string) {
 	o.routes.Lock()
 	defer o.routes.Unlock()
 	if len(o.routes.names) < maxRoutes && !slices.Contains(o.routes.names, route) {
-		o.routes.names = append(o.routes.names, route)
+		o.routes.names = append(o.routes.names, strings.Clone(route))
 	}
 }
 

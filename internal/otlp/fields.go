@@ -25,11 +25,14 @@ const (
 	SpanName       = 5
 	SpanAttributes = 9
 	SpanEvents     = 11
+	SpanLinks      = 13
 	SpanStatus     = 15
 
 	ResourceAttributes = 1
 	EventName          = 2
 	EventAttributes    = 3
+	LinkState          = 3
+	LinkAttributes     = 4
 
 	spanSpanID   = 2
 	spanParentID = 4
@@ -171,4 +174,14 @@ func KeyValue(attribute []byte) (key string, v Value) {
 		}
 	}
 	return key, v
+}
+
+// KeyOf gives the key of an attribute as the field that it is, and where it begins. Pdata writes it after the value.
+func KeyOf(attribute []byte) (field []byte, at int) {
+	for f := FieldsOf(attribute); f.Next(); at += len(f.Whole) {
+		if f.Number == keyField {
+			return f.Whole, at
+		}
+	}
+	return nil, at
 }

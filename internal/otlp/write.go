@@ -1,6 +1,9 @@
 package otlp
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 // lengthSize is for how many bytes of length there is room: numbers may be written longer than they need be.
 const lengthSize = 4
@@ -27,4 +30,30 @@ func End(out []byte, at int) {
 func AppendBytes[T ~string | ~[]byte](out []byte, number int, body T) []byte {
 	out = binary.AppendUvarint(out, uint64(number)<<3|wireBytes)
 	return append(binary.AppendUvarint(out, uint64(len(body))), body...)
+}
+
+// AppendText appends an attribute that is a text.
+func AppendText(out []byte, number int, key, v string) []byte {
+	return appendAttribute(out, number, key, AppendBytes(nil, valueText, v))
+}
+
+// AppendBool appends an attribute that is true or false.
+func AppendBool(out []byte, number int, key string, v bool) []byte {
+	value := []byte{valueBool<<3 | wireVarint, 0}
+	if v {
+		value[1] = 1
+	}
+	return appendAttribute(out, number, key, value)
+}
+
+// AppendDouble appends an attribute that is a number.
+func AppendDouble(out []byte, number int, key string, v float64) []byte {
+	return appendAttribute(out, number, key, binary.LittleEndian.AppendUint64([]byte{valueDouble<<3 | wireFixed64}, math.Float64bits(v)))
+}
+
+func appendAttribute(out []byte, number int, key string, v Value) []byte {
+	out, at := Begin(out, number)
+	out = AppendBytes(AppendBytes(out, keyField, key), valueField, v)
+	End(out, at)
+	return out
 }

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
@@ -73,9 +74,8 @@ type reader struct {
 	rules  *rules
 	now    int64
 
-	batch  *batch
-	rest   ptrace.Traces      // of the batch, without its spans
-	scopes []ptrace.SpanSlice // in that
+	head   []byte // the request without its spans
+	one    otlp.Span
 	packer packer
 	data   strings.Builder // a piece of memory for many batches
 	groups []group
@@ -100,7 +100,7 @@ type group struct {
 
 // run is a span of a group.
 type run struct {
-	span         ptrace.Span
+	message      []byte // of the request
 	scope, after int32
 }
 
@@ -132,50 +132,53 @@ var readers = sync.Pool{New: func() any { return new(reader) }}
 func (r *reader) release() {
 	clear(r.groups)
 	clear(r.runs)
-	clear(r.scopes)
-	r.groups, r.runs, r.scopes = r.groups[:0], r.runs[:0], r.scopes[:0]
+	r.groups, r.runs, r.head, r.one = r.groups[:0], r.runs[:0], r.head[:0], otlp.Span{}
 	clear(r.names[:])
 	r.judged.Reset()
-	r.rates, r.rules, r.service, r.holder, r.batch, r.rest = nil, nil, nil, nil, nil, ptrace.Traces{}
+	r.rates, r.rules, r.service, r.holder = nil, nil, nil, nil
 	readers.Put(r)
 }
 
-// look goes through a batch. What is left of it is what its spans share.
-func (r *reader) look(b *batch, td ptrace.Traces) error {
-	r.batch, r.rest = b, td
+// look goes through a request.
+func (r *reader) look(b *batch, request []byte) {
 	clear(r.index)
 	r.packer.begin()
-	for _, rs := range td.ResourceSpans().All() {
-		var claimed string
-		r.ref, claimed = documents.Service(rs.Resource())
-		r.service = r.rates.Service(r.ref, claimed)
-		for _, ss := range rs.ScopeSpans().All() {
-			spans := ptrace.NewSpanSlice()
-			ss.Spans().MoveAndAppendTo(spans)
-			for _, span := range spans.All() {
-				r.span(span, int32(len(r.scopes)))
-			}
-			r.scopes = append(r.scopes, ss.Spans())
-			b.services = append(b.services, r.service)
+	for f := otlp.FieldsOf(request); f.Next(); {
+		if f.Number == otlp.RequestResourceSpans {
+			r.resource(b, f.Body)
 		}
 	}
-	message, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
-	if err != nil {
-		return err
-	}
-	b.head, b.origin = r.packer.dictionary.head(message)
-	return nil
+	b.head, b.origin = r.packer.dictionary.head(r.head)
 }
 
-// give puts the spans of a part that is kept back where they were.
-func (r *reader) give(nth int32, k *keptPart, w *writer) {
-	first := k.first
-	for n := r.groups[nth].first; n >= 0; n = r.runs[n].after {
-		span := r.scopes[r.runs[n].scope].AppendEmpty()
-		r.runs[n].span.MoveTo(span)
-		w.write(span, &k.verdict, first)
-		first = false
+func (r *reader) resource(b *batch, message []byte) {
+	var claimed string
+	r.ref, claimed = documents.ServiceOf(otlp.ResourceOf(message))
+	r.service = r.rates.Service(r.ref, claimed)
+	var at int
+	r.head, at = otlp.Begin(r.head, otlp.RequestResourceSpans)
+	for f := otlp.FieldsOf(message); f.Next(); {
+		if f.Number == otlp.ResourceSpansScopeSpans {
+			r.scope(b, f.Body)
+		} else {
+			r.head = append(r.head, f.Whole...)
+		}
 	}
+	otlp.End(r.head, at)
+}
+
+func (r *reader) scope(b *batch, message []byte) {
+	var at int
+	r.head, at = otlp.Begin(r.head, otlp.ResourceSpansScopeSpans)
+	for f := otlp.FieldsOf(message); f.Next(); {
+		if f.Number == otlp.ScopeSpansSpans {
+			r.span(f.Body, int32(len(b.services)))
+		} else {
+			r.head = append(r.head, f.Whole...)
+		}
+	}
+	otlp.End(r.head, at)
+	b.services = append(b.services, r.service)
 }
 
 // judge puts the batch's traces into the table, and packs them, but for those which that drops.
@@ -209,11 +212,11 @@ func (r *reader) pack(b *batch) {
 			if part.scope >= 0 && b.services[scope].Class != b.services[part.scope].Class {
 				part.scope = -1
 			}
-			r.packer.uint(uint64(scope))
+			r.packer.uint(int(scope))
 		}
 		if !g.dropped && !g.done {
 			for n := g.first; n >= 0; n = r.runs[n].after {
-				r.packer.span(r.runs[n].span)
+				r.packer.span(r.runs[n].message)
 			}
 			b.spans += g.seen.Spans
 		}
@@ -265,34 +268,37 @@ func (r *reader) room(bytes int) int {
 }
 
 // span notes what is known of a span, and adds it to its trace's group.
-func (r *reader) span(span ptrace.Span, scope int32) {
-	start, end := span.StartTimestamp(), span.EndTimestamp()
+func (r *reader) span(message []byte, scope int32) {
+	s := &r.one
+	s.Read(message)
 	seen := whole.Seen{Facts: whole.Facts{
-		Spans: 1, Rooted: span.ParentSpanID().IsEmpty(), Marked: r.rules.marks(span.Attributes()),
-		Failed: span.Status().Code() == ptrace.StatusCodeError,
+		Spans: 1, Rooted: s.Root(), Failed: s.Status == statusError,
+		Marked: len(r.rules.marked) > 0 && r.rules.marks(s.Attributes()),
 	}}
-	if start > 0 && end >= start && end <= math.MaxInt64 { // a clock that makes no sense says nothing
-		seen.Start, seen.End = int64(start), int64(end)
-		seen.Longest = time.Duration(end - start)
+	if s.Start > 0 && s.End >= s.Start && s.End <= math.MaxInt64 { // a clock that makes no sense says nothing
+		seen.Start, seen.End = int64(s.Start), int64(s.End)
+		seen.Longest = time.Duration(s.End - s.Start)
 		if seen.Rooted {
 			seen.Took = seen.Longest
 		}
 	}
-	r.rate(&seen, r.name(span.Name()), span)
-	r.add(span.TraceID(), &seen, run{span, scope, -1})
+	r.rate(&seen, r.name(s.Name), s)
+	r.add(s.TraceID, &seen, run{message, scope, -1})
 }
 
+const statusError = int32(ptrace.StatusCodeError)
+
 // marks says whether an attribute marks a trace: it is one of those that do, and neither false nor empty.
-func (r *rules) marks(attributes pcommon.Map) bool {
-	for _, name := range r.marked {
-		if v, ok := attributes.Get(name); ok && truthy(v) {
+func (r *rules) marks(all otlp.Attributes) bool {
+	for all.Next() {
+		if slices.Contains(r.marked, all.Key) && truthy(all.Value) {
 			return true
 		}
 	}
 	return false
 }
 
-func truthy(v pcommon.Value) bool {
+func truthy(v otlp.Value) bool {
 	switch v.Type() {
 	case pcommon.ValueTypeEmpty:
 		return false
@@ -305,38 +311,43 @@ func truthy(v pcommon.Value) bool {
 }
 
 // rate notes at which rate a span's trace would be kept by itself.
-func (r *reader) rate(seen *whole.Seen, n *name, span ptrace.Span) {
+func (r *reader) rate(seen *whole.Seen, n *name, s *otlp.Span) {
 	var state sampling.State
-	if s := span.TraceState().AsRaw(); s != "" {
-		state = sampling.ParseState(s)
+	if s.TraceState != "" {
+		state = sampling.ParseState(s.TraceState)
 	}
-	id := span.TraceID()
-	if !state.HasThreshold {
-		if at, chosen := documents.ByChance(span); chosen {
+	if seen.Rooted && !state.HasThreshold {
+		if at, chosen := documents.ByChanceIn(s.Attributes()); chosen {
 			seen.Chance = at
-			state = state.Independent(at, id)
+			state = state.Independent(at, s.TraceID)
 		}
 	}
-	seen.Randomness = state.RandomnessOf(id)
+	seen.Randomness = state.RandomnessOf(s.TraceID)
 	seen.Threshold, seen.Operation, seen.Learnt = n.threshold, n.history, n.learnt
 	if n.learnt != nil {
 		seen.Stand = max(state.AdjustedCount(seen.Randomness), 1)
 		if n.learnt.Unplaced() {
-			n.learnt.Placed(routeOf(span))
+			n.learnt.Placed(routeIn(s.Attributes()))
 		}
 	}
+}
+
+// routeIn is the route of a proxy by which a request came, if a proxy says so.
+func routeIn(all otlp.Attributes) string {
+	v, _ := all.Get(sampling.RouteAttribute)
+	return v.Str()
 }
 
 func (r *reader) name(text string) *name {
 	n := &r.names[memoPlace(text)]
 	if n.service != r.service || n.text != text {
 		*n = name{service: r.service, text: text}
-		n.history = r.holder.operations.Of(r.ref, n.text, r.now)
+		n.history = r.holder.operations.Of(r.ref, text, r.now)
 		if r.rates.Adaptive() {
-			n.learnt = r.service.Operation(n.text)
+			n.learnt = r.service.Operation(text)
 			n.threshold = n.learnt.Threshold()
 		} else {
-			n.threshold = r.service.Threshold(n.text)
+			n.threshold = r.service.Threshold(text)
 		}
 	}
 	return n

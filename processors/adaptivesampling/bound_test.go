@@ -123,9 +123,11 @@ func TestDroppedAsItCameIsNotPacked(t *testing.T) {
 			r := new(reader)
 			r.holder, r.rates, r.rules, r.now = s.whole, s.rates.Load(), s.whole.rules.Load(), time.Now().UnixNano()
 			b := &batch{number: 1, arrived: r.now}
-			if err := r.look(b, td); err != nil {
+			request, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
+			if err != nil {
 				t.Fatal(err)
 			}
+			r.look(b, request)
 			r.judge(b, nil)
 			r.hold(b)
 			if packed := len(b.data) > 10*long; packed != tt.packed {

@@ -3,6 +3,7 @@ package adaptivesampling
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/processor/processorhelper"
 
 	"github.com/machinenativeops/weir/policy"
 )
@@ -149,7 +151,7 @@ func (d *day) run(demand float64, during time.Duration) {
 				d.trace(roots, children, fmt.Sprintf("op-%d", i))
 			}
 		}
-		if err := d.sampler.whole.take(d.t.Context(), td, d.sampler.rates.Load(), d.sampler.whole.rules.Load(), time.Now().UnixNano()); err != nil {
+		if _, err := d.sampler.process(d.t.Context(), td); !errors.Is(err, processorhelper.ErrSkipProcessingData) {
 			d.t.Fatal(err)
 		}
 		time.Sleep(tick)

@@ -5,14 +5,13 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync/atomic"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
 )
 
 const (
 	dictionarySize = 1 << 16 // bytes
 	dictionaryFill = dictionarySize / 4 * 3
 	dictionarySees = 1 << 12 // places in its index
+	longest        = 1 << 12 // bytes of an entry
 	vain           = 32      // values of a key in a row that were not there, after which but one of so many is looked for
 )
 
@@ -28,6 +27,8 @@ type dictionary struct {
 	keys       [128]key
 	attributes [1024]uint16
 }
+
+// Entries are a varint that says how long they are, and so many bytes.
 
 // sight is of an entry that was seen. What is seen a second time is put in.
 type sight struct{ tag, at uint16 } // at is 0 before that
@@ -77,8 +78,11 @@ func (d *dictionary) grown() (bytes int) {
 	return bytes
 }
 
-// find gives where an entry is, or 0. Entries say themselves where they end, so that one which begins as another is that.
-func (d *dictionary) find(entry []byte) int {
+// find gives where an entry is, or 0. Those that are too long are not looked for.
+func (d *dictionary) find(entry []byte) uint16 {
+	if len(entry) > longest {
+		return 0
+	}
 	h := maphash.Bytes(seed, entry)
 	s := &d.index[h%dictionarySees]
 	tag := uint16(h >> 48)
@@ -89,69 +93,53 @@ func (d *dictionary) find(entry []byte) int {
 		}
 		return 0
 	case s.at == 0:
-		if d.text.Len()+len(entry) > dictionarySize {
+		if d.text.Len()+binary.MaxVarintLen16+len(entry) > dictionarySize {
 			return 0
 		}
 		s.at = uint16(d.text.Len())
+		var size [binary.MaxVarintLen16]byte
+		d.text.Write(size[:binary.PutUvarint(size[:], uint64(len(entry)))])
 		d.text.Write(entry)
-	default:
-		if there := d.text.String()[s.at:]; len(there) < len(entry) || there[:len(entry)] != string(entry) {
-			return 0
-		}
-	}
-	return int(s.at)
-}
-
-// has says whether what is at a place is that attribute.
-func (d *dictionary) has(at uint16, name string, v pcommon.Value) bool {
-	if at == 0 {
-		return false
-	}
-	u := unpacker{data: d.text.String(), at: int(at) + 1} // after the 0 of a text that is there itself
-	return u.string() == name && u.is(v)
-}
-
-func (d *dictionary) hasKey(at uint16, name string) bool {
-	u := unpacker{data: d.text.String(), at: int(at)}
-	return at != 0 && u.string() == name
-}
-
-// sample is of so few bytes that it costs next to nothing, and yet mostly another for another text.
-func sample(s string) uint64 {
-	n := len(s)
-	if n == 0 {
+	case !d.has(s.at, entry):
 		return 0
 	}
-	return uint64(n)&0xff | uint64(s[n-1])<<8 | uint64(s[n/2])<<16 | uint64(s[n/4*3])<<24
+	return s.at
 }
 
-func sampleOf(v pcommon.Value) uint64 {
-	switch v.Type() {
-	case pcommon.ValueTypeStr:
-		return sample(v.Str())
-	case pcommon.ValueTypeInt:
-		return uint64(v.Int())
+// has says whether an entry is there.
+func (d *dictionary) has(at uint16, entry []byte) bool {
+	return at != 0 && entryAt(d.text.String(), at) == string(entry)
+}
+
+// entryAt gives the entry of a dictionary that is there.
+func entryAt(dictionary string, at uint16) string {
+	u := unpacker{data: dictionary, at: int(at)}
+	return u.string()
+}
+
+// sample is of so few bytes that it costs next to nothing, and yet mostly another for other bytes.
+func sample(b []byte) uint64 {
+	n := len(b)
+	if n < 8 {
+		h := uint64(n)
+		for _, c := range b {
+			h = h<<8 | uint64(c)
+		}
+		return h * mix
 	}
-	return 0
+	return (binary.LittleEndian.Uint64(b[n-8:])*mix ^ binary.LittleEndian.Uint64(b[n/2-4:]) ^ uint64(n)) * mix
 }
 
-func (d *dictionary) keyOf(name string) *key {
-	return &d.keys[sample(name)*mix>>(64-7)]
-}
+func (d *dictionary) keyOf(field []byte) *key { return &d.keys[sample(field)>>(64-7)] }
 
-func (d *dictionary) attributeOf(name string, v pcommon.Value) *uint16 {
-	return &d.attributes[(sample(name)*mix^sampleOf(v))*mix>>(64-10)]
-}
+func (d *dictionary) attributeOf(field []byte) *uint16 { return &d.attributes[sample(field)>>(64-10)] }
 
 const mix = 0x9e3779b97f4a7c15
 
 // head puts in what a batch's spans share. It gives what says which it is, too.
 func (d *dictionary) head(message []byte) (string, uint64) {
-	entry := binary.AppendUvarint(nil, uint64(len(message)))
-	at := d.find(append(entry, message...))
-	if at == 0 {
-		return string(message), dictionaries.Add(1) << 16
+	if at := d.find(message); at != 0 {
+		return entryAt(d.text.String(), at), d.number<<16 | uint64(at)
 	}
-	there := unpacker{data: d.text.String(), at: at}
-	return there.string(), d.number<<16 | uint64(at)
+	return string(message), dictionaries.Add(1) << 16
 }

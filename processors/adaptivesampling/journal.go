@@ -10,9 +10,9 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
 )
@@ -213,16 +213,15 @@ func (j *journal) replay(ctx context.Context, h *holder) error {
 			continue
 		}
 		j.stored[n] = true
-		td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(data)
-		if err == nil {
-			spans += td.SpanCount()
-			now := time.Now().UnixNano()
-			err = h.add(ctx, td, &batch{number: n, arrived: now}, h.sampler.rates.Load(), h.inForce(), now, done)
-		}
+		count, err := otlp.Check(data)
 		if err != nil {
 			j.log.Error("held spans in storage can't be read", zap.Error(err))
 			j.remove(n)
+			continue
 		}
+		spans += count
+		now := time.Now().UnixNano()
+		h.add(ctx, data, &batch{number: n, arrived: now}, h.sampler.rates.Load(), h.inForce(), now, done)
 	}
 	if spans > 0 {
 		j.log.Info("spans that were held are taken up", zap.Int("spans", spans))

@@ -1,6 +1,7 @@
 package adaptivesampling
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -10,6 +11,8 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/machinenativeops/weir/internal/otlp"
 )
 
 // TestPackedHasEverything sets whatever a span, its events and links have to be set, also what there may be in times to come,
@@ -30,24 +33,42 @@ func TestPackedHasEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	message := messages(t, want)[0]
 	var p packer
 	for range 5 { // the first times it is not in the dictionary
 		p.begin()
-		p.span(want)
-		got := ptrace.NewSpan()
-		u := unpacker{data: string(p.out), dictionary: p.dictionary.text.String()}
-		u.span(got)
-		if u.at != len(u.data) {
-			t.Errorf("%d of %d bytes are read", u.at, len(u.data))
-		}
-		got.SetTraceID(want.TraceID())
-		if !reflect.DeepEqual(got, want) {
-			t.Fatalf("got\n%#v, want\n%#v", asJSON(t, got), asJSON(t, want))
-		}
+		roundTrip(t, &p, message)
 	}
 	if len(p.out) > 300 {
 		t.Errorf("it still takes %d bytes", len(p.out))
 	}
+}
+
+// messages gives spans as they are on the wire.
+func messages(tb testing.TB, spans ...ptrace.Span) (all [][]byte) {
+	tb.Helper()
+	td := ptrace.NewTraces()
+	for _, span := range spans {
+		span.CopyTo(td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty())
+	}
+	data, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return messagesOf(data)
+}
+
+func messagesOf(request []byte) (all [][]byte) {
+	for rs := otlp.FieldsOf(request); rs.Next(); {
+		for ss := otlp.FieldsOf(rs.Body); rs.Number == otlp.RequestResourceSpans && ss.Next(); {
+			for span := otlp.FieldsOf(ss.Body); ss.Number == otlp.ResourceSpansScopeSpans && span.Next(); {
+				if span.Number == otlp.ScopeSpansSpans {
+					all = append(all, span.Body)
+				}
+			}
+		}
+	}
+	return all
 }
 
 // set calls every setter with something that is not zero.
@@ -78,17 +99,6 @@ func set(t *testing.T, random *rand.Rand, of any) {
 	}
 }
 
-func asJSON(t *testing.T, span ptrace.Span) string {
-	t.Helper()
-	td := ptrace.NewTraces()
-	span.CopyTo(td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty().Spans().AppendEmpty())
-	text, err := new(ptrace.JSONMarshaler).MarshalTraces(td)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 // FuzzPacked packs the spans of whatever is OTLP, some as often as it takes to have their attributes in the dictionary, and holds
 // that they are unpacked as they were.
 func FuzzPacked(f *testing.F) {
@@ -110,53 +120,39 @@ func FuzzPacked(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(data)
-		if err != nil {
+		if _, err := otlp.Check(data); err != nil {
 			return
 		}
 		var p packer
 		for range 4 {
 			p.begin()
-			for _, rs := range td.ResourceSpans().All() {
-				for _, ss := range rs.ScopeSpans().All() {
-					for _, want := range ss.Spans().All() {
-						roundTrip(t, &p, want)
-					}
-				}
+			for _, message := range messagesOf(data) {
+				roundTrip(t, &p, message)
 			}
 		}
 	})
 }
 
-func roundTrip(t *testing.T, p *packer, want ptrace.Span) {
+func roundTrip(t *testing.T, p *packer, message []byte) {
 	t.Helper()
 	from := len(p.out)
-	p.span(want)
-	got := ptrace.NewSpan()
+	p.span(message)
 	u := unpacker{data: string(p.out[from:]), dictionary: p.dictionary.text.String()}
-	u.span(got)
+	if got, want := u.span(nil), withoutID(message); !bytes.Equal(got, want) {
+		t.Fatalf("got\n%q, want\n%q", got, want)
+	}
 	if u.at != len(u.data) {
 		t.Errorf("%d of %d bytes are read", u.at, len(u.data))
 	}
-	if got, want := plain(got), plain(want); got != want {
-		t.Fatalf("got\n%s, want\n%s", got, want)
-	}
 }
 
-// plain is all that a span says, but for its trace's id. Of a key that is there twice, which OTLP forbids, it is the last.
-func plain(s ptrace.Span) string {
-	all := []any{
-		s.SpanID(), s.ParentSpanID(), s.Name(), s.Kind(), s.TraceState().AsRaw(), s.Flags(), s.StartTimestamp(), s.EndTimestamp(),
-		s.Status().Code(), s.Status().Message(), s.Attributes().AsRaw(),
-		s.DroppedAttributesCount(), s.DroppedEventsCount(), s.DroppedLinksCount(),
+func withoutID(message []byte) (rest []byte) {
+	for f := otlp.FieldsOf(message); f.Next(); {
+		if f.Number != otlp.SpanTraceID {
+			rest = append(rest, f.Whole...)
+		}
 	}
-	for _, e := range s.Events().All() {
-		all = append(all, e.Name(), e.Timestamp(), e.Attributes().AsRaw(), e.DroppedAttributesCount())
-	}
-	for _, l := range s.Links().All() {
-		all = append(all, l.TraceID(), l.SpanID(), l.TraceState().AsRaw(), l.Flags(), l.Attributes().AsRaw(), l.DroppedAttributesCount())
-	}
-	return fmt.Sprintf("%q", all)
+	return rest
 }
 
 // TestDictionariesAreRenewed packs more than a dictionary has room for, and unpacks it when others have taken its place.
@@ -165,35 +161,34 @@ func TestDictionariesAreRenewed(t *testing.T) {
 	var p packer
 	type packed struct {
 		unpacker
-		want pcommon.Map
+		want []byte
 	}
 	var all []packed
-	bytes, plain, used := 0, 0, map[uint64]bool{}
+	size, plain, used := 0, 0, map[uint64]bool{}
 	for range 300 {
-		m := pcommon.NewMap()
+		span := ptrace.NewSpan()
 		for i := range 100 {
 			value := fmt.Sprint("a value of some length, number ", int(random.ExpFloat64()*10)) // few often, many seldom
-			m.PutStr(fmt.Sprint("key ", i), value)
-			plain += len("key 00") + len(value)
+			span.Attributes().PutStr(fmt.Sprint("key ", i), value)
 		}
+		message := messages(t, span)[0]
+		plain += len(message)
 		p.begin()
-		p.attributes(m)
-		all = append(all, packed{unpacker{data: string(p.out), dictionary: p.dictionary.text.String()}, m})
-		bytes += len(p.out) + p.dictionary.grown()
+		p.span(message)
+		all = append(all, packed{unpacker{data: string(p.out), dictionary: p.dictionary.text.String()}, withoutID(message)})
+		size += len(p.out) + p.dictionary.grown()
 		used[p.dictionary.number] = true
 	}
 	for i := range all {
-		got := pcommon.NewMap()
-		all[i].attributes(got)
-		if !got.Equal(all[i].want) {
-			t.Fatalf("%d: got %v, want %v", i, got.AsRaw(), all[i].want.AsRaw())
+		if got := all[i].span(nil); !bytes.Equal(got, all[i].want) {
+			t.Fatalf("%d: got %q, want %q", i, got, all[i].want)
 		}
 	}
 	if len(used) < 2 {
 		t.Errorf("%d dictionaries were used: this proves nothing", len(used))
 	}
-	if bytes > plain*4/5 {
-		t.Errorf("what was %d bytes takes %d", plain, bytes)
+	if size > plain*4/5 {
+		t.Errorf("what was %d bytes takes %d", plain, size)
 	}
 }
 
@@ -201,30 +196,38 @@ func TestDictionariesAreRenewed(t *testing.T) {
 // what counts.
 func BenchmarkPack(b *testing.B) {
 	random := rand.New(rand.NewPCG(1, 2))
-	spans := ptrace.NewSpanSlice()
+	var spans []ptrace.Span
 	for n := range 500 {
-		span := spans.AppendEmpty()
+		span := ptrace.NewSpan()
+		span.SetTraceID(pcommon.TraceID{byte(n), 1})
+		span.SetSpanID(pcommon.SpanID{byte(n), 1})
+		span.SetParentSpanID(pcommon.SpanID{byte(n), 2})
 		span.SetName(fmt.Sprintf("GET /items/%d", n%10))
+		span.SetKind(ptrace.SpanKindServer)
+		span.SetStartTimestamp(pcommon.Timestamp(random.Uint64()))
+		span.SetEndTimestamp(pcommon.Timestamp(random.Uint64()))
 		a := span.Attributes()
 		a.PutStr("http.request.method", "GET")
 		a.PutStr("url.path", "/items/of/some/kind")
 		a.PutInt("http.response.status_code", 200)
 		a.PutStr("server.address", "checkout.shop")
-		a.PutStr("user.id", "")
+		a.PutStr("user.id", strconv.Itoa(100_000+random.IntN(900_000)))
+		spans = append(spans, span)
 	}
+	all := messages(b, spans...)
 	var p packer
-	bytes := 0
+	size := 0
 	b.ReportAllocs()
 	for b.Loop() {
 		p.begin()
-		for _, span := range spans.All() {
-			id, _ := span.Attributes().Get("user.id")
-			id.SetStr(strconv.Itoa(random.IntN(1e6)))
-			p.span(span)
+		for _, message := range all {
+			id := bytes.LastIndex(message, []byte("user.id")) - 2 - 6 // before the key and how long it is
+			strconv.AppendInt(message[:id], int64(100_000+random.IntN(900_000)), 10)
+			p.span(message)
 		}
-		bytes += len(p.out) + p.dictionary.grown()
+		size += len(p.out) + p.dictionary.grown()
 	}
-	n := float64(b.N * spans.Len())
+	n := float64(b.N * len(spans))
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/span")
-	b.ReportMetric(float64(bytes)/n, "bytes/span")
+	b.ReportMetric(float64(size)/n, "bytes/span")
 }

@@ -1,6 +1,7 @@
 package adaptivesampling
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -9,12 +10,15 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor/processorhelper"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/collector/lazy"
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/policy"
 	"github.com/machinenativeops/weir/processors/adaptivesampling/internal/metadata"
 	"github.com/machinenativeops/weir/sampling"
@@ -101,44 +105,85 @@ func (s *sampler) apply(set *policy.Set) error {
 }
 
 func (s *sampler) process(ctx context.Context, td ptrace.Traces) (ptrace.Traces, error) {
+	if request, spans, rest := lazy.Take(ctx); request != nil {
+		return td, cmp.Or(s.processRequest(rest, request, spans), processorhelper.ErrSkipProcessingData)
+	}
 	rates := s.rates.Load()
 	if rules := s.whole.rules.Load(); rules != nil {
-		if err := s.whole.take(ctx, td, rates, rules, time.Now().UnixNano()); err != nil {
-			return td, err
+		request, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
+		if err == nil {
+			err = s.whole.take(ctx, request, td.SpanCount(), rates, rules, time.Now().UnixNano())
 		}
-		return td, processorhelper.ErrSkipProcessingData
+		return td, cmp.Or(err, processorhelper.ErrSkipProcessingData)
 	}
-	var all int64
 	j := judges.Get().(*judge)
 	defer j.release()
+	j.rates = rates
 	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
-		j.service, j.adaptive = rates.Service(documents.Service(rs.Resource())), rates.Adaptive()
+		j.begin(documents.Service(rs.Resource()))
 		var kept, dropped int64
 		if s.mark == "" {
 			kept, dropped = j.filter(rs)
 		} else {
 			kept, dropped = j.try(rs, s.mark)
 		}
-		j.counts.add(j.service.Class, kept, dropped)
-		all += kept
+		j.count(kept, dropped)
 		return kept == 0 && s.mark == ""
 	})
-	j.names.tell()
-	rates.Kept(all, time.Now().UnixNano())
-	j.counts.record(ctx, s.told.WeirSamplingSpans)
+	j.tell(ctx, s.told.WeirSamplingSpans)
 	if td.ResourceSpans().Len() == 0 {
 		return td, processorhelper.ErrSkipProcessingData
 	}
 	return td, nil
 }
 
+// processRequest judges the spans of a request that nobody has decoded, and sends on those that are kept.
+func (s *sampler) processRequest(ctx context.Context, request []byte, spans int) error {
+	rates := s.rates.Load()
+	if rules := s.whole.rules.Load(); rules != nil {
+		return s.whole.take(ctx, request, spans, rates, rules, time.Now().UnixNano())
+	}
+	j := judges.Get().(*judge)
+	defer j.release()
+	j.rates = rates
+	j.request(request, s.mark)
+	j.tell(ctx, s.told.WeirSamplingSpans)
+	if len(j.out) == 0 {
+		return nil
+	}
+	td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(j.out)
+	if err != nil {
+		return consumererror.NewPermanent(err)
+	}
+	return s.whole.sender.next.ConsumeTraces(ctx, td)
+}
+
 // judge judges the spans of a batch, service by service. It is used again.
 type judge struct {
-	service  *sampling.Service
-	adaptive bool
-	names    memo
-	state    tracestate
-	counts   tally
+	rates   *sampling.Rates
+	service *sampling.Service
+	names   memo
+	state   tracestate
+	counts  tally
+	all     int64 // that are kept
+
+	one otlp.Span
+	out []byte // what is kept of a request
+}
+
+// begin begins with the spans of a service.
+func (j *judge) begin(ref policy.Ref, claimed string) { j.service = j.rates.Service(ref, claimed) }
+
+func (j *judge) count(kept, dropped int64) {
+	j.counts.add(j.service.Class, kept, dropped)
+	j.all += kept
+}
+
+// tell tells what came of a batch.
+func (j *judge) tell(ctx context.Context, counter metric.Int64Counter) {
+	j.names.tell()
+	j.rates.Kept(j.all, time.Now().UnixNano())
+	j.counts.record(ctx, counter)
 }
 
 // tracestate is the last one that was read, and what was written in its place: those of spans that come together are mostly alike.
@@ -169,7 +214,7 @@ func (s *tracestate) with(t sampling.Threshold) string {
 var judges = sync.Pool{New: func() any { return new(judge) }}
 
 func (j *judge) release() {
-	j.service = nil
+	j.rates, j.service, j.all, j.one, j.out = nil, nil, 0, otlp.Span{}, j.out[:0]
 	clear(j.names[:])
 	j.state.text, j.state.state, j.state.written = "", sampling.State{}, ""
 	judges.Put(j)
@@ -209,16 +254,95 @@ func (j *judge) try(rs ptrace.ResourceSpans, mark string) (kept, dropped int64) 
 // keep says whether the span is kept, and if so writes on it at which threshold.
 func (j *judge) keep(span ptrace.Span) bool {
 	n := j.name(span.Name())
-	if n.learnt == nil {
-		kept, _ := j.decide(span, n.threshold)
-		return kept
-	}
-	kept, adjusted := j.decide(span, n.learnt.Threshold())
-	n.came++
-	n.stand += adjusted
-	if n.learnt.Unplaced() {
+	if n.learnt != nil && n.learnt.Unplaced() {
 		n.learnt.Placed(routeOf(span))
 	}
+	chance, _ := documents.ByChance(span)
+	before := span.TraceState().AsRaw()
+	kept, state := j.decide(n, span.TraceID(), before, chance)
+	if state != before {
+		span.TraceState().FromRaw(state)
+	}
+	return kept
+}
+
+// request goes through a request, and appends to out what is kept, or all of it with a mark.
+func (j *judge) request(request []byte, mark string) {
+	for f := otlp.FieldsOf(request); f.Next(); {
+		if f.Number == otlp.RequestResourceSpans {
+			j.resource(f.Body, mark)
+		}
+	}
+}
+
+func (j *judge) resource(message []byte, mark string) {
+	j.begin(documents.ServiceOf(otlp.ResourceOf(message)))
+	from := len(j.out)
+	var at int
+	j.out, at = otlp.Begin(j.out, otlp.RequestResourceSpans)
+	var kept, dropped int64
+	for f := otlp.FieldsOf(message); f.Next(); {
+		if f.Number == otlp.ResourceSpansScopeSpans {
+			k, d := j.scope(f.Body, mark)
+			kept, dropped = kept+k, dropped+d
+		} else {
+			j.out = append(j.out, f.Whole...)
+		}
+	}
+	otlp.End(j.out, at)
+	if kept == 0 && mark == "" {
+		j.out = j.out[:from]
+	}
+	j.count(kept, dropped)
+}
+
+func (j *judge) scope(message []byte, mark string) (kept, dropped int64) {
+	from := len(j.out)
+	var at int
+	j.out, at = otlp.Begin(j.out, otlp.ResourceSpansScopeSpans)
+	for f := otlp.FieldsOf(message); f.Next(); {
+		switch {
+		case f.Number != otlp.ScopeSpansSpans:
+			j.out = append(j.out, f.Whole...)
+		case j.span(f.Body, mark):
+			kept++
+		default:
+			dropped++
+		}
+	}
+	otlp.End(j.out, at)
+	if kept == 0 && mark == "" {
+		j.out = j.out[:from]
+	}
+	return kept, dropped
+}
+
+// span says whether a span is kept, and appends it if so, or if it is to be marked with that.
+func (j *judge) span(message []byte, mark string) bool {
+	s := &j.one
+	s.Read(message)
+	n := j.name(s.Name)
+	if n.learnt != nil && n.learnt.Unplaced() {
+		n.learnt.Placed(routeIn(s.Attributes()))
+	}
+	var chance sampling.Threshold
+	if s.Root() {
+		chance, _ = documents.ByChanceIn(s.Attributes())
+	}
+	kept, state := j.decide(n, s.TraceID, s.TraceState, chance)
+	if !kept && mark == "" {
+		return false
+	}
+	var at int
+	j.out, at = otlp.Begin(j.out, otlp.ScopeSpansSpans)
+	j.out = append(j.out, message...)
+	switch {
+	case mark != "":
+		j.out = otlp.AppendBool(without(j.out, at, mark), otlp.SpanAttributes, mark, kept)
+	case state != s.TraceState:
+		j.out = otlp.AppendBytes(j.out, otlp.SpanState, state) // the last one holds
+	}
+	otlp.End(j.out, at)
 	return kept
 }
 
@@ -227,7 +351,7 @@ func (j *judge) name(text string) *name {
 	if n.service != j.service || n.text != text {
 		n.tell()
 		*n = name{service: j.service, text: text}
-		if j.adaptive {
+		if j.rates.Adaptive() {
 			n.learnt = j.service.Operation(text)
 		} else {
 			n.threshold = j.service.Threshold(text)
@@ -250,33 +374,46 @@ func (m *memo) tell() {
 	}
 }
 
-// decide decides by a threshold. It gives the adjusted count with which the span came, too.
-func (j *judge) decide(span ptrace.Span, threshold sampling.Threshold) (kept bool, adjusted float64) {
-	tracestate := span.TraceState().AsRaw()
-	chance, chosen := documents.ByChance(span)
-	if tracestate == "" && !chosen { // the usual case
-		if !threshold.Keep(sampling.FromTraceID(span.TraceID())) {
-			return false, 1
+// decide says whether a span of that name is kept, and which tracestate it is to have then. Chance is the threshold at which
+// it was kept by chance before; [sampling.Always] is none.
+func (j *judge) decide(n *name, id [16]byte, tracestate string, chance sampling.Threshold) (kept bool, state string) {
+	if n.learnt == nil {
+		kept, state, _ = j.by(n.threshold, id, tracestate, chance)
+		return kept, state
+	}
+	kept, state, adjusted := j.by(n.learnt.Threshold(), id, tracestate, chance)
+	n.came++
+	n.stand += adjusted
+	return kept, state
+}
+
+// by decides by a threshold. It gives the adjusted count with which the span came, too.
+func (j *judge) by(threshold sampling.Threshold, id [16]byte, tracestate string, chance sampling.Threshold) (kept bool, state string, adjusted float64) {
+	if tracestate == "" && chance == sampling.Always { // the usual case
+		if !threshold.Keep(sampling.FromTraceID(id)) {
+			return false, "", 1
 		}
-		span.TraceState().FromRaw(sampling.WithThreshold("", threshold))
-		return true, 1
+		return true, sampling.WithThreshold("", threshold), 1
 	}
 	earlier := j.state.read(tracestate)
-	if chosen = chosen && !earlier.HasThreshold; chosen {
-		earlier = earlier.Independent(chance, span.TraceID())
+	chosen := chance > sampling.Always && !earlier.HasThreshold
+	if chosen {
+		earlier = earlier.Independent(chance, id)
 	}
-	randomness := earlier.RandomnessOf(span.TraceID())
+	randomness := earlier.RandomnessOf(id)
 	adjusted = earlier.AdjustedCount(randomness)
 	if threshold = earlier.Final(threshold, randomness); !threshold.Keep(randomness) {
-		return false, adjusted
+		return false, tracestate, adjusted
 	}
 	switch {
 	case chosen:
-		span.TraceState().FromRaw(sampling.WithRandomness(tracestate, threshold, randomness))
+		state = sampling.WithRandomness(tracestate, threshold, randomness)
 	case !earlier.HasThreshold || earlier.Threshold != threshold:
-		span.TraceState().FromRaw(j.state.with(threshold))
+		state = j.state.with(threshold)
+	default:
+		state = tracestate
 	}
-	return true, adjusted
+	return true, state, adjusted
 }
 
 // routeOf is the route of a proxy by which a request came, if a proxy says so.

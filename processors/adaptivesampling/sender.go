@@ -14,8 +14,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
-	"github.com/machinenativeops/weir/collector/documents"
-	"github.com/machinenativeops/weir/sampling"
 	"github.com/machinenativeops/weir/sampling/whole"
 )
 
@@ -45,7 +43,6 @@ type parcel struct {
 	data  string // of its parts
 	spans int
 	parts []keptPart
-	fresh ptrace.Traces // the spans of parts that are fresh
 }
 
 // keptPart is a part of a trace that is kept. The parcel has its data.
@@ -53,7 +50,6 @@ type keptPart struct {
 	batch   *batch
 	size    int // bytes
 	spans   int
-	fresh   bool // its spans need not be unpacked
 	id      whole.ID
 	verdict whole.Verdict
 	first   bool // of a trace without a root: its first span says why it was kept
@@ -83,21 +79,20 @@ var choices = sync.Pool{New: func() any { return new(choice) }}
 
 var found = sync.Pool{New: func() any { return new([]part) }}
 
-// send sends on what is kept of traces that the table has judged, and is done with the rest. Spans that own, which may be nil,
-// has yet go as they came.
-func (s *sender) send(ctx context.Context, judged *whole.Judged[entry], own *reader) {
+// send sends on what is kept of traces that the table has judged, and is done with the rest.
+func (s *sender) send(ctx context.Context, judged *whole.Judged[entry]) {
 	if len(judged.Traces) == 0 {
 		return
 	}
 	parts := found.Get().(*[]part)
 	*parts = s.holder.live.of((*parts)[:0], judged.Parts)
-	s.settle(ctx, &whole.Judged[part]{Traces: judged.Traces, Parts: *parts}, own)
+	s.settle(ctx, &whole.Judged[part]{Traces: judged.Traces, Parts: *parts})
 	clear(*parts)
 	found.Put(parts)
 }
 
 // settle does that of parts that are found. A trace of which a part is being packed is left to who packs it.
-func (s *sender) settle(ctx context.Context, judged *whole.Judged[part], own *reader) {
+func (s *sender) settle(ctx context.Context, judged *whole.Judged[part]) {
 	h := s.holder
 	c := choices.Get().(*choice)
 	var all int64
@@ -128,33 +123,27 @@ func (s *sender) settle(ctx context.Context, judged *whole.Judged[part], own *re
 	slices.SortFunc(c.kept, compare)
 	for left := c.kept; len(left) > 0; {
 		var p *parcel
-		p, left = s.pack(judged, left, own)
+		p, left = s.pack(judged, left)
 		s.forward(ctx, p)
-		own = nil // it has given what is left of its batch
 	}
 	c.kept = c.kept[:0]
 	choices.Put(c)
 }
 
 // pack puts the first of what is kept in a parcel, by which it is held no more, and gives the rest.
-func (s *sender) pack(judged *whole.Judged[part], kept []pick, own *reader) (*parcel, []pick) {
+func (s *sender) pack(judged *whole.Judged[part], kept []pick) (*parcel, []pick) {
 	size, n := 0, 0
 	for ; n < len(kept) && size < maxParcel; n++ {
 		size += len(kept[n].part(judged).data())
 	}
 	p := &parcel{parts: make([]keptPart, n)}
-	w := s.writer()
 	var data strings.Builder
 	data.Grow(size)
 	for i, k := range kept[:n] {
 		t, of := &judged.Traces[k.trace], k.part(judged)
 		p.parts[i] = keptPart{
-			batch: of.batch, size: len(of.data()), spans: int(of.place().spans), fresh: own != nil && own.batch == of.batch,
+			batch: of.batch, size: len(of.data()), spans: int(of.place().spans),
 			id: t.ID, verdict: t.Verdict, first: k.nth == 0 && !t.Seen.Rooted && !t.Late,
-		}
-		if p.parts[i].fresh {
-			p.fresh = own.rest
-			own.give(of.nth, &p.parts[i], &w)
 		}
 		p.spans += p.parts[i].spans
 		data.WriteString(of.data())
@@ -182,7 +171,6 @@ func (s *sender) forward(ctx context.Context, p *parcel) {
 
 // queue has a parcel wait. The caller holds mu.
 func (s *sender) queue(p *parcel) {
-	p.stale()
 	if len(s.waiting) == 0 {
 		s.delay = retryFirst
 		s.again = time.Now().Add(s.delay)
@@ -190,14 +178,6 @@ func (s *sender) queue(p *parcel) {
 	s.waiting = append(s.waiting, p)
 	s.bytes.Add(int64(len(p.data)))
 	s.spans.Add(int64(p.spans))
-}
-
-// stale has all of a parcel be unpacked.
-func (p *parcel) stale() {
-	p.fresh = ptrace.Traces{}
-	for i := range p.parts {
-		p.parts[i].fresh = false
-	}
 }
 
 // retry sends what waits, until it is refused again. Without an instant it is time for that whatever was the last.
@@ -274,130 +254,20 @@ func (s *sender) finish(p *parcel) {
 // unpack makes the spans of a parcel anew, where they belong, and writes on them what they stand for, and on the root, or
 // where there is none on the first, why it was kept.
 func (s *sender) unpack(p *parcel) (ptrace.Traces, error) {
-	td := ptrace.NewTraces()
-	w := s.writer()
-	w.data = p.data
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	w.begin(s.holder.cfg, p.data)
 	for parts := p.parts; len(parts) > 0; {
 		same := 1
-		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin && parts[same].fresh == parts[0].fresh {
+		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin {
 			same++
 		}
-		if parts[0].fresh {
-			w.skip(parts[:same])
-			removeEmpty(p.fresh)
-			p.fresh.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
-		} else {
-			head, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces([]byte(parts[0].batch.head))
-			if err != nil {
-				return td, err
-			}
-			w.under(head, parts[:same])
-			removeEmpty(head)
-			head.ResourceSpans().MoveAndAppendTo(td.ResourceSpans())
+		w.spans, w.places = w.spans[:0], w.places[:0]
+		for i := range parts[:same] {
+			w.part(&parts[i])
 		}
+		w.under(parts[0].batch.head)
 		parts = parts[same:]
 	}
-	return td, nil
-}
-
-// removeEmpty takes out scopes and resources without spans.
-func removeEmpty(td ptrace.Traces) {
-	td.ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
-		rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool { return ss.Spans().Len() == 0 })
-		return rs.ScopeSpans().Len() == 0
-	})
-}
-
-func (s *sender) writer() writer {
-	why := s.holder.cfg.Why
-	return writer{cfg: s.holder.cfg, rule: why + ".rule", rate: why + ".rate"}
-}
-
-// writer writes spans of parts where they belong.
-type writer struct {
-	cfg *Config
-	sampling.Writer
-	rule, rate string // attributes that say why
-
-	data   string // of the parts to come
-	scopes []ptrace.SpanSlice
-	counts []int // spans of each scope
-}
-
-// skip leaves out the next parts.
-func (w *writer) skip(parts []keptPart) {
-	for i := range parts {
-		w.data = w.data[parts[i].size:]
-	}
-}
-
-// under writes the spans of parts that share a head into that.
-func (w *writer) under(head ptrace.Traces, parts []keptPart) {
-	w.scopes, w.counts = w.scopes[:0], w.counts[:0]
-	for _, rs := range head.ResourceSpans().All() {
-		for _, ss := range rs.ScopeSpans().All() {
-			w.scopes, w.counts = append(w.scopes, ss.Spans()), append(w.counts, 0)
-		}
-	}
-	left := w.data
-	for i := range parts {
-		u := unpacker{data: left}
-		for range parts[i].spans {
-			w.counts[u.uint()]++
-		}
-		left = left[parts[i].size:]
-	}
-	for i, n := range w.counts {
-		w.scopes[i].EnsureCapacity(n)
-	}
-	for i := range parts {
-		w.part(&parts[i])
-	}
-}
-
-// part writes the spans of the next part.
-func (w *writer) part(k *keptPart) {
-	scopes := unpacker{data: w.data[:k.size]}
-	w.data = w.data[k.size:]
-	spans := scopes
-	for range k.spans {
-		spans.uint()
-	}
-	spans.dictionary = k.batch.dictionary
-	first := k.first
-	for range k.spans {
-		span := w.scopes[scopes.uint()].AppendEmpty()
-		span.SetTraceID(k.id)
-		spans.span(span)
-		w.write(span, &k.verdict, first)
-		first = false
-	}
-}
-
-func (w *writer) write(span ptrace.Span, v *whole.Verdict, first bool) {
-	chance := v.Chance
-	if chance == sampling.Always { // of a root that came late
-		chance, _ = documents.ByChance(span)
-	}
-	before := span.TraceState().AsRaw()
-	switch {
-	case w.cfg.DryRun:
-		span.Attributes().PutBool(w.cfg.Why+".keep", v.Keep)
-	case chance > sampling.Always && !sampling.ParseState(before).HasThreshold:
-		state := sampling.ParseState(before).Independent(chance, span.TraceID())
-		span.TraceState().FromRaw(sampling.WithRandomness(before, state.Final(v.Threshold, state.Randomness), state.Randomness))
-	default:
-		threshold := v.Threshold
-		if before != "" {
-			state := sampling.ParseState(before)
-			threshold = state.Final(threshold, state.RandomnessOf(span.TraceID()))
-		}
-		span.TraceState().FromRaw(w.WithThreshold(before, threshold))
-	}
-	if w.cfg.Why != "" && (first || span.ParentSpanID().IsEmpty()) {
-		why := span.Attributes()
-		why.EnsureCapacity(why.Len() + 2)
-		why.PutStr(w.rule, v.Rule.String())
-		why.PutDouble(w.rate, v.Threshold.Probability())
-	}
+	return new(ptrace.ProtoUnmarshaler).UnmarshalTraces(w.request)
 }

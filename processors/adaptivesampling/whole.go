@@ -11,7 +11,6 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
 	"github.com/machinenativeops/weir/policy"
@@ -119,7 +118,7 @@ func (h *holder) sweep(first, step int) {
 		case now := <-tick.C:
 			rules := h.inForce()
 			h.table.Sweep(&judged, &rules.Rules, first, step, now.UnixNano()-int64(rules.Wait), now.UnixNano(), false)
-			h.sender.send(context.Background(), &judged, nil)
+			h.sender.send(context.Background(), &judged)
 			judged.Reset()
 		}
 	}
@@ -152,7 +151,7 @@ func (h *holder) judgeAll(ctx context.Context) {
 	var judged whole.Judged[entry]
 	now := time.Now().UnixNano()
 	h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, math.MaxInt64, now, false)
-	h.sender.send(ctx, &judged, nil)
+	h.sender.send(ctx, &judged)
 }
 
 // shutdown leaves what is held to the journal, or judges it and sends it on.
@@ -172,41 +171,29 @@ func (h *holder) shutdown(ctx context.Context) (err error) {
 	return err
 }
 
-// take takes spans, and sends on what is judged by that. They are kept over a crash from then on, where there is a
-// journal.
-func (h *holder) take(ctx context.Context, td ptrace.Traces, rates *sampling.Rates, rules *rules, now int64) error {
-	return h.add(ctx, td, &batch{arrived: now}, rates, rules, now, nil)
-}
-
-// add puts a batch into the table: a new one, or one that has a number and is in the journal. What is done with of that is
-// left out.
-func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) error {
-	var stored []byte
-	fresh := b.number == 0
-	if fresh && h.full() {
-		h.metrics.refused.Add(ctx, int64(td.SpanCount()))
+// take takes a request of so many spans, which is kept no longer than the call, and sends on what is judged by that. They are
+// kept over a crash from then on, where there is a journal.
+func (h *holder) take(ctx context.Context, request []byte, spans int, rates *sampling.Rates, rules *rules, now int64) error {
+	if h.full() {
+		h.metrics.refused.Add(ctx, int64(spans))
 		return errFull
 	}
-	if fresh && h.journal != nil {
-		var err error
-		if stored, err = new(ptrace.ProtoMarshaler).MarshalTraces(td); err != nil {
+	b := &batch{number: h.live.next(), arrived: now}
+	if h.journal != nil {
+		if err := h.journal.put(b.number, request); err != nil {
 			return err
 		}
 	}
+	h.add(ctx, request, b, rates, rules, now, nil)
+	return nil
+}
+
+// add puts a batch into the table. What is done with of one that was in the journal is left out.
+func (h *holder) add(ctx context.Context, request []byte, b *batch, rates *sampling.Rates, rules *rules, now int64, done map[doneWith]bool) {
 	r := readers.Get().(*reader)
 	defer r.release()
 	r.holder, r.rates, r.rules, r.now = h, rates, rules, now
-	if err := r.look(b, td); err != nil {
-		return err
-	}
-	if fresh {
-		b.number = h.live.next()
-		if stored != nil {
-			if err := h.journal.put(b.number, stored); err != nil {
-				return err
-			}
-		}
-	}
+	r.look(b, request)
 	if spans := int64(len(r.runs)); !h.makeRoom(ctx, func() bool { return h.reserveSpans(spans) }) {
 		h.live.spans.Add(spans) // it is too large, and judged below
 	}
@@ -225,10 +212,9 @@ func (h *holder) add(ctx context.Context, td ptrace.Traces, b *batch, rates *sam
 			h.drop(part{b, int32(i)})
 		}
 	}
-	h.sender.send(ctx, &r.judged, r)
-	h.sender.settle(ctx, &postponed, nil)
+	h.sender.send(ctx, &r.judged)
+	h.sender.settle(ctx, &postponed)
 	h.makeRoom(ctx, func() bool { return h.reserveSpans(0) && h.reserveBytes(0) })
-	return nil
 }
 
 // full says whether too much that is kept waits to be taken by the next component: then senders are to keep their spans.
@@ -276,7 +262,7 @@ func (h *holder) makeRoom(ctx context.Context, enough func() bool) bool {
 			began = h.live.oldest(int64(h.cfg.Whole.MaxBytes/parts), h.cfg.Whole.MaxSpans/parts)
 		}
 		h.table.Sweep(&judged, &h.inForce().Rules, 0, 1, began, now, true)
-		h.sender.send(ctx, &judged, nil)
+		h.sender.send(ctx, &judged)
 		judged.Reset()
 	}
 	return enough()

@@ -2,6 +2,7 @@ package whole
 
 import (
 	"math/bits"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ func NewOperations(most int) *Operations {
 	return &Operations{most: most, m: map[operationKey]*Operation{}}
 }
 
-// Of gives an operation, or nil where there are too many.
+// Of gives an operation, or nil where there are too many. The name is kept no longer than the call.
 func (o *Operations) Of(service policy.Ref, name string, now int64) *Operation {
 	key := operationKey{service, name}
 	o.mu.RLock()
@@ -40,7 +41,7 @@ func (o *Operations) Of(service policy.Ref, name string, now int64) *Operation {
 	defer o.mu.Unlock()
 	if op = o.m[key]; op == nil && len(o.m) < o.most {
 		op = &Operation{used: now}
-		o.m[key] = op
+		o.m[operationKey{service, strings.Clone(name)}] = op
 	}
 	return op
 }

@@ -1,0 +1,144 @@
+package adaptivesampling
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/internal/otlp"
+	"github.com/machinenativeops/weir/sampling"
+	"github.com/machinenativeops/weir/sampling/whole"
+)
+
+// writer makes a request of spans that are kept. It is used again.
+type writer struct {
+	sampling.Writer
+	cfg              *Config
+	rule, rate, keep string // attributes that say why
+
+	data    string // of the parts to come
+	spans   []byte // of those that share a head, each as a field
+	places  []placed
+	request []byte
+}
+
+// placed is a span that is unpacked, and of which scope of its head it is.
+type placed struct{ scope, from, to int }
+
+var writers = sync.Pool{New: func() any { return new(writer) }}
+
+func (w *writer) begin(cfg *Config, data string) {
+	w.cfg, w.data, w.request = cfg, data, w.request[:0]
+	w.rule, w.rate, w.keep = cfg.Why+".rule", cfg.Why+".rate", cfg.Why+".keep"
+}
+
+// part unpacks the spans of the next part.
+func (w *writer) part(k *keptPart) {
+	scopes := unpacker{data: w.data[:k.size]}
+	w.data = w.data[k.size:]
+	spans := scopes
+	for range k.spans {
+		spans.uint()
+	}
+	spans.dictionary = k.batch.dictionary
+	for i := range k.spans {
+		from := len(w.spans)
+		var at int
+		w.spans, at = otlp.Begin(w.spans, otlp.ScopeSpansSpans)
+		w.spans = spans.span(otlp.AppendBytes(w.spans, otlp.SpanTraceID, k.id[:]))
+		w.spans = w.say(w.spans, at, &k.verdict, k.first && i == 0)
+		otlp.End(w.spans, at)
+		w.places = append(w.places, placed{int(scopes.uint()), from, len(w.spans)})
+	}
+}
+
+// say writes on the span that begins there what it stands for, and on a root, or the first of a trace without one, why it was
+// kept.
+func (w *writer) say(out []byte, at int, v *whole.Verdict, first bool) []byte {
+	var s otlp.Span
+	s.Read(out[at:])
+	if w.cfg.DryRun {
+		out = otlp.AppendBool(without(out, at, w.keep), otlp.SpanAttributes, w.keep, v.Keep)
+	} else if state := w.stateOf(&s, v); state != s.TraceState {
+		out = otlp.AppendBytes(out, otlp.SpanState, state) // the last one holds
+	}
+	if w.cfg.Why != "" && (first || s.Root()) {
+		out = without(out, at, w.rule, w.rate)
+		out = otlp.AppendText(out, otlp.SpanAttributes, w.rule, v.Rule.String())
+		out = otlp.AppendDouble(out, otlp.SpanAttributes, w.rate, v.Threshold.Probability())
+	}
+	return out
+}
+
+// stateOf is the tracestate of a span of a trace that is kept.
+func (w *writer) stateOf(s *otlp.Span, v *whole.Verdict) string {
+	chance := v.Chance
+	if chance == sampling.Always && s.Root() { // it may have come late
+		chance, _ = documents.ByChanceIn(s.Attributes())
+	}
+	var state sampling.State
+	if s.TraceState != "" {
+		state = sampling.ParseState(s.TraceState)
+	}
+	if chance > sampling.Always && !state.HasThreshold {
+		state = state.Independent(chance, s.TraceID)
+		return sampling.WithRandomness(s.TraceState, state.Final(v.Threshold, state.Randomness), state.Randomness)
+	}
+	return w.WithThreshold(s.TraceState, state.Final(v.Threshold, state.RandomnessOf(s.TraceID)))
+}
+
+// without takes attributes out of the span that begins there.
+func without(out []byte, at int, names ...string) []byte {
+	rest := out[:at]
+	for f := otlp.FieldsOf(out[at:]); f.Next(); {
+		if f.Number == otlp.SpanAttributes {
+			if key, _ := otlp.KeyValue(f.Body); slices.Contains(names, key) {
+				continue
+			}
+		}
+		rest = append(rest, f.Whole...) // which is where it was, or after that
+	}
+	return rest
+}
+
+// under appends to the request what the spans share, with them in it, and without scopes and resources that have none.
+func (w *writer) under(head string) {
+	slices.SortStableFunc(w.places, func(a, b placed) int { return cmp.Compare(a.scope, b.scope) })
+	places := w.places
+	scope := 0
+	for f := otlp.FieldsOf([]byte(head)); f.Next(); {
+		before := len(places)
+		from := len(w.request)
+		var resource int
+		w.request, resource = otlp.Begin(w.request, otlp.RequestResourceSpans)
+		for g := otlp.FieldsOf(f.Body); g.Next(); {
+			if g.Number != otlp.ResourceSpansScopeSpans {
+				w.request = append(w.request, g.Whole...)
+				continue
+			}
+			places = w.inScope(g.Body, scope, places)
+			scope++
+		}
+		otlp.End(w.request, resource)
+		if len(places) == before {
+			w.request = w.request[:from]
+		}
+	}
+}
+
+// inScope appends a scope with the first spans, as far as they are of it, and gives the rest.
+func (w *writer) inScope(head []byte, scope int, places []placed) []placed {
+	if len(places) == 0 || places[0].scope != scope {
+		return places
+	}
+	var at int
+	w.request, at = otlp.Begin(w.request, otlp.ResourceSpansScopeSpans)
+	w.request = append(w.request, head...)
+	for len(places) > 0 && places[0].scope == scope {
+		w.request = append(w.request, w.spans[places[0].from:places[0].to]...)
+		places = places[1:]
+	}
+	otlp.End(w.request, at)
+	return places
+}
