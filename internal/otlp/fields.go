@@ -73,6 +73,16 @@ func (f *Fields) Next() bool {
 	return true
 }
 
+// To goes to the next field of that number, and says whether there is one.
+func (f *Fields) To(number int) bool {
+	for f.Next() {
+		if f.Number == number {
+			return true
+		}
+	}
+	return false
+}
+
 // Text gives bytes as a text without copying them.
 func Text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 

@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"math"
+	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -67,8 +68,15 @@ func (v Value) Double() float64 {
 
 // AsString is the text, and what stands for anything else.
 func (v Value) AsString() string {
-	if number, body := v.last(); number == valueText { // the usual case
+	switch n, body := v.last(); n {
+	case 0:
+		return ""
+	case valueText:
 		return Text(body)
+	case valueBool:
+		return strconv.FormatBool(number(body) != 0)
+	case valueInt:
+		return strconv.FormatInt(int64(number(body)), 10)
 	}
 	return v.Decode().AsString()
 }
