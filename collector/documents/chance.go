@@ -10,8 +10,8 @@ import (
 	"github.com/machinenativeops/weir/sampling"
 )
 
-// value is an attribute's: a [pcommon.Value], or an [otlp.Value] that nobody has decoded.
-type value interface {
+// Value is an attribute's: a [pcommon.Value], or an [otlp.Value] that nobody has decoded.
+type Value interface {
 	Type() pcommon.ValueType
 	Str() string
 	Double() float64
@@ -48,7 +48,7 @@ type chance struct {
 	proxy                 sampling.Threshold
 }
 
-func note[V value](c *chance, name string, v V) {
+func note[V Value](c *chance, name string, v V) {
 	switch name {
 	case "jaeger.sampler.type", "sampler.type":
 		c.probabilistic = v.Str() == "probabilistic"
@@ -71,7 +71,7 @@ func (c *chance) threshold() (sampling.Threshold, bool) {
 	return 0, false
 }
 
-func number[V value](v V) float64 {
+func number[V Value](v V) float64 {
 	if v.Type() == pcommon.ValueTypeStr {
 		n, _ := strconv.ParseFloat(v.Str(), 64) // 0 says nothing
 		return n

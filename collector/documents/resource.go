@@ -30,17 +30,17 @@ func ServiceOf(r otlp.Resource) (ref policy.Ref, class string) {
 	return policy.Ref{Namespace: strings.Clone(ref.Namespace), Name: strings.Clone(ref.Name)}, strings.Clone(class)
 }
 
-// attributes are a [pcommon.Map], or [otlp.Attributes] that nobody has decoded.
-type attributes[V value] interface {
+// Attributes are a [pcommon.Map], or [otlp.Attributes] that nobody has decoded.
+type Attributes[V Value] interface {
 	Get(name string) (v V, ok bool)
 }
 
-func service[A attributes[V], V value](of A) (ref policy.Ref, class string) {
+func service[A Attributes[V], V Value](of A) (ref policy.Ref, class string) {
 	return policy.Ref{Namespace: Text(of, serviceNamespace), Name: Text(of, serviceName)}, Text(of, sampling.ClassAttribute)
 }
 
 // Text gives an attribute as a text, or "" if it is not there. Of an undecoded one it is a part of the request.
-func Text[A attributes[V], V value](of A, name string) string {
+func Text[A Attributes[V], V Value](of A, name string) string {
 	if v, ok := of.Get(name); ok {
 		return v.AsString()
 	}

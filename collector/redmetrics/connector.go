@@ -16,9 +16,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
-	"github.com/machinenativeops/weir/collector/documents"
+	"github.com/machinenativeops/weir/collector/lazy"
 	"github.com/machinenativeops/weir/collector/redmetrics/internal/metadata"
-	"github.com/machinenativeops/weir/sampling"
 )
 
 // counter counts spans and sends on what it has counted.
@@ -103,43 +102,12 @@ func (c *counter) flush(ctx context.Context, now time.Time) {
 	}
 }
 
-// ConsumeTraces implements [consumer.Traces]: it counts the spans, and neither changes nor keeps them.
-func (c *counter) ConsumeTraces(_ context.Context, td ptrace.Traces) error {
+// ConsumeTraces implements [consumer.Traces]: it counts the spans, and those of a request that nobody has decoded. It neither
+// changes nor keeps them.
+func (c *counter) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	now := time.Now()
-	for _, rs := range td.ResourceSpans().All() {
-		c.countResource(rs, now)
-	}
+	request, _, _ := lazy.Take(ctx)
+	c.series.countUndecoded(request, now)
+	c.series.countDecoded(td, now)
 	return nil
-}
-
-func (c *counter) countResource(rs ptrace.ResourceSpans, now time.Time) {
-	service := c.series.lock(rs.Resource())
-	defer service.mu.Unlock()
-	var state stateCache
-	for _, ss := range rs.ScopeSpans().All() {
-		for _, span := range ss.Spans().All() {
-			s := c.series.find(service, span, rs.Resource(), now)
-			s.add(span, state.adjustedCount(span), c.cfg.Exemplars)
-		}
-	}
-}
-
-// stateCache remembers the last tracestate read: those of one service are mostly alike.
-type stateCache struct {
-	text  string
-	state sampling.State
-}
-
-// adjustedCount is by the span's tracestate, or else by what a root says of how an SDK or a proxy chose it.
-func (c *stateCache) adjustedCount(span ptrace.Span) float64 {
-	if text := span.TraceState().AsRaw(); text != c.text {
-		c.text, c.state = text, sampling.ParseState(text)
-	}
-	if c.state.HasThreshold {
-		return c.state.AdjustedCount(c.state.RandomnessOf(span.TraceID()))
-	}
-	if chance, chosen := documents.ByChance(span); chosen {
-		return chance.AdjustedCount()
-	}
-	return 1
 }

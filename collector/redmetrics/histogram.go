@@ -84,15 +84,17 @@ func (h *histogram) widen(i int32) {
 // index is the bucket of a value above 0. Powers of two, which are the upper borders of buckets at every scale, are told
 // by their exponents, since logarithms are not exact. OpenTelemetry's data model, "Exponential Buckets".
 func index(value float64, scale int32) int32 {
-	frac, exp := math.Frexp(value)
-	if frac == 0.5 {
-		return border(int32(exp)-1, scale)
+	const size, one = 52, 1023 // of the fraction, and the exponent of 1
+	bits := math.Float64bits(value)
+	exp, frac := int32(bits>>size)-one, bits&(1<<size-1)
+	if frac == 0 {
+		return border(exp, scale)
 	}
 	if scale <= 0 {
-		return int32(exp-1) >> -scale
+		return exp >> -scale
 	}
-	within := int32(math.Log(2*frac) * (1 / math.Ln2) * float64(int32(1)<<scale))
-	return int32(exp-1)<<scale + min(within, 1<<scale-1)
+	within := int32(math.Log(math.Float64frombits(one<<size|frac)) * (1 / math.Ln2) * float64(int32(1)<<scale))
+	return exp<<scale + min(within, 1<<scale-1)
 }
 
 // border is the bucket that ends with 2^exp.

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/sampling"
 )
 
@@ -53,8 +53,8 @@ type service struct {
 
 type seriesKey struct {
 	operation  string
-	kind       ptrace.SpanKind
-	status     ptrace.StatusCode
+	kind       int32
+	status     int32
 	dimensions string // of appendDimension
 }
 
@@ -69,9 +69,9 @@ type series struct {
 
 // exemplar is a span that shows the way to a trace.
 type exemplar struct {
-	trace      pcommon.TraceID
-	span       pcommon.SpanID
-	at         pcommon.Timestamp
+	trace      [16]byte
+	span       [8]byte
+	at         uint64
 	seconds    float64
 	randomness sampling.Randomness
 }
@@ -84,10 +84,10 @@ func newService(key serviceKey) *service {
 	return &service{serviceKey: key, series: map[seriesKey]*series{}}
 }
 
-// lock gives the service of a resource, locked.
-func (r *register) lock(resource pcommon.Resource) *service {
+// lock gives a service, locked. The key may be a batch's memory.
+func (r *register) lock(key serviceKey) *service {
 	for {
-		s := r.of(resource)
+		s := r.of(key)
 		s.mu.Lock()
 		if !s.gone {
 			return s
@@ -96,8 +96,7 @@ func (r *register) lock(resource pcommon.Resource) *service {
 	}
 }
 
-func (r *register) of(resource pcommon.Resource) *service {
-	key := serviceKey{text(resource, serviceNamespace), text(resource, serviceName), text(resource, serviceVersion)}
+func (r *register) of(key serviceKey) *service {
 	r.mu.RLock()
 	s := r.services[key]
 	r.mu.RUnlock()
@@ -111,7 +110,7 @@ func (r *register) of(resource pcommon.Resource) *service {
 	case r.full():
 		return r.beyond
 	default:
-		key = serviceKey{strings.Clone(key.namespace), strings.Clone(key.name), strings.Clone(key.version)} // of a batch's memory
+		key = serviceKey{strings.Clone(key.namespace), strings.Clone(key.name), strings.Clone(key.version)}
 		r.services[key] = newService(key)
 	}
 	return r.services[key]
@@ -119,46 +118,40 @@ func (r *register) of(resource pcommon.Resource) *service {
 
 func (r *register) full() bool { return r.held.Load() >= int64(r.cfg.MaxSeries) }
 
-func text(resource pcommon.Resource, name string) string {
-	if v, ok := resource.Attributes().Get(name); ok {
-		return v.AsString()
-	}
-	return ""
-}
-
-// find gives the series of a span of the service, which is locked. Fast path: it is there.
-func (r *register) find(s *service, span ptrace.Span, resource pcommon.Resource, now time.Time) *series {
+// find gives the series of a span. Fast path: it is there.
+func (t *tally) find(span *otlp.Span, more asked) *series {
+	s := t.service
 	s.scratch = s.scratch[:0]
-	for _, name := range r.cfg.Dimensions {
-		s.scratch = appendDimension(s.scratch, name, span, resource)
+	for _, name := range t.cfg.Dimensions {
+		s.scratch = appendDimension(s.scratch, name, more)
 	}
-	found := s.series[seriesKey{span.Name(), span.Kind(), span.Status().Code(), string(s.scratch)}]
+	found := s.series[seriesKey{span.Name, span.Kind, span.Status, string(s.scratch)}]
 	switch {
 	case found != nil:
-	case s == r.beyond || r.full():
-		r.overflown.Add(1)
+	case s == t.beyond || t.full():
+		t.overflown.Add(1)
 		if s.overflow == nil {
-			s.overflow = r.newSeries(now)
+			s.overflow = t.newSeries(t.now)
 			s.overflow.dimensions.PutBool(overflow, true)
 		}
 		found = s.overflow
 	default:
-		found = r.begin(s, span, resource, now)
+		found = t.begin(span, more)
 	}
-	found.last = now
+	found.last = t.now
 	return found
 }
 
 // begin makes a series for spans like this one.
-func (r *register) begin(s *service, span ptrace.Span, resource pcommon.Resource, now time.Time) *series {
-	out := r.newSeries(now)
-	for _, name := range r.cfg.Dimensions {
-		if v, ok := dimension(name, span, resource); ok {
+func (t *tally) begin(span *otlp.Span, more asked) *series {
+	out := t.newSeries(t.now)
+	for _, name := range t.cfg.Dimensions {
+		if v, ok := more.value(name); ok {
 			v.CopyTo(out.dimensions.PutEmpty(name))
 		}
 	}
-	s.series[seriesKey{strings.Clone(span.Name()), span.Kind(), span.Status().Code(), string(s.scratch)}] = out
-	r.held.Add(1)
+	t.service.series[seriesKey{strings.Clone(span.Name), span.Kind, span.Status, string(t.service.scratch)}] = out
+	t.held.Add(1)
 	return out
 }
 
@@ -166,29 +159,20 @@ func (r *register) newSeries(now time.Time) *series {
 	return &series{began: now, dimensions: pcommon.NewMap(), duration: newHistogram(r.cfg.MaxBuckets)}
 }
 
-// dimension is an attribute of a span, or else of its resource.
-func dimension(name string, span ptrace.Span, resource pcommon.Resource) (pcommon.Value, bool) {
-	if v, ok := span.Attributes().Get(name); ok {
-		return v, true
-	}
-	return resource.Attributes().Get(name)
-}
-
 // appendDimension appends a dimension's value, or that there is none, so that different ones never give the same bytes.
-func appendDimension(to []byte, name string, span ptrace.Span, resource pcommon.Resource) []byte {
-	v, ok := dimension(name, span, resource)
+func appendDimension(to []byte, name string, of asked) []byte {
+	value, ok := of.text(name)
 	if !ok {
 		return append(to, 0)
 	}
-	value := v.AsString()
 	return append(binary.AppendUvarint(to, uint64(len(value))+1), value...)
 }
 
 // add counts a span for so many.
-func (s *series) add(span ptrace.Span, count float64, exemplars int) {
+func (s *series) add(span *otlp.Span, count float64, exemplars int) {
 	seconds := 0.0
-	if span.EndTimestamp() > span.StartTimestamp() { // clocks may say otherwise
-		seconds = float64(span.EndTimestamp()-span.StartTimestamp()) / 1e9
+	if span.End > span.Start { // clocks may say otherwise
+		seconds = float64(span.End-span.Start) / 1e9
 	}
 	s.calls += count
 	s.duration.add(seconds, count)
@@ -197,11 +181,11 @@ func (s *series) add(span ptrace.Span, count float64, exemplars int) {
 
 // show keeps the spans whose traces have the most randomness: no others are kept more surely by whoever samples after
 // us, and they are as good as drawn by lot.
-func (s *series) show(span ptrace.Span, seconds float64, most int) {
-	if most == 0 || span.TraceID().IsEmpty() {
+func (s *series) show(span *otlp.Span, seconds float64, most int) {
+	if most == 0 || span.TraceID == [16]byte{} {
 		return
 	}
-	r := sampling.FromTraceID(span.TraceID())
+	r := sampling.FromTraceID(span.TraceID)
 	if len(s.exemplars) == most && r <= s.exemplars[most-1].randomness {
 		return
 	}
@@ -214,5 +198,5 @@ func (s *series) show(span ptrace.Span, seconds float64, most int) {
 		}
 		return 1
 	})
-	s.exemplars = slices.Insert(s.exemplars, at, exemplar{span.TraceID(), span.SpanID(), span.EndTimestamp(), seconds, r})
+	s.exemplars = slices.Insert(s.exemplars, at, exemplar{span.TraceID, span.SpanID, span.End, seconds, r})
 }

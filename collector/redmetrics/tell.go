@@ -84,8 +84,8 @@ func (w *writer) service(s *service) {
 	for key, x := range s.series {
 		w.series(s, x, func(m pcommon.Map) {
 			m.PutStr(spanName, key.operation)
-			m.PutStr(spanKind, kindName(key.kind))
-			m.PutStr(statusCode, statusName(key.status))
+			m.PutStr(spanKind, kindName(ptrace.SpanKind(key.kind)))
+			m.PutStr(statusCode, statusName(ptrace.StatusCode(key.status)))
 		})
 	}
 	if s.overflow != nil {
@@ -125,7 +125,7 @@ func (e *exemplar) appendTo(to pmetric.ExemplarSlice) {
 	x := to.AppendEmpty()
 	x.SetTraceID(e.trace)
 	x.SetSpanID(e.span)
-	x.SetTimestamp(e.at)
+	x.SetTimestamp(pcommon.Timestamp(e.at))
 	x.SetDoubleValue(e.seconds)
 }
 
