@@ -16,25 +16,32 @@ import (
 	"github.com/machinenativeops/weir/internal/servers"
 )
 
-// processors are the samplers that are compared. All keep the same share of traces; those that see whole traces keep
-// failed and slow ones too.
-func processors(policy string, percent int) map[string]string {
-	return map[string]string{
-		"none":          "",
-		"probabilistic": fmt.Sprintf("probabilistic_sampler: {sampling_percentage: %d}", percent),
-		"tail": fmt.Sprintf(`tail_sampling: {decision_wait: 5s, num_traces: 2000000, policies: [
+// pipeline is what is measured: a sampler, and the receiver before it.
+type pipeline struct{ receiver, processor string }
+
+// pipelines are those that are compared. All keep the same share of traces; those that see whole traces keep failed and slow
+// ones too. Contrib's samplers need spans decoded, so that otlp_lazy would do no less before them; Weir's are measured
+// behind otlp, too.
+func pipelines(policy string, percent int) map[string]pipeline {
+	span, stored := fmt.Sprintf("adaptive_sampling: {policy: [%q]}", policy), fmt.Sprintf("adaptive_sampling: {policy: [%q], storage: file_storage}", policy)
+	return map[string]pipeline{
+		"none":          {"otlp", ""},
+		"probabilistic": {"otlp", fmt.Sprintf("probabilistic_sampler: {sampling_percentage: %d}", percent)},
+		"tail": {"otlp", fmt.Sprintf(`tail_sampling: {decision_wait: 5s, num_traces: 2000000, policies: [
     {name: errors, type: status_code, status_code: {status_codes: [ERROR]}},
     {name: slow, type: latency, latency: {threshold_ms: 1000}},
-    {name: rate, type: probabilistic, probabilistic: {sampling_percentage: %d}}]}`, percent),
-		"stateless":    fmt.Sprintf("adaptive_sampling: {policy: [%q]}", policy),
-		"whole":        fmt.Sprintf("adaptive_sampling: {policy: [%q]}", policy),
-		"whole-stored": fmt.Sprintf("adaptive_sampling: {policy: [%q], storage: file_storage}", policy),
+    {name: rate, type: probabilistic, probabilistic: {sampling_percentage: %d}}]}`, percent)},
+		"stateless":      {"otlp_lazy", span},
+		"stateless-otlp": {"otlp", span},
+		"whole":          {"otlp_lazy", span}, // the documents say that traces are held
+		"whole-otlp":     {"otlp", span},
+		"whole-stored":   {"otlp_lazy", stored},
 	}
 }
 
 const config = `
 receivers:
-  otlp: {protocols: {grpc: {endpoint: "%s", max_recv_msg_size_mib: 16}}}
+  %s: {protocols: {grpc: {endpoint: "%s", max_recv_msg_size_mib: 16}}}
 processors: {%s}
 exporters: {nop: }
 extensions:
@@ -44,7 +51,7 @@ service:
   extensions: [file_storage, pprof]
   telemetry: {metrics: {level: none}, logs: {level: error}}
   pipelines:
-    traces: {receivers: [otlp], processors: [%s], exporters: [nop]}
+    traces: {receivers: [%s], processors: [%s], exporters: [nop]}
 `
 
 // collector is a process that takes spans.
@@ -66,7 +73,7 @@ func startCollector(ctx context.Context, o options, name string) (*collector, er
 	if strings.HasPrefix(name, "whole") {
 		text += "  keep: {errors: true, slowerThan: 1s}\n  wait: 5s\n"
 	}
-	processor, known := processors(policy, o.percent)[name]
+	p, known := pipelines(policy, o.percent)[name]
 	if !known {
 		return c, fmt.Errorf("no such pipeline")
 	}
@@ -76,9 +83,9 @@ func startCollector(ctx context.Context, o options, name string) (*collector, er
 	if c.pprof, err = servers.FreeAddress(ctx); err != nil {
 		return c, err
 	}
-	kind, _, _ := strings.Cut(processor, ":")
+	kind, _, _ := strings.Cut(p.processor, ":")
 	cfg := filepath.Join(folder, "config.yaml")
-	files := map[string]string{policy: text, cfg: fmt.Sprintf(config, c.address, processor, folder, c.pprof, kind)}
+	files := map[string]string{policy: text, cfg: fmt.Sprintf(config, p.receiver, c.address, p.processor, folder, c.pprof, p.receiver, kind)}
 	for file, text := range files {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return c, err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -100,21 +101,20 @@ func places(data []byte, ids map[pcommon.TraceID]bool) (at []int) {
 	return at
 }
 
-// fresh gives the request with trace ids that were not sent before.
-func (r *request) fresh(dst []byte, round uint64) []byte {
-	dst = append(dst[:0], r.data...)
+// renew gives the request trace ids that were not sent before, where it lies.
+func (r *request) renew(round uint64) {
 	mix := round * 0x9e3779b97f4a7c15
 	for _, at := range r.ids {
 		for half := at; half < at+16; half += 8 {
-			binary.LittleEndian.PutUint64(dst[half:], binary.LittleEndian.Uint64(dst[half:])^mix)
+			binary.LittleEndian.PutUint64(r.data[half:], binary.LittleEndian.Uint64(r.data[half:])^mix)
 		}
 	}
-	return dst
 }
 
 type result struct {
 	spans, refused int64
 	took, cpu      time.Duration
+	sending        time.Duration // of CPU, by this program
 	resident       int64
 }
 
@@ -141,13 +141,14 @@ func measure(ctx context.Context, o options, name string, requests []request) (r
 	var taken, refused atomic.Int64
 	var rounds atomic.Uint64
 	var senders sync.WaitGroup
-	for range o.senders {
+	for sender := range o.senders {
 		senders.Go(func() {
-			var buffer, reply []byte
-			for sending.Err() == nil {
-				n := rounds.Add(1)
-				buffer = requests[n%uint64(len(requests))].fresh(buffer, n)
-				err := conn.Invoke(sending, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", &buffer, &reply, grpc.ForceCodec(raw{}))
+			own := requests[sender*len(requests)/o.senders : (sender+1)*len(requests)/o.senders] // nobody else writes to these
+			var reply []byte
+			for n := 0; sending.Err() == nil; n++ {
+				r := &own[n%len(own)]
+				r.renew(rounds.Add(1))
+				err := conn.Invoke(sending, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", &r.data, &reply, grpc.ForceCodec(raw{}))
 				if err == nil {
 					taken.Add(int64(o.spans))
 				} else if sending.Err() == nil {
@@ -160,6 +161,7 @@ func measure(ctx context.Context, o options, name string, requests []request) (r
 	wait(ctx, o.warm)
 	before, began, refusedBefore := taken.Load(), time.Now(), refused.Load()
 	cpuBefore, _ := c.usage()
+	sendingBefore := ownCPU()
 	if o.profiles == "" {
 		wait(ctx, o.measure)
 	} else if err := c.profile(ctx, o.measure, filepath.Join(o.profiles, name+".pprof")); err != nil {
@@ -167,10 +169,17 @@ func measure(ctx context.Context, o options, name string, requests []request) (r
 	}
 	r := result{spans: taken.Load() - before, refused: refused.Load() - refusedBefore, took: time.Since(began)}
 	cpu, resident := c.usage()
-	r.cpu, r.resident = cpu-cpuBefore, resident
+	r.cpu, r.resident, r.sending = cpu-cpuBefore, resident, ownCPU()-sendingBefore
 	stop()
 	senders.Wait()
 	return r, ctx.Err()
+}
+
+// ownCPU is the time that this program has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func wait(ctx context.Context, d time.Duration) {
@@ -186,7 +195,7 @@ type raw struct{}
 func (raw) Marshal(v any) ([]byte, error) { return *v.(*[]byte), nil }
 
 func (raw) Unmarshal(data []byte, v any) error {
-	*v.(*[]byte) = append([]byte(nil), data...)
+	*v.(*[]byte) = append((*v.(*[]byte))[:0], data...)
 	return nil
 }
 
