@@ -59,6 +59,6 @@ func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !is {
 		return fmt.Errorf("cannot receive a %T", v)
 	}
-	m.data = data.MaterializeToBuffer(&requests)
+	m.data = data.MaterializeToBuffer(&buffers)
 	return nil
 }

@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// pool keeps buffers for requests, by powers of two. It is a [mem.BufferPool] which does not clear them, as gRPC's own does,
-// to the last of a megabyte where the request has a tenth of that: requests are written over all of what is read.
+// pool keeps buffers by powers of two. It is a [mem.BufferPool] which does not clear them, as gRPC's own does before each use: both
+// the frames of a connection and what is made of them are written over as far as they are read.
 type pool struct{ classes [classes]sync.Pool }
 
-// requests are the buffers of all that come by gRPC.
-var requests pool
+// buffers are those of all that comes by gRPC.
+var buffers pool
 
 const (
 	smallest = 12 // 4 KB

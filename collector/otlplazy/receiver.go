@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 )
 
 // otlpReceiver takes all signals of one ID. It is made, started and ended once for each of them, and does so the first time.
@@ -94,8 +95,10 @@ func (r *otlpReceiver) openGRPC(ctx context.Context, host component.Host) (net.L
 	if err != nil {
 		return nil, err
 	}
-	codec := configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(bytesCodec{}))
-	if r.grpc, err = cfg.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, codec); err != nil {
+	r.grpc, err = cfg.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings,
+		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(bytesCodec{})),
+		configgrpc.WithGrpcServerOption(experimental.BufferPool(&buffers)))
+	if err != nil {
 		return nil, err
 	}
 	for _, s := range services {
