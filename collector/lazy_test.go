@@ -369,6 +369,9 @@ func TestUndecodedAndDecoded(t *testing.T) {
 			if got := c.metric(t, "otelcol_processor_incoming_items(?:_total)?", `processor="memory_limiter/decoded"`); got != sent {
 				t.Errorf("memory_limiter was given %d decoded spans, want %d", got, sent)
 			}
+			if got := c.metric(t, "otelcol_processor_incoming_items(?:_total)?", `processor="memory_limiter/undecoded"`); got != sent/5 {
+				t.Errorf("memory_limiter was given %d decoded spans by a receiver that hands them on undecoded, want those that came in JSON: %d", got, sent/5)
+			}
 		})
 	}
 }
