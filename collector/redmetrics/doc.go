@@ -6,6 +6,8 @@
 // sampled, they are exact. Nothing is rounded at random: a counter is the sum of adjusted counts, and a bucket of a
 // histogram is off by less than one however long it counts.
 //
+// Requests that come undecoded (collector/lazy) are counted where they lie, as their pdata would be.
+//
 // What it holds is bounded: beyond so many series, spans are counted in one series that says so
 // (otel.metric.overflow), so that the totals stay right.
 package redmetrics
