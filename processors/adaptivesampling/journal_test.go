@@ -43,7 +43,7 @@ func startStored(t *testing.T, cfg *Config, folder string, next consumer.Traces)
 	if err := p.Start(t.Context(), host); err != nil {
 		t.Fatal(err)
 	}
-	return p, func() {
+	return inItsWay(t, p), func() {
 		for _, c := range []component.Component{p, extension} {
 			if err := c.Shutdown(context.Background()); err != nil {
 				t.Error(err)
@@ -89,7 +89,9 @@ func crash(t *testing.T, folder string) string {
 
 func fail(s ptrace.Span) { s.Status().SetCode(ptrace.StatusCodeError) }
 
-func TestHeldOutlivesRestarts(t *testing.T) {
+func TestHeldOutlivesRestarts(t *testing.T) { bothWays(t, testHeldOutlivesRestarts) }
+
+func testHeldOutlivesRestarts(t *testing.T) {
 	high, low := traceID(0xf0000000000000), traceID(0x10000000000000) // above and below the rate of 50 %
 	for name, restart := range map[string]func(t *testing.T, folder string, end func()) string{
 		"killed": func(t *testing.T, folder string, _ func()) string { return crash(t, folder) },
@@ -128,7 +130,9 @@ func TestHeldOutlivesRestarts(t *testing.T) {
 
 // TestDecisionsOutliveACrash holds that what was decided and noted before a crash is neither decided again nor sent
 // again, while the rest of the same batch is still held.
-func TestDecisionsOutliveACrash(t *testing.T) {
+func TestDecisionsOutliveACrash(t *testing.T) { bothWays(t, testDecisionsOutliveACrash) }
+
+func testDecisionsOutliveACrash(t *testing.T) {
 	folder, sink := t.TempDir(), new(consumertest.TracesSink)
 	p, end := startStored(t, config(t, rates+held), folder, sink)
 	defer end()

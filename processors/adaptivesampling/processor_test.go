@@ -70,7 +70,9 @@ func TestStartWithoutDocumentsIsRefused(t *testing.T) {
 	}
 }
 
-func TestJudgement(t *testing.T) {
+func TestJudgement(t *testing.T) { bothWays(t, testJudgement) }
+
+func testJudgement(t *testing.T) {
 	low, high := traceID(0x10000000000000), traceID(0xf0000000000000)
 	for _, tt := range []struct {
 		name                   string
@@ -108,7 +110,9 @@ func TestJudgement(t *testing.T) {
 }
 
 // TestTogetherAsAlone: what becomes of a span does not depend on those that it came with.
-func TestTogetherAsAlone(t *testing.T) {
+func TestTogetherAsAlone(t *testing.T) { bothWays(t, testTogetherAsAlone) }
+
+func testTogetherAsAlone(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	states := []string{"", "vendor=x", "ot=th:8", "ot=th:c,vendor=x", "ot=rv:f0000000000000", "ot=th:8;rv:a0000000000000"}
 	all := ptrace.NewTraces()
@@ -142,7 +146,9 @@ func written(kept []ptrace.Traces) map[string]string {
 }
 
 // TestRootsSayHowTheyWereChosen: what SDKs and proxies have sampled by chance is counted, and not sampled twice.
-func TestRootsSayHowTheyWereChosen(t *testing.T) {
+func TestRootsSayHowTheyWereChosen(t *testing.T) { bothWays(t, testRootsSayHowTheyWereChosen) }
+
+func testRootsSayHowTheyWereChosen(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		class      string
@@ -181,7 +187,9 @@ func TestRootsSayHowTheyWereChosen(t *testing.T) {
 	}
 }
 
-func TestEmptiedPartsGo(t *testing.T) {
+func TestEmptiedPartsGo(t *testing.T) { bothWays(t, testEmptiedPartsGo) }
+
+func testEmptiedPartsGo(t *testing.T) {
 	td := ptrace.NewTraces()
 	for _, class := range []string{"health", "", "health"} {
 		spans := resource(td, "other", class)
@@ -194,7 +202,9 @@ func TestEmptiedPartsGo(t *testing.T) {
 	}
 }
 
-func TestSpansAreCounted(t *testing.T) {
+func TestSpansAreCounted(t *testing.T) { bothWays(t, testSpansAreCounted) }
+
+func testSpansAreCounted(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
 	set := processortest.NewNopSettings(typ)
 	set.TelemetrySettings = telemetry.NewTelemetrySettings()
@@ -288,7 +298,7 @@ func start(tb testing.TB, documents string, set processor.Settings, next consume
 			tb.Error(err)
 		}
 	})
-	return p
+	return inItsWay(tb, p)
 }
 
 func config(tb testing.TB, text string) *Config {
@@ -321,7 +331,9 @@ func traceID(randomness uint64) (id pcommon.TraceID) {
 }
 
 // TestBudget sends far more than the budget until the rate gives way, and is told as a metric.
-func TestBudget(t *testing.T) {
+func TestBudget(t *testing.T) { bothWays(t, testBudget) }
+
+func testBudget(t *testing.T) {
 	telemetry := componenttest.NewTelemetry()
 	set := processortest.NewNopSettings(typ)
 	set.TelemetrySettings = telemetry.NewTelemetrySettings()

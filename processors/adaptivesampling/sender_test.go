@@ -68,7 +68,9 @@ func TestRefusedForGoodIsLost(t *testing.T) {
 
 // TestBackpressure holds that when the next component takes nothing, what is held is bounded and senders are told to keep
 // their spans; and that later everything arrives for which they were not.
-func TestBackpressure(t *testing.T) {
+func TestBackpressure(t *testing.T) { bothWays(t, testBackpressure) }
+
+func testBackpressure(t *testing.T) {
 	next := &moody{err: errors.New("full")}
 	cfg := config(t, rates+held)
 	cfg.Whole.MaxBytes = 1 << 20
@@ -98,7 +100,9 @@ func TestBackpressure(t *testing.T) {
 
 // TestSpansStayWhatTheyAre sends spans with everything that they may have through, and holds that they come out as they
 // went in, where they belong, but for the tracestate: whether they are held, or go as they came, or are refused then.
-func TestSpansStayWhatTheyAre(t *testing.T) {
+func TestSpansStayWhatTheyAre(t *testing.T) { bothWays(t, testSpansStayWhatTheyAre) }
+
+func testSpansStayWhatTheyAre(t *testing.T) {
 	for _, tt := range []struct {
 		name, keep string
 		err        error

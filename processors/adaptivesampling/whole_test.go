@@ -41,7 +41,7 @@ func startWhole(tb testing.TB, cfg *Config, next consumer.Traces) (processor.Tra
 		}
 	})
 	tb.Cleanup(end)
-	return p, end
+	return inItsWay(tb, p), end
 }
 
 // spanOf sends one span of a trace.
@@ -88,7 +88,9 @@ func why(span ptrace.Span) string {
 	return span.TraceState().AsRaw() + " " + rule.AsString() + " " + rate.AsString()
 }
 
-func TestTracesAreKeptWhole(t *testing.T) {
+func TestTracesAreKeptWhole(t *testing.T) { bothWays(t, testTracesAreKeptWhole) }
+
+func testTracesAreKeptWhole(t *testing.T) {
 	low, high := traceID(0x10000000000000), traceID(0xf0000000000000) // below and above the rate of 50 %
 	fail := func(s ptrace.Span) { s.Status().SetCode(ptrace.StatusCodeError) }
 	slow := func(s ptrace.Span) { s.SetStartTimestamp(1e9); s.SetEndTimestamp(2e9 + 1) }
@@ -169,7 +171,9 @@ func eventually(t *testing.T, is func() bool) {
 }
 
 // TestDryRunDropsNothing, also where spans are judged one by one.
-func TestDryRunDropsNothing(t *testing.T) {
+func TestDryRunDropsNothing(t *testing.T) { bothWays(t, testDryRunDropsNothing) }
+
+func testDryRunDropsNothing(t *testing.T) {
 	for name, text := range map[string]string{"whole traces": rates + held, "span by span": rates} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t, text)
@@ -193,7 +197,9 @@ func TestDryRunDropsNothing(t *testing.T) {
 	}
 }
 
-func TestWhatCameTogetherGoesTogether(t *testing.T) {
+func TestWhatCameTogetherGoesTogether(t *testing.T) { bothWays(t, testWhatCameTogetherGoesTogether) }
+
+func testWhatCameTogetherGoesTogether(t *testing.T) {
 	sink := new(consumertest.TracesSink)
 	p, end := startWhole(t, config(t, rates+held), sink)
 	td := ptrace.NewTraces()
@@ -333,7 +339,9 @@ func cpu(b *testing.B, who int) time.Duration {
 
 // TestTracesThatWereSampledByChance: what a root says of how it was sampled holds for all spans of its trace, whatever
 // keeps it, and the trace is not sampled twice.
-func TestTracesThatWereSampledByChance(t *testing.T) {
+func TestTracesThatWereSampledByChance(t *testing.T) { bothWays(t, testTracesThatWereSampledByChance) }
+
+func testTracesThatWereSampledByChance(t *testing.T) {
 	sdk := func(s ptrace.Span) {
 		s.Attributes().PutStr("jaeger.sampler.type", "probabilistic")
 		s.Attributes().PutDouble("jaeger.sampler.param", 0.25)
