@@ -27,8 +27,8 @@ func BenchmarkReceive(b *testing.B) {
 				senders.Go(func() {
 					for i := sender; i < b.N; i += 4 {
 						if err := w.export(data); err != nil {
-						b.Error(err)
-					}
+							b.Error(err)
+						}
 					}
 				})
 			}
