@@ -48,8 +48,8 @@ func (c converter) Convert(_ context.Context, conf *confmap.Conf) error {
 		switch {
 		case value == true && len(unfit) > 0:
 			errs = append(errs, fmt.Errorf(
-				"receivers::%s::undecoded: the pipeline %s would get no spans: it needs %s as its first processor beside %s, or no such processor and %s alone as exporter; leave undecoded out, or give that pipeline a receiver of its own",
-				id, unfit[0], takes, memoryLimiter, takesAsLast))
+				"receivers::%s::undecoded: the pipeline %s needs spans decoded: its first processor beside %s is not %s, and without such a processor its exporters are not %s alone; leave undecoded out, or give that pipeline a receiver of its own",
+				id, unfit[0], memoryLimiter, takes, takesAsLast))
 		case !said && len(unfit) > 0:
 			c.logger.Info("the receiver decodes all spans, since a pipeline needs them decoded", zap.String("receiver", id), zap.Strings("pipelines", unfit))
 		case !said:
