@@ -89,11 +89,15 @@ func ascending(tb testing.TB, data []byte) []byte {
 }
 
 func spans(request []byte, do func([]byte)) {
-	for f := otlp.FieldsOf(request); f.Next(); {
-		for g := otlp.FieldsOf(f.Body); g.Next(); {
-			for h := otlp.FieldsOf(g.Body); g.Number == otlp.ResourceSpansScopeSpans && h.Next(); {
-				do(h.Body)
-			}
+	each(request, otlp.RequestResourceSpans, func(rs []byte) {
+		each(rs, otlp.ResourceSpansScopeSpans, func(ss []byte) { each(ss, otlp.ScopeSpansSpans, do) })
+	})
+}
+
+func each(message []byte, number int, do func([]byte)) {
+	for f := otlp.FieldsOf(message); f.Next(); {
+		if f.Number == number {
+			do(f.Body)
 		}
 	}
 }
@@ -130,7 +134,7 @@ func typical(mixed bool) ptrace.Traces {
 		a.PutInt("http.response.status_code", 200)
 		if mixed {
 			for j := range r.IntN(5) {
-				odd(r, a, fmt.Sprint("attribute", j))
+				attribute(r, a, fmt.Sprint("attribute", j))
 			}
 			continue
 		}
@@ -140,7 +144,7 @@ func typical(mixed bool) ptrace.Traces {
 	return td
 }
 
-func odd(r *rand.Rand, a pcommon.Map, key string) {
+func attribute(r *rand.Rand, a pcommon.Map, key string) {
 	switch r.IntN(8) {
 	case 0:
 		a.PutBool(key, true)
