@@ -188,6 +188,15 @@ func KeyValue(attribute []byte) (key string, v Value) {
 
 // KeyOf gives the key of an attribute as the field that it is, and where it begins. Pdata writes it after the value.
 func KeyOf(attribute []byte) (field []byte, at int) {
+	if b := attribute; len(b) > 3 && b[1] < 0x80 { // the usual cases
+		n := 2 + int(b[1])
+		switch {
+		case b[0] == keyField<<3|wireBytes:
+			return b[:n], 0
+		case b[0] == valueField<<3|wireBytes && n+1 < len(b) && b[n] == keyField<<3|wireBytes && b[n+1] < 0x80:
+			return b[n : n+2+int(b[n+1])], n
+		}
+	}
 	for f := FieldsOf(attribute); f.Next(); at += len(f.Whole) {
 		if f.Number == keyField {
 			return f.Whole, at

@@ -23,12 +23,12 @@ type dictionary struct {
 	told   int             // bytes of text that grown has told of
 	index  [dictionarySees]sight
 
-	// Where what came lately is, each where its sample says, so that it is found without being written down first.
-	keys       [128]key
-	attributes [1024]uint16
+	// Where what came lately is, each where its sample says, so that it is found without a look at the index.
+	keys   [128]key
+	lately [1024]uint16
 }
 
-// Entries are a varint that says how long they are, and so many bytes.
+// Entries are two bytes that say how long they are, and so many bytes. They begin at even places. At 0 is one that is empty.
 
 // sight is of an entry that was seen. What is seen a second time is put in.
 type sight struct{ tag, at uint16 } // at is 0 before that
@@ -68,7 +68,7 @@ func (d *dictionary) renew() {
 	}
 	*d = dictionary{number: dictionaries.Add(1)}
 	d.text.Grow(dictionarySize)
-	d.text.WriteByte(0) // so that nothing is at 0
+	d.text.WriteString("\x00\x00")
 }
 
 // grown is by how much it has grown since it was asked last.
@@ -78,7 +78,7 @@ func (d *dictionary) grown() (bytes int) {
 	return bytes
 }
 
-// find gives where an entry is, or 0. Those that are too long are not looked for.
+// find gives where an entry is, or 0, and notes that it came. Those that are too long are not looked for.
 func (d *dictionary) find(entry []byte) uint16 {
 	if len(entry) > longest {
 		return 0
@@ -93,28 +93,49 @@ func (d *dictionary) find(entry []byte) uint16 {
 		}
 		return 0
 	case s.at == 0:
-		if d.text.Len()+binary.MaxVarintLen16+len(entry) > dictionarySize {
+		if s.at = d.put(entry); s.at == 0 {
 			return 0
 		}
-		s.at = uint16(d.text.Len())
-		var size [binary.MaxVarintLen16]byte
-		d.text.Write(size[:binary.PutUvarint(size[:], uint64(len(entry)))])
-		d.text.Write(entry)
 	case !d.has(s.at, entry):
 		return 0
 	}
+	d.lately[sample(entry)>>(64-10)] = s.at
 	return s.at
 }
 
-// has says whether an entry is there.
+// put gives where the new entry is, or 0 if there is no room.
+func (d *dictionary) put(entry []byte) uint16 {
+	at := d.text.Len()
+	if at+2+len(entry)+1 > dictionarySize {
+		return 0
+	}
+	d.text.WriteByte(byte(len(entry)))
+	d.text.WriteByte(byte(len(entry) >> 8))
+	d.text.Write(entry)
+	if len(entry)%2 != 0 {
+		d.text.WriteByte(0)
+	}
+	return uint16(at)
+}
+
+// recent gives where an entry is that came lately, or 0.
+func (d *dictionary) recent(entry []byte) uint16 {
+	if at := d.lately[sample(entry)>>(64-10)]; d.has(at, entry) {
+		return at
+	}
+	return 0
+}
+
+// has says whether an entry, which is not empty, is there.
 func (d *dictionary) has(at uint16, entry []byte) bool {
-	return at != 0 && entryAt(d.text.String(), at) == string(entry)
+	return entryAt(d.text.String(), at) == string(entry)
 }
 
 // entryAt gives the entry of a dictionary that is there.
 func entryAt(dictionary string, at uint16) string {
-	u := unpacker{data: dictionary, at: int(at)}
-	return u.string()
+	text := dictionary[at:]
+	size := int(text[0]) | int(text[1])<<8
+	return text[2 : 2+size]
 }
 
 // sample is of so few bytes that it costs next to nothing, and yet mostly another for other bytes.
@@ -127,12 +148,11 @@ func sample(b []byte) uint64 {
 		}
 		return h * mix
 	}
-	return (binary.LittleEndian.Uint64(b[n-8:])*mix ^ binary.LittleEndian.Uint64(b[n/2-4:]) ^ uint64(n)) * mix
+	first, middle, last := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n/2-4:]), binary.LittleEndian.Uint64(b[n-8:])
+	return ((first*mix+last)*mix ^ middle) * mix
 }
 
 func (d *dictionary) keyOf(field []byte) *key { return &d.keys[sample(field)>>(64-7)] }
-
-func (d *dictionary) attributeOf(field []byte) *uint16 { return &d.attributes[sample(field)>>(64-10)] }
 
 const mix = 0x9e3779b97f4a7c15
 

@@ -2,9 +2,11 @@ package adaptivesampling
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +23,7 @@ func TestPackedHasEverything(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	want := ptrace.NewSpan()
 	set(t, random, want)
+	want.SetKind(ptrace.SpanKindConsumer)
 	want.TraceState().FromRaw("ot=th:8")
 	set(t, random, want.Status())
 	set(t, random, want.Events().AppendEmpty())
@@ -42,6 +45,8 @@ func TestPackedHasEverything(t *testing.T) {
 	if len(p.out) > 300 {
 		t.Errorf("it still takes %d bytes", len(p.out))
 	}
+	want.SetKind(1 << 30)
+	roundTrip(t, &p, messages(t, want)[0])
 }
 
 // messages gives spans as they are on the wire.
@@ -138,12 +143,31 @@ func roundTrip(t *testing.T, p *packer, message []byte) {
 	from := len(p.out)
 	p.span(message)
 	u := unpacker{data: string(p.out[from:]), dictionary: p.dictionary.text.String()}
-	if got, want := u.span(nil), withoutID(message); !bytes.Equal(got, want) {
+	if got, want := read(t, u.span(nil)), read(t, withoutID(message)); !bytes.Equal(got, want) {
 		t.Fatalf("got\n%q, want\n%q", got, want)
 	}
 	if u.at != len(u.data) {
 		t.Errorf("%d of %d bytes are read", u.at, len(u.data))
 	}
+}
+
+// read gives a request with a span as pdata writes it when it has read it.
+func read(t *testing.T, span []byte) []byte {
+	t.Helper()
+	request, resource := otlp.Begin(nil, otlp.RequestResourceSpans)
+	request, scope := otlp.Begin(request, otlp.ResourceSpansScopeSpans)
+	request = otlp.AppendBytes(request, otlp.ScopeSpansSpans, span)
+	otlp.End(request, scope)
+	otlp.End(request, resource)
+	td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(request)
+	if err != nil {
+		t.Fatalf("%q: %v", span, err)
+	}
+	out, err := new(ptrace.ProtoMarshaler).MarshalTraces(td)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func withoutID(message []byte) (rest []byte) {
@@ -180,7 +204,7 @@ func TestDictionariesAreRenewed(t *testing.T) {
 		used[p.dictionary.number] = true
 	}
 	for i := range all {
-		if got := all[i].span(nil); !bytes.Equal(got, all[i].want) {
+		if got := all[i].span(nil); !bytes.Equal(read(t, got), read(t, all[i].want)) {
 			t.Fatalf("%d: got %q, want %q", i, got, all[i].want)
 		}
 	}
@@ -192,8 +216,8 @@ func TestDictionariesAreRenewed(t *testing.T) {
 	}
 }
 
-// BenchmarkPack packs batches of spans with five attributes, of which one is another for each span. ns/span and bytes/span are
-// what counts.
+// BenchmarkPack packs batches of spans with five attributes, of which one is another for each span, as collectors and as SDKs
+// write them. ns/span and bytes/span are what counts.
 func BenchmarkPack(b *testing.B) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var spans []ptrace.Span
@@ -204,30 +228,58 @@ func BenchmarkPack(b *testing.B) {
 		span.SetParentSpanID(pcommon.SpanID{byte(n), 2})
 		span.SetName(fmt.Sprintf("GET /items/%d", n%10))
 		span.SetKind(ptrace.SpanKindServer)
-		span.SetStartTimestamp(pcommon.Timestamp(random.Uint64()))
-		span.SetEndTimestamp(pcommon.Timestamp(random.Uint64()))
+		span.SetStartTimestamp(1_790_000_000_000_000_000)
+		span.SetEndTimestamp(span.StartTimestamp() + pcommon.Timestamp(random.Uint64N(200_000_000)))
 		a := span.Attributes()
 		a.PutStr("http.request.method", "GET")
 		a.PutStr("url.path", "/items/of/some/kind")
 		a.PutInt("http.response.status_code", 200)
 		a.PutStr("server.address", "checkout.shop")
-		a.PutStr("user.id", strconv.Itoa(100_000+random.IntN(900_000)))
+		a.PutStr("user.id", "??????")
 		spans = append(spans, span)
 	}
-	all := messages(b, spans...)
+	written := messages(b, spans...)
+	b.Run("collector", func(b *testing.B) { benchmarkPack(b, random, written) })
+	for i := range written {
+		written[i] = ascending(written[i], true)
+	}
+	b.Run("SDK", func(b *testing.B) { benchmarkPack(b, random, written) })
+}
+
+func benchmarkPack(b *testing.B, random *rand.Rand, all [][]byte) {
+	var places []int
+	for _, message := range all {
+		places = append(places, bytes.Index(message, []byte("?")))
+	}
 	var p packer
 	size := 0
 	b.ReportAllocs()
 	for b.Loop() {
 		p.begin()
-		for _, message := range all {
-			id := bytes.LastIndex(message, []byte("user.id")) - 2 - 6 // before the key and how long it is
-			strconv.AppendInt(message[:id], int64(100_000+random.IntN(900_000)), 10)
+		for i, message := range all {
+			strconv.AppendInt(message[:places[i]], int64(100_000+random.IntN(900_000)), 10)
 			p.span(message)
 		}
 		size += len(p.out) + p.dictionary.grown()
 	}
-	n := float64(b.N * len(spans))
+	for i, message := range all {
+		copy(message[places[i]:], "??????")
+	}
+	n := float64(b.N * len(all))
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/span")
 	b.ReportMetric(float64(size)/n, "bytes/span")
+}
+
+// ascending puts a message's fields in order, and those of its attributes.
+func ascending(message []byte, attributes bool) []byte {
+	var fields [][]byte
+	for f := otlp.FieldsOf(message); f.Next(); {
+		field := f.Whole
+		if attributes && f.Number == otlp.SpanAttributes {
+			field = otlp.AppendBytes(nil, f.Number, ascending(f.Body, false))
+		}
+		fields = append(fields, field)
+	}
+	slices.SortStableFunc(fields, func(a, b []byte) int { return cmp.Compare(a[0], b[0]) })
+	return slices.Concat(fields...)
 }

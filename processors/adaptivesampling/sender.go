@@ -262,7 +262,7 @@ func (s *sender) unpack(p *parcel) (ptrace.Traces, error) {
 		for same < len(parts) && parts[same].batch.origin == parts[0].batch.origin {
 			same++
 		}
-		w.spans, w.places = w.spans[:0], w.places[:0]
+		w.spans, w.places, w.scopes = w.spans[:0], w.places[:0], w.scopes[:0]
 		for i := range parts[:same] {
 			w.part(&parts[i])
 		}

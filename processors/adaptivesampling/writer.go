@@ -1,7 +1,6 @@
 package adaptivesampling
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 
@@ -20,11 +19,16 @@ type writer struct {
 	data    string // of the parts to come
 	spans   []byte // of those that share a head, each as a field
 	places  []placed
+	scopes  []scope
+	head    []byte
 	request []byte
 }
 
-// placed is a span that is unpacked, and of which scope of its head it is.
-type placed struct{ scope, from, to int }
+// placed is where a span that is unpacked is, and which one is the next of its scope.
+type placed struct{ from, to, after int }
+
+// scope is which spans are of a scope of the head, the first and the last, counted from 1; 0 is none.
+type scope struct{ first, last int }
 
 var writers = sync.Pool{New: func() any { return new(writer) }}
 
@@ -49,8 +53,22 @@ func (w *writer) part(k *keptPart) {
 		w.spans = spans.span(otlp.AppendBytes(w.spans, otlp.SpanTraceID, k.id[:]))
 		w.spans = w.say(w.spans, at, &k.verdict, k.first && i == 0)
 		otlp.End(w.spans, at)
-		w.places = append(w.places, placed{int(scopes.uint()), from, len(w.spans)})
+		w.place(int(scopes.uint()), placed{from: from, to: len(w.spans)})
 	}
+}
+
+func (w *writer) place(nth int, p placed) {
+	for nth >= len(w.scopes) {
+		w.scopes = append(w.scopes, scope{})
+	}
+	w.places = append(w.places, p)
+	s := &w.scopes[nth]
+	if s.first == 0 {
+		s.first = len(w.places)
+	} else {
+		w.places[s.last-1].after = len(w.places)
+	}
+	s.last = len(w.places)
 }
 
 // say writes on the span that begins there what it stands for, and on a root, or the first of a trace without one, why it was
@@ -104,12 +122,10 @@ func without(out []byte, at int, names ...string) []byte {
 
 // under appends to the request what the spans share, with them in it, and without scopes and resources that have none.
 func (w *writer) under(head string) {
-	slices.SortStableFunc(w.places, func(a, b placed) int { return cmp.Compare(a.scope, b.scope) })
-	places := w.places
-	scope := 0
-	for f := otlp.FieldsOf([]byte(head)); f.Next(); {
-		before := len(places)
-		from := len(w.request)
+	w.head = append(w.head[:0], head...)
+	nth := 0
+	for f := otlp.FieldsOf(w.head); f.Next(); {
+		from, some := len(w.request), false
 		var resource int
 		w.request, resource = otlp.Begin(w.request, otlp.RequestResourceSpans)
 		for g := otlp.FieldsOf(f.Body); g.Next(); {
@@ -117,28 +133,27 @@ func (w *writer) under(head string) {
 				w.request = append(w.request, g.Whole...)
 				continue
 			}
-			places = w.inScope(g.Body, scope, places)
-			scope++
+			if nth < len(w.scopes) && w.scopes[nth].first > 0 {
+				w.inScope(g.Body, w.scopes[nth].first)
+				some = true
+			}
+			nth++
 		}
 		otlp.End(w.request, resource)
-		if len(places) == before {
+		if !some {
 			w.request = w.request[:from]
 		}
 	}
 }
 
-// inScope appends a scope with the first spans, as far as they are of it, and gives the rest.
-func (w *writer) inScope(head []byte, scope int, places []placed) []placed {
-	if len(places) == 0 || places[0].scope != scope {
-		return places
-	}
+// inScope appends a scope with its spans.
+func (w *writer) inScope(head []byte, first int) {
 	var at int
 	w.request, at = otlp.Begin(w.request, otlp.ResourceSpansScopeSpans)
 	w.request = append(w.request, head...)
-	for len(places) > 0 && places[0].scope == scope {
-		w.request = append(w.request, w.spans[places[0].from:places[0].to]...)
-		places = places[1:]
+	for n := first; n > 0; n = w.places[n-1].after {
+		p := &w.places[n-1]
+		w.request = append(w.request, w.spans[p.from:p.to]...)
 	}
 	otlp.End(w.request, at)
-	return places
 }
