@@ -564,11 +564,15 @@ func TestStartFails(t *testing.T) {
 		w.unmarshal(cfg, map[string]any{"protocols": map[string]any{
 			"grpc": map[string]any{"endpoint": w.grpc}, "http": map[string]any{"endpoint": w.http},
 		}})
-		for _, r := range w.components(cfg) {
+		all := w.components(cfg)
+		for _, r := range all {
 			err := r.Start(t.Context(), componenttest.NewNopHost())
 			if err == nil || !strings.Contains(err.Error(), "protocols::"+taken+": ") {
 				t.Errorf("%s is taken: %v", taken, err)
 			}
+		}
+		require.True(t, taken == "grpc" || refused(w.grpc), "it listens for gRPC still")
+		for _, r := range all {
 			require.NoError(t, r.Shutdown(t.Context()))
 		}
 		require.Empty(t, receivers.of[cfg])
