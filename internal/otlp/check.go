@@ -14,7 +14,8 @@ var ErrOld = errors.New("the request has fields that are no longer in use")
 const maxDepth = 100
 
 // Check says how many spans an export request has. What is well formed to it is so to pdata; the rest of the package reads
-// nothing else.
+// nothing else. It refuses two things that pdata takes: values that are more than 100 deep in each other, since those could fill
+// the stack, and fields with numbers that protobuf does not have, of which pdata looks at 32 bits.
 func Check(request []byte) (spans int, err error) {
 	c := checker{}
 	if err := c.message(request, exportRequest, 0); err != nil {

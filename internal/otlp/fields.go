@@ -1,6 +1,6 @@
 // Package otlp reads export requests of spans (OTLP's ExportTraceServiceRequest as protobuf) where they lie: what is asked for
 // is found in the bytes, and nothing is made. It is for whoever throws most of it away. Requests are read only after [Check]
-// has found them well formed, or if pdata wrote them; what is read of others may panic.
+// has found them well formed, or if pdata wrote them, however deep they are; what is read of others may panic.
 //
 // Texts are parts of the request, and valid for as long as its memory is not used for something else: what is kept longer has
 // to be cloned.
