@@ -14,13 +14,20 @@ import (
 // Request is an export request of spans (OTLP protobuf, ExportTraceServiceRequest), checked to be well formed, that nobody
 // has decoded.
 type Request struct {
-	data  []byte
+	data  atomic.Pointer[[]byte] // nil when its memory is used for something else
 	spans int
 	taken atomic.Bool
 }
 
 // New makes a request of data, which has that many spans and is not changed before the request is done with.
-func New(data []byte, spans int) *Request { return &Request{data: data, spans: spans} }
+func New(data []byte, spans int) *Request {
+	r := &Request{spans: spans}
+	r.data.Store(&data)
+	return r
+}
+
+// Done lets go of the data. Contexts that carried the request may be kept much longer, as exporters' queues do.
+func (r *Request) Done() { r.data.Store(nil) }
 
 type key struct{}
 
@@ -39,6 +46,10 @@ func Take(ctx context.Context) (data []byte, spans int, rest context.Context) {
 	if r == nil {
 		return nil, 0, ctx
 	}
+	there := r.data.Load()
+	if there == nil {
+		return nil, 0, ctx
+	}
 	r.taken.Store(true)
-	return r.data, r.spans, context.WithValue(ctx, key{}, (*Request)(nil))
+	return *there, r.spans, context.WithValue(ctx, key{}, (*Request)(nil))
 }

@@ -26,6 +26,10 @@ func TestTake(t *testing.T) {
 			t.Fatalf("what was taken is there still: %q, %d spans", data, spans)
 		}
 	}
+	r.Done()
+	if data, spans, _ := lazy.Take(carried); data != nil || spans != 0 {
+		t.Fatalf("what is done with is there still: %q, %d spans", data, spans)
+	}
 	data, spans, rest := lazy.Take(t.Context())
 	if data != nil || spans != 0 || rest != t.Context() {
 		t.Fatalf("%q and %d spans, of a context that carries none", data, spans)

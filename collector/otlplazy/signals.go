@@ -124,6 +124,7 @@ func (u undecoded) take(ctx context.Context, data []byte, in encoding) error {
 
 func (u undecoded) handOn(ctx context.Context, data []byte, spans int) error {
 	request := lazy.New(data, spans)
+	defer request.Done()
 	if err := u.consume(request.In(ctx), ptrace.NewTraces()); err != nil || request.Taken() {
 		return err
 	}

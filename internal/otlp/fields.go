@@ -92,18 +92,29 @@ type Resource struct{ message []byte }
 // ResourceOf finds the resource of a ResourceSpans.
 func ResourceOf(resourceSpans []byte) (r Resource) {
 	const tag = ResourceSpansResource<<3 | wireBytes
-	for m, rest := next(resourceSpans, tag); m != nil; m, rest = next(rest, tag) {
-		r.message = merged(r.message, m)
+	first, rest := next(resourceSpans, tag)
+	all := merger{message: first}
+	for m, rest := next(rest, tag); m != nil; m, rest = next(rest, tag) {
+		all.add(m)
 	}
-	return r
+	return Resource{all.message}
 }
 
-// merged is a message of which there are two: they are one.
-func merged(before, m []byte) []byte {
-	if before == nil {
-		return m
+// merger makes one of messages of which there may be more than one: they are one. They are copied only then, and each once.
+type merger struct {
+	message []byte
+	copied  bool
+}
+
+func (m *merger) add(more []byte) {
+	switch {
+	case m.message == nil:
+		m.message = more
+	case !m.copied:
+		m.message, m.copied = slices.Concat(m.message, more), true
+	default:
+		m.message = append(m.message, more...)
 	}
-	return append(slices.Clip(before), m...)
 }
 
 // Attributes goes through those of the resource.
@@ -175,15 +186,16 @@ func KeyValue(attribute []byte) (key string, v Value) {
 			}
 		}
 	}
+	var value merger
 	for f := FieldsOf(attribute); f.Next(); {
 		switch f.Number {
 		case keyField:
 			key = Text(f.Body)
 		case valueField:
-			v = merged(v, f.Body)
+			value.add(f.Body)
 		}
 	}
-	return key, v
+	return key, value.message
 }
 
 // KeyOf gives the key of an attribute as the field that it is, and where it begins. Pdata writes it after the value.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -282,5 +283,24 @@ func TestWritten(t *testing.T) {
 	}
 	if _, err := otlp.Check(out); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRepeatedIsCopiedOnce: what is said in very many parts is put together in no more memory than a few times its own.
+func TestRepeatedIsCopiedOnce(t *testing.T) {
+	const parts = 100_000
+	resources := append(bytes.Repeat([]byte{otlp.ResourceSpansResource<<3 | 2, 2, 0x10, 1}, parts), 0x12, 2, 0x12, 0)
+	values := bytes.Repeat([]byte{2<<3 | 2, 2, 0x18, 1}, parts)
+	for name, read := range map[string]func(){
+		"resource": func() { otlp.ResourceOf(resources) },
+		"value":    func() { otlp.KeyValue(values) },
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		read()
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 20*4*parts {
+			t.Errorf("%s: %d MB for %d KB", name, n>>20, 4*parts>>10)
+		}
 	}
 }

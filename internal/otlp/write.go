@@ -6,15 +6,12 @@ import (
 )
 
 // lengthSize is for how many bytes of length there is room: numbers may be written longer than they need be.
-const lengthSize = 4
-
-// MaxMessage is how long a message that is begun and ended can get.
-const MaxMessage = 1<<(7*lengthSize) - 1
+const lengthSize = 5
 
 // Begin appends the head of a field that is a message. What is appended after it, until End, is in the message.
 func Begin(out []byte, number int) (begun []byte, at int) {
 	out = binary.AppendUvarint(out, uint64(number)<<3|wireBytes)
-	return append(out, 0, 0, 0, 0), len(out) + lengthSize
+	return append(out, 0, 0, 0, 0, 0), len(out) + lengthSize
 }
 
 // End writes how long the message is that begins there.

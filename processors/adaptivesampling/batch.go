@@ -57,6 +57,7 @@ type entry struct{ slot, nth int32 }
 // place is where a part is in its batch's data.
 type place struct {
 	from, to uint32
+	unpacked uint32 // bytes
 	spans    int32
 	scope    int32 // one of theirs, if they are of one class; -1 if not
 }
@@ -136,7 +137,9 @@ func (r *reader) release() {
 	clear(r.names[:])
 	r.judged.Reset()
 	r.rates, r.rules, r.service, r.holder = nil, nil, nil, nil
-	readers.Put(r)
+	if cap(r.packer.out) <= maxPooled && cap(r.head) <= maxPooled {
+		readers.Put(r)
+	}
 }
 
 // look goes through a request.
@@ -217,6 +220,7 @@ func (r *reader) pack(b *batch) {
 		if !g.dropped && !g.done {
 			for n := g.first; n >= 0; n = r.runs[n].after {
 				r.packer.span(r.runs[n].message)
+				part.unpacked += uint32(len(r.runs[n].message))
 			}
 			b.spans += g.seen.Spans
 		}
@@ -290,8 +294,8 @@ const statusError = int32(ptrace.StatusCodeError)
 
 // marks says whether an attribute marks a trace: it is one of those that do, and neither false nor empty.
 func (r *rules) marks(all otlp.Attributes) bool {
-	for all.Next() {
-		if slices.Contains(r.marked, all.Key) && truthy(all.Value) {
+	for _, name := range r.marked {
+		if v, ok := all.Get(name); ok && truthy(v) {
 			return true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
 	"github.com/machinenativeops/weir/internal/otlp"
@@ -213,7 +214,7 @@ func (j *journal) replay(ctx context.Context, h *holder) error {
 			continue
 		}
 		j.stored[n] = true
-		count, err := otlp.Check(data)
+		data, count, err := readable(data)
 		if err != nil {
 			j.log.Error("held spans in storage can't be read", zap.Error(err))
 			j.remove(n)
@@ -227,6 +228,20 @@ func (j *journal) replay(ctx context.Context, h *holder) error {
 		j.log.Info("spans that were held are taken up", zap.Int("spans", spans))
 	}
 	return nil
+}
+
+// readable gives a stored batch as it is read, and how many spans it has. What pdata takes and [otlp.Check] refuses, such as values
+// very deep in each other, is stored where it came decoded.
+func readable(data []byte) (request []byte, spans int, err error) {
+	if spans, err = otlp.Check(data); err == nil {
+		return data, spans, nil
+	}
+	td, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(data)
+	if err != nil {
+		return nil, 0, err
+	}
+	request, err = new(ptrace.ProtoMarshaler).MarshalTraces(td)
+	return request, td.SpanCount(), err
 }
 
 func (j *journal) replayNotes(ctx context.Context, h *holder, first uint64) (map[doneWith]bool, error) {

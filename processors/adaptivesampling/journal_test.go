@@ -215,3 +215,20 @@ func TestStorageMustBeThere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDeepValuesOutliveARestart: what came decoded, and is more than undecoded requests may be, is taken up all the same.
+func TestDeepValuesOutliveARestart(t *testing.T) {
+	folder := t.TempDir()
+	p, end := startStored(t, config(t, rates+held), folder, new(consumertest.TracesSink))
+	defer end()
+	spanOf(t, p, "deep", traceID(0xf0000000000000), true, func(s ptrace.Span) {
+		v := s.Attributes().PutEmpty("a")
+		for range 150 {
+			v = v.SetEmptySlice().AppendEmpty()
+		}
+	})
+	sink := new(consumertest.TracesSink)
+	_, endAgain := startStored(t, config(t, rates+"  keep: {}\n  wait: 100ms\n"), crash(t, folder), sink)
+	defer endAgain()
+	eventually(t, func() bool { return len(came(sink)) == 1 })
+}

@@ -217,7 +217,9 @@ func (j *judge) release() {
 	j.rates, j.service, j.all, j.one, j.out = nil, nil, 0, otlp.Span{}, j.out[:0]
 	clear(j.names[:])
 	j.state.text, j.state.state, j.state.written = "", sampling.State{}, ""
-	judges.Put(j)
+	if cap(j.out) <= maxPooled {
+		judges.Put(j)
+	}
 }
 
 // filter drops spans of the service, and scopes that become empty.

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	maxParcel  = 1 << 18 // packed bytes that go on at once, which are some 3,000 spans
+	maxParcel  = 1 << 20 // unpacked bytes that go on at once, which are some 4,000 spans
+	maxPooled  = 1 << 23 // bytes of a buffer that is used again
 	retryFirst = 100 * time.Millisecond
 	retryLast  = 5 * time.Second
 )
@@ -132,9 +133,11 @@ func (s *sender) settle(ctx context.Context, judged *whole.Judged[part]) {
 
 // pack puts the first of what is kept in a parcel, by which it is held no more, and gives the rest.
 func (s *sender) pack(judged *whole.Judged[part], kept []pick) (*parcel, []pick) {
-	size, n := 0, 0
-	for ; n < len(kept) && size < maxParcel; n++ {
-		size += len(kept[n].part(judged).data())
+	size, unpacked, n := 0, 0, 0
+	for ; n < len(kept) && unpacked < maxParcel; n++ {
+		of := kept[n].part(judged)
+		size += len(of.data())
+		unpacked += int(of.place().unpacked)
 	}
 	p := &parcel{parts: make([]keptPart, n)}
 	var data strings.Builder
@@ -255,7 +258,7 @@ func (s *sender) finish(p *parcel) {
 // where there is none on the first, why it was kept.
 func (s *sender) unpack(p *parcel) (ptrace.Traces, error) {
 	w := writers.Get().(*writer)
-	defer writers.Put(w)
+	defer w.release()
 	w.begin(s.holder.cfg, p.data)
 	for parts := p.parts; len(parts) > 0; {
 		same := 1

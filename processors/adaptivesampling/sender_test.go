@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -210,6 +211,34 @@ func collect(t *testing.T, td ptrace.Traces, to map[pcommon.SpanID]string) {
 				}
 				to[span.SpanID()] = string(text)
 			}
+		}
+	}
+}
+
+// TestParcelsAreBounded: what goes on at once is bounded by what it is unpacked, however little is held of it.
+func TestParcelsAreBounded(t *testing.T) {
+	sink := new(consumertest.TracesSink)
+	p, end := startWhole(t, config(t, rates+held), sink)
+	const batches, spans = 100, 20
+	text := strings.Repeat("at com.example.Some.method\n", 100)
+	for i := range uint64(batches) {
+		td := ptrace.NewTraces()
+		for k := range uint64(spans) {
+			span := resource(td, "checkout", "").AppendEmpty()
+			span.SetTraceID(traceID(0xf0000000000000 + i*spans + k))
+			span.Attributes().PutStr("stack", text)
+		}
+		if err := p.ConsumeTraces(t.Context(), td); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	if sink.SpanCount() != batches*spans {
+		t.Fatalf("%d spans came", sink.SpanCount())
+	}
+	for _, td := range sink.AllTraces() {
+		if size := new(ptrace.ProtoMarshaler).TracesSize(td); size > 2*maxParcel {
+			t.Errorf("%d bytes go on at once", size)
 		}
 	}
 }

@@ -37,6 +37,13 @@ func (w *writer) begin(cfg *Config, data string) {
 	w.rule, w.rate, w.keep = cfg.Why+".rule", cfg.Why+".rate", cfg.Why+".keep"
 }
 
+func (w *writer) release() {
+	w.data = ""
+	if cap(w.spans) <= maxPooled && cap(w.request) <= maxPooled { // else what was once much would be held for ever
+		writers.Put(w)
+	}
+}
+
 // part unpacks the spans of the next part.
 func (w *writer) part(k *keptPart) {
 	scopes := unpacker{data: w.data[:k.size]}
