@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/status"
@@ -54,10 +55,12 @@ func (s service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func encodingOf(r *http.Request) (in encoding, known bool) {
-	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
-	case typeProtobuf:
+	switch kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); {
+	case err != nil:
+		return "", false
+	case kind == typeProtobuf:
 		return protobuf, true
-	case typeJSON:
+	case kind == typeJSON:
 		return jsonText, true
 	default:
 		return "", false
@@ -82,7 +85,9 @@ func answerStatus(w http.ResponseWriter, in encoding, code int, s *status.Status
 	if in == jsonText {
 		marshal = protojson.Marshal
 	}
-	text, err := marshal(s.Proto())
+	said := s.Proto()
+	said.Message = strings.ToValidUTF8(said.GetMessage(), "\uFFFD") // it may repeat what was sent
+	text, err := marshal(said)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

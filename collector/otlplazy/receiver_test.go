@@ -485,6 +485,8 @@ func TestHTTPAsItIsSpoken(t *testing.T) {
 		{http.MethodPost, "/spans", typeProtobuf, "gzip", gzipped(long), http.StatusRequestEntityTooLarge},
 		{http.MethodPost, "/spans", typeProtobuf, "gzip", long[:500], http.StatusBadRequest},
 		{http.MethodPost, "/spans", typeJSON, "rot13", []byte("{}"), http.StatusBadRequest},
+		{http.MethodPost, "/spans", typeJSON, "", []byte("\xff\xfe"), http.StatusBadRequest}, // which the answer repeats
+		{http.MethodPost, "/spans", typeProtobuf + "; a", "", marshal(spans(1, 500)), http.StatusUnsupportedMediaType},
 		{http.MethodPost, "/spans", typeProtobuf, "", marshal(spans(1, 500)), http.StatusOK},
 	} {
 		res, body := w.request(c.method, c.path, c.body, "Content-Type", c.kind, "Content-Encoding", c.encoded)

@@ -42,7 +42,7 @@ func TestWhereItIsRight(t *testing.T) {
 		"logs besides":            {"otlp_lazy:", sampled + "\n    logs: {receivers: [otlp_lazy], processors: [batch], exporters: [nop]}", true},
 		"another receiver's":      {"otlp_lazy:", sampled + "\n    traces/all: {receivers: [otlp], exporters: [nop]}", true},
 		"another of its type":     {"otlp_lazy:", sampled + "\n    traces/all: {receivers: [otlp_lazy/2], exporters: [nop]}", true},
-		"no traces":               {"otlp_lazy:", "logs: {receivers: [otlp_lazy], exporters: [nop]}", true},
+		"no traces":               {"otlp_lazy:", "logs: {receivers: [otlp_lazy], exporters: [nop]}", nil},
 		"other processor first":   {"otlp_lazy:", "traces: {receivers: [otlp_lazy], processors: [batch, adaptive_sampling], exporters: [nop]}", nil},
 		"other exporter besides":  {"otlp_lazy:", "traces: {receivers: [otlp_lazy], exporters: [red_metrics, nop]}", nil},
 		"counted behind another":  {"otlp_lazy:", "traces: {receivers: [otlp_lazy], processors: [batch], exporters: [red_metrics]}", nil},
