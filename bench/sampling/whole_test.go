@@ -3,6 +3,7 @@
 package sampling
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -15,15 +16,12 @@ import (
 	"time"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/tailsamplingprocessor"
-	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componenttest"
-	"go.opentelemetry.io/collector/confmap"
-	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor"
-	"go.opentelemetry.io/collector/processor/processortest"
 
+	"github.com/machinenativeops/weir/collector/lazy"
+	"github.com/machinenativeops/weir/internal/otlp"
 	"github.com/machinenativeops/weir/processors/adaptivesampling"
 )
 
@@ -46,6 +44,9 @@ func BenchmarkWholeTraces(b *testing.B) {
 	b.Run("weir", func(b *testing.B) {
 		run(b, adaptivesampling.NewFactory(), map[string]any{"policy": []any{file}})
 	})
+	b.Run("weir, undecoded", func(b *testing.B) {
+		runUndecoded(b, adaptivesampling.NewFactory(), map[string]any{"policy": []any{file}})
+	})
 	b.Run("tail_sampling", func(b *testing.B) {
 		run(b, tailsamplingprocessor.NewFactory(), map[string]any{
 			"decision_wait": "1s", "num_traces": 1_000_000,
@@ -59,15 +60,51 @@ func BenchmarkWholeTraces(b *testing.B) {
 	b.Run("none", func(b *testing.B) { run(b, nothing(), nil) })
 }
 
-// run sends batches of 1,000 spans of ten services, eight spans to a trace. cpu-ns/span is all of the process but the
-// making of spans, and includes what collecting their garbage costs.
+// run sends batches of 1,000 spans of ten services, eight spans to a trace.
 func run(b *testing.B, factory processor.Factory, settings map[string]any) {
-	cfg := factory.CreateDefaultConfig()
-	if err := confmap.NewFromStringMap(settings).Unmarshal(cfg); err != nil {
+	p := started(b, factory, settings)
+	random := rand.New(rand.NewPCG(1, 2))
+	var td ptrace.Traces
+	sendEach(b, p, func() { td = batch(random) }, func() error { return p.ConsumeTraces(b.Context(), td) })
+}
+
+// runUndecoded sends them as otlp_lazy does. Checking them is not making.
+func runUndecoded(b *testing.B, factory processor.Factory, settings map[string]any) {
+	p := started(b, factory, settings)
+	random := rand.New(rand.NewPCG(1, 2))
+	ids := newIDs(random)
+	request, err := new(ptrace.ProtoMarshaler).MarshalTraces(batchOf(ids, random))
+	if err != nil {
 		b.Fatal(err)
 	}
-	p := create(b, factory, cfg)
-	random := rand.New(rand.NewPCG(1, 2))
+	var places [][]byte // of trace ids, which are random enough to be nothing else
+	for _, id := range ids {
+		for rest := request; ; {
+			at := bytes.Index(rest, id[:])
+			if at < 0 {
+				break
+			}
+			places, rest = append(places, rest[at:at+len(id)]), rest[at+len(id):]
+		}
+	}
+	renew := func() { // the ids are others each time
+		change := random.Uint64()
+		for _, id := range places {
+			binary.NativeEndian.PutUint64(id, binary.NativeEndian.Uint64(id)^change)
+			binary.NativeEndian.PutUint64(id[8:], binary.NativeEndian.Uint64(id[8:])^change)
+		}
+	}
+	sendEach(b, p, renew, func() error {
+		spans, err := otlp.Check(request)
+		if err != nil {
+			return err
+		}
+		return p.ConsumeTraces(lazy.New(request, spans).In(b.Context()), ptrace.NewTraces())
+	})
+}
+
+// sendEach sends what is made. cpu-ns/span is all of the process but the making, and includes what collecting garbage costs.
+func sendEach(b *testing.B, p processor.Traces, produce func(), send func() error) {
 	runtime.LockOSThread() // so that making can be told apart
 	defer runtime.UnlockOSThread()
 	var making time.Duration
@@ -75,9 +112,9 @@ func run(b *testing.B, factory processor.Factory, settings map[string]any) {
 	before := cpu(b, syscall.RUSAGE_SELF)
 	for b.Loop() {
 		began := cpu(b, rusageThread)
-		td := batch(random)
+		produce()
 		making += cpu(b, rusageThread) - began
-		if err := p.ConsumeTraces(b.Context(), td); err != nil {
+		if err := send(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -88,24 +125,18 @@ func run(b *testing.B, factory processor.Factory, settings map[string]any) {
 	b.ReportMetric(float64(cpu(b, syscall.RUSAGE_SELF)-before-making)/float64(b.N)/1000, "cpu-ns/span")
 }
 
-func create(b *testing.B, factory processor.Factory, cfg component.Config) processor.Traces {
-	p, err := factory.CreateTraces(b.Context(), processortest.NewNopSettings(factory.Type()), cfg, consumertest.NewNop())
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := p.Start(b.Context(), componenttest.NewNopHost()); err != nil {
-		b.Fatal(err)
-	}
-	return p
-}
+func batch(random *rand.Rand) ptrace.Traces { return batchOf(newIDs(random), random) }
 
-func batch(random *rand.Rand) ptrace.Traces {
-	td := ptrace.NewTraces()
-	var ids [125]pcommon.TraceID
+func newIDs(random *rand.Rand) (ids [125]pcommon.TraceID) {
 	for i := range ids {
 		binary.BigEndian.PutUint64(ids[i][:], random.Uint64())
 		binary.BigEndian.PutUint64(ids[i][8:], random.Uint64())
 	}
+	return ids
+}
+
+func batchOf(ids [125]pcommon.TraceID, random *rand.Rand) ptrace.Traces {
+	td := ptrace.NewTraces()
 	for i := range 10 {
 		rs := td.ResourceSpans().AppendEmpty()
 		rs.Resource().Attributes().PutStr("service.name", fmt.Sprintf("s%d", i))

@@ -307,6 +307,11 @@ func (u *unpacker) take(n int) string {
 	return u.data[u.at-n : u.at]
 }
 
+func (u *unpacker) fixed() uint64 {
+	b := u.take(8)
+	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 | uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+}
+
 // span appends a span's message but for its trace's id.
 func (u *unpacker) span(out []byte) []byte {
 	for {
@@ -328,17 +333,17 @@ func (u *unpacker) span(out []byte) []byte {
 // ending appends what the end of a span has.
 func (u *unpacker) ending(out []byte, has byte) []byte {
 	if has&endSpanID != 0 {
-		out = append(append(out, tagSpanID, 8), u.take(8)...)
+		out = binary.LittleEndian.AppendUint64(append(out, tagSpanID, 8), u.fixed())
 	}
 	if has&endParentID != 0 {
-		out = append(append(out, tagParentID, 8), u.take(8)...)
+		out = binary.LittleEndian.AppendUint64(append(out, tagParentID, 8), u.fixed())
 	}
 	if kind := has & endKind; kind != 0 {
 		out = append(out, tagKind, kind)
 	}
 	if has&endTimes != 0 {
-		out = append(append(out, tagStart), u.take(8)...)
-		start := binary.LittleEndian.Uint64(out[len(out)-8:])
+		start := u.fixed()
+		out = binary.LittleEndian.AppendUint64(append(out, tagStart), start)
 		out = binary.LittleEndian.AppendUint64(append(out, tagEnd), start+u.uint())
 	}
 	return out
