@@ -234,9 +234,7 @@ func (r *reader) pack(b *batch) {
 
 // hold gives the batch what is packed. It gives the traces that were judged before that.
 func (r *reader) hold(b *batch) (postponed whole.Judged[part]) {
-	from := r.room(len(r.packer.out))
-	r.data.Write(r.packer.out)
-	b.data = r.data.String()[from:]
+	b.data = r.keep(r.packer.out)
 	b.dictionary = r.packer.dictionary.text.String()
 	b.packing.Lock()
 	defer b.packing.Unlock()
@@ -261,14 +259,19 @@ func postpone(t *whole.Released, parts []part) bool {
 	})
 }
 
-// room has so many bytes be free in the piece of memory, a new one if need be: the old is left to those who have it. It gives
-// where they are.
-func (r *reader) room(bytes int) int {
-	if r.data.Cap()-r.data.Len() < bytes {
-		r.data.Reset()
-		r.data.Grow(max(bytes, pieceSize))
+// keep gives a copy, which is in the piece of memory, or in a new one if need be: the old is left to those who have it. What is
+// large has its own, or much of each piece would be left over.
+func (r *reader) keep(packed []byte) string {
+	if len(packed) > pieceSize/8 {
+		return string(packed)
 	}
-	return r.data.Len()
+	if r.data.Cap()-r.data.Len() < len(packed) {
+		r.data.Reset()
+		r.data.Grow(pieceSize)
+	}
+	from := r.data.Len()
+	r.data.Write(packed)
+	return r.data.String()[from:]
 }
 
 // span notes what is known of a span, and adds it to its trace's group.
