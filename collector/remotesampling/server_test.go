@@ -181,8 +181,12 @@ func (w *world) get(query string) (int, string) {
 func TestSDKFollowsWithinOnePoll(t *testing.T) {
 	w := newWorld(t)
 	w.processor("  classes: {default: 40}\n  operations: [{operation: GET /all, percent: 100}]\n")
-	// The service is known by its spans; before, it is to make everything.
-	w.extension.all[0].rates().Service(ref("checkout"), "").Threshold("GET /")
+	// The service is known by its spans; before, it is to make everything. Of one that comes while documents are read, the next will do.
+	w.eventually("the service is known", func() bool {
+		w.extension.all[0].rates().Service(ref("checkout"), "").Threshold("GET /")
+		_, body := w.get("?service=checkout")
+		return strings.Contains(body, `"defaultSamplingProbability":0.39`)
+	})
 	sampler := jaegerremote.New("checkout",
 		jaegerremote.WithSamplingServerURL("http://"+w.http+"/sampling"), jaegerremote.WithSamplingRefreshInterval(time.Hour))
 	defer sampler.Close()
