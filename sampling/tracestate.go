@@ -38,6 +38,23 @@ func ParseState(tracestate string) State {
 	return s
 }
 
+// Reader reads tracestates, and remembers the last: those of spans that come together are mostly alike. The zero value is ready.
+type Reader struct {
+	text  string
+	state State
+}
+
+// Read does what [ParseState] does, and keeps the text until the next.
+func (r *Reader) Read(tracestate string) State {
+	if tracestate != r.text {
+		r.text, r.state = tracestate, ParseState(tracestate)
+	}
+	return r.state
+}
+
+// Text is what was read last.
+func (r *Reader) Text() string { return r.text }
+
 func cut(s string, at byte) (before, after string) {
 	if i := strings.IndexByte(s, at); i >= 0 {
 		return s[:i], s[i+1:]

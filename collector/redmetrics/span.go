@@ -26,7 +26,7 @@ type tally struct {
 	*register
 	service *service
 	now     time.Time
-	state   stateCache
+	states  sampling.Reader
 }
 
 func newTally[A documents.Attributes[V], V documents.Value](r *register, resource A, now time.Time) tally {
@@ -36,22 +36,13 @@ func newTally[A documents.Attributes[V], V documents.Value](r *register, resourc
 
 // count counts a span. Nothing of it or of its texts is kept.
 func (t *tally) count(span *otlp.Span, more asked) {
-	t.find(span, more).add(span, t.state.adjustedCount(span, more), t.cfg.Exemplars)
-}
-
-// stateCache remembers the last tracestate read: those of one service are mostly alike.
-type stateCache struct {
-	text  string
-	state sampling.State
+	t.find(span, more).add(span, t.adjustedCount(span, more), t.cfg.Exemplars)
 }
 
 // adjustedCount is by the span's tracestate, or else by what a root says of how an SDK or a proxy chose it.
-func (c *stateCache) adjustedCount(span *otlp.Span, more asked) float64 {
-	if span.TraceState != c.text {
-		c.text, c.state = span.TraceState, sampling.ParseState(span.TraceState)
-	}
-	if c.state.HasThreshold {
-		return c.state.AdjustedCount(c.state.RandomnessOf(span.TraceID))
+func (t *tally) adjustedCount(span *otlp.Span, more asked) float64 {
+	if state := t.states.Read(span.TraceState); state.HasThreshold {
+		return state.AdjustedCount(state.RandomnessOf(span.TraceID))
 	}
 	if span.Root() {
 		if chance, chosen := more.chance(); chosen {

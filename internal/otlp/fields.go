@@ -21,24 +21,24 @@ const (
 	ScopeSpansSpans = 2
 
 	SpanTraceID    = 1
+	SpanSpanID     = 2
 	SpanState      = 3
+	SpanParentID   = 4
 	SpanName       = 5
+	SpanKind       = 6
+	SpanStart      = 7
+	SpanEnd        = 8
 	SpanAttributes = 9
 	SpanEvents     = 11
 	SpanLinks      = 13
 	SpanStatus     = 15
+	SpanFlags      = 16
 
 	ResourceAttributes = 1
 	EventName          = 2
 	EventAttributes    = 3
 	LinkState          = 3
 	LinkAttributes     = 4
-
-	spanSpanID   = 2
-	spanParentID = 4
-	spanKind     = 6
-	spanStart    = 7
-	spanEnd      = 8
 
 	keyField   = 1
 	valueField = 2

@@ -33,11 +33,11 @@ func (s *Span) Read(message []byte) {
 			if second == 16 {
 				s.TraceID, size = [16]byte(b[2:]), 18
 			}
-		case spanSpanID<<3 | wireBytes:
+		case SpanSpanID<<3 | wireBytes:
 			if second == 8 {
 				s.SpanID, size = [8]byte(b[2:]), 10
 			}
-		case spanParentID<<3 | wireBytes:
+		case SpanParentID<<3 | wireBytes:
 			if second == 8 {
 				s.ParentID, size = [8]byte(b[2:]), 10
 			}
@@ -46,13 +46,13 @@ func (s *Span) Read(message []byte) {
 				size = 2 + second
 				s.Name = Text(b[2:size])
 			}
-		case spanKind<<3 | wireVarint:
+		case SpanKind<<3 | wireVarint:
 			if second < 0x80 {
 				s.Kind, size = int32(second), 2
 			}
-		case spanStart<<3 | wireFixed64:
+		case SpanStart<<3 | wireFixed64:
 			s.Start, size = fixed(b[1:]), 9
-		case spanEnd<<3 | wireFixed64:
+		case SpanEnd<<3 | wireFixed64:
 			s.End, size = fixed(b[1:]), 9
 		case SpanAttributes<<3 | wireBytes:
 			for size+1 < len(b) && b[size] == SpanAttributes<<3|wireBytes && b[size+1] < 0x80 {
@@ -82,21 +82,21 @@ func (s *Span) field(b []byte, at int) (size int) {
 	case SpanTraceID:
 		s.TraceID = [16]byte{}
 		copy(s.TraceID[:], body)
-	case spanSpanID:
+	case SpanSpanID:
 		s.SpanID = [8]byte{}
 		copy(s.SpanID[:], body)
 	case SpanState:
 		s.TraceState = Text(body)
-	case spanParentID:
+	case SpanParentID:
 		s.ParentID = [8]byte{}
 		copy(s.ParentID[:], body)
 	case SpanName:
 		s.Name = Text(body)
-	case spanKind:
+	case SpanKind:
 		s.Kind = int32(number(body))
-	case spanStart:
+	case SpanStart:
 		s.Start = fixed(body)
-	case spanEnd:
+	case SpanEnd:
 		s.End = fixed(body)
 	case SpanAttributes:
 		s.attributes(at, at+size)

@@ -334,15 +334,9 @@ func (r *reader) rate(seen *whole.Seen, n *name, s *otlp.Span) {
 	if n.learnt != nil {
 		seen.Stand = max(state.AdjustedCount(seen.Randomness), 1)
 		if n.learnt.Unplaced() {
-			n.learnt.Placed(routeIn(s.Attributes()))
+			n.learnt.Placed(routeOf(s.Attributes()))
 		}
 	}
-}
-
-// routeIn is the route of a proxy by which a request came, if a proxy says so.
-func routeIn(all otlp.Attributes) string {
-	v, _ := all.Get(sampling.RouteAttribute)
-	return v.Str()
 }
 
 func (r *reader) name(text string) *name {

@@ -27,13 +27,13 @@ const (
 // How the fields of a span begin.
 const (
 	tagTraceID    = otlp.SpanTraceID<<3 | 2
-	tagSpanID     = 2<<3 | 2
+	tagSpanID     = otlp.SpanSpanID<<3 | 2
 	tagState      = otlp.SpanState<<3 | 2
-	tagParentID   = 4<<3 | 2
+	tagParentID   = otlp.SpanParentID<<3 | 2
 	tagName       = otlp.SpanName<<3 | 2
-	tagKind       = 6 << 3
-	tagStart      = 7<<3 | 1
-	tagEnd        = 8<<3 | 1
+	tagKind       = otlp.SpanKind << 3
+	tagStart      = otlp.SpanStart<<3 | 1
+	tagEnd        = otlp.SpanEnd<<3 | 1
 	tagAttributes = otlp.SpanAttributes<<3 | 2
 	tagStatus     = otlp.SpanStatus<<3 | 2
 	tagFlags      = 0x80 | 5 // and 1, since the number is 16
@@ -187,9 +187,9 @@ func (p *packer) field(at int) (size int) {
 	case otlp.SpanTraceID:
 		p.upTo(at)
 		p.done = to
-	case tagSpanID >> 3, tagParentID >> 3, tagKind >> 3, tagStart >> 3, tagEnd >> 3:
+	case otlp.SpanSpanID, otlp.SpanParentID, otlp.SpanKind, otlp.SpanStart, otlp.SpanEnd:
 		return 0
-	case otlp.SpanName, otlp.SpanState, otlp.SpanStatus, spanFlags:
+	case otlp.SpanName, otlp.SpanState, otlp.SpanStatus, otlp.SpanFlags:
 		p.entry(p.dictionary.find(f.Whole), at, to)
 	case otlp.SpanAttributes:
 		p.attribute(&f, to)
@@ -200,8 +200,6 @@ func (p *packer) field(at int) (size int) {
 	}
 	return len(f.Whole)
 }
-
-const spanFlags = 16
 
 // nested looks in a message of the span's for a text and for attributes.
 func (p *packer) nested(message []byte, at, text, attributes int) {

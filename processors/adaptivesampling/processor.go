@@ -188,8 +188,7 @@ func (j *judge) tell(ctx context.Context, counter metric.Int64Counter) {
 
 // tracestate is the last one that was read, and what was written in its place: those of spans that come together are mostly alike.
 type tracestate struct {
-	text  string
-	state sampling.State
+	sampling.Reader
 
 	writer    sampling.Writer
 	threshold sampling.Threshold // that is in written
@@ -197,16 +196,16 @@ type tracestate struct {
 }
 
 func (s *tracestate) read(text string) sampling.State {
-	if text != s.text {
-		s.text, s.state, s.written = text, sampling.ParseState(text), ""
+	if text != s.Text() {
+		s.written = ""
 	}
-	return s.state
+	return s.Read(text)
 }
 
 // with gives what was read with another threshold.
 func (s *tracestate) with(t sampling.Threshold) string {
 	if s.written == "" || t != s.threshold {
-		s.threshold, s.written = t, s.writer.WithThreshold(s.text, t)
+		s.threshold, s.written = t, s.writer.WithThreshold(s.Text(), t)
 	}
 	return s.written
 }
@@ -216,7 +215,7 @@ var judges = sync.Pool{New: func() any { return new(judge) }}
 func (j *judge) release() {
 	j.rates, j.service, j.all, j.one, j.out = nil, nil, 0, otlp.Span{}, j.out[:0]
 	clear(j.names[:])
-	j.state.text, j.state.state, j.state.written = "", sampling.State{}, ""
+	j.state.Reader, j.state.written = sampling.Reader{}, ""
 	if cap(j.out) <= maxPooled {
 		judges.Put(j)
 	}
@@ -257,7 +256,7 @@ func (j *judge) try(rs ptrace.ResourceSpans, mark string) (kept, dropped int64) 
 func (j *judge) keep(span ptrace.Span) bool {
 	n := j.name(span.Name())
 	if n.learnt != nil && n.learnt.Unplaced() {
-		n.learnt.Placed(routeOf(span))
+		n.learnt.Placed(routeOf(span.Attributes()))
 	}
 	chance, _ := documents.ByChance(span)
 	before := span.TraceState().AsRaw()
@@ -325,7 +324,7 @@ func (j *judge) span(message []byte, mark string) bool {
 	s.Read(message)
 	n := j.name(s.Name)
 	if n.learnt != nil && n.learnt.Unplaced() {
-		n.learnt.Placed(routeIn(s.Attributes()))
+		n.learnt.Placed(routeOf(s.Attributes()))
 	}
 	var chance sampling.Threshold
 	if s.Root() {
@@ -419,8 +418,8 @@ func (j *judge) by(threshold sampling.Threshold, id [16]byte, tracestate string,
 }
 
 // routeOf is the route of a proxy by which a request came, if a proxy says so.
-func routeOf(span ptrace.Span) string {
-	if v, ok := span.Attributes().Get(sampling.RouteAttribute); ok {
+func routeOf[A documents.Attributes[V], V documents.Value](all A) string {
+	if v, ok := all.Get(sampling.RouteAttribute); ok {
 		return v.Str()
 	}
 	return ""
